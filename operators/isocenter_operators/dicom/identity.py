@@ -1,0 +1,56 @@
+"""Who made a result, from what: the identity that its UIDs are derived from.
+
+One job is one application on one exact set of instances. Its identity is a hash of the sorted SOP Instance
+UIDs, the application, its version and its models' versions, so the same work done twice, or done again after
+a crash, gives the same UIDs, and an archive keeps one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+__all__ = ["Algorithm", "JobIdentity"]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What computed a result: the application and the models it ran."""
+
+    name: str
+    version: str
+    models: Mapping[str, str] = field(default_factory=dict)  # model name -> version
+    manufacturer: str = "Isocenter"
+
+
+@dataclass(frozen=True)
+class JobIdentity:
+    """`job_id` is 64 hexadecimal digits; `created` dates the results of this job."""
+
+    job_id: str
+    created: datetime
+
+    @classmethod
+    def of(cls, sop_instance_uids: Iterable[str], algorithm: Algorithm, created: datetime) -> JobIdentity:
+        """The identity of running `algorithm` on exactly these instances, in whatever order they come."""
+        what = {
+            "instances": sorted(sop_instance_uids),
+            "application": algorithm.name,
+            "version": algorithm.version,
+            "models": dict(sorted(algorithm.models.items())),
+        }
+        digest = hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
+        return cls(digest, created)
+
+    def uid(self, role: str) -> str:
+        """The UID of one thing this job makes ("seg", "seg.series", "tracking.1"), as `2.25.<integer>`.
+
+        The integer is a UUID of version 5 in form (PS3.5, B.2), its bits taken from the job and the role.
+        """
+        digest = bytearray(hashlib.sha256(f"{self.job_id}/{role}".encode()).digest()[:16])
+        digest[6] = (digest[6] & 0x0F) | 0x50
+        digest[8] = (digest[8] & 0x3F) | 0x80
+        return f"2.25.{int.from_bytes(digest, 'big')}"

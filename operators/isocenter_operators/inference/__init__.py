@@ -1,0 +1,1 @@
+"""The inference client: a Protocol, and Triton behind it."""

@@ -1,0 +1,195 @@
+"""`isocenter.yaml` and its overrides: every setting of the service, read in this one place.
+
+A key in the file, `orthanc: {http_port: 8042}`, is overridden by `ISOCENTER_ORTHANC__HTTP_PORT`. An unknown key
+is an error that names it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from isocenter_operators.errors import ConfigurationError
+
+__all__ = ["GatewaySettings", "OrthancSettings", "Route", "RoutingSettings", "Settings", "TritonSettings", "WorkerSettings"]
+
+_LOOPBACK = "127.0.0.1"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GatewaySettings(_Section):
+    """The one door: OHIF, the DICOMweb proxy, the REST API."""
+
+    host: str = _LOOPBACK
+    port: int = 8080
+    ohif: Path | None = None  # the viewer's built files; None: the copy that `make` fetched
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+class OrthancSettings(_Section):
+    """The archive. With `url` it is one that is already there; without, an embedded one is started."""
+
+    url: str | None = None
+    host: str = _LOOPBACK
+    http_port: int = 8042
+    dicom_port: int = 4242
+    aet: str = "ISOCENTER"
+    username: str | None = None
+    password: SecretStr | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return self.url is None
+
+    @property
+    def rest_url(self) -> str:
+        """Orthanc's own REST API, without a slash at the end."""
+        return (self.url or f"http://{self.host}:{self.http_port}").rstrip("/")
+
+    @property
+    def dicomweb_url(self) -> str:
+        return f"{self.rest_url}/dicom-web"
+
+
+class TritonSettings(_Section):
+    """The inference server. With `url` (host:port of its gRPC endpoint) it is one that is already there."""
+
+    url: str | None = None
+    host: str = _LOOPBACK
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    model_repository: Path = Path("triton_models")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @property
+    def embedded(self) -> bool:
+        return self.url is None
+
+    @property
+    def grpc_url(self) -> str:
+        return self.url or f"{self.host}:{self.grpc_port}"
+
+
+class WorkerSettings(_Section):
+    """The warm process that runs the graphs."""
+
+    concurrency: int = Field(default=1, ge=1)
+
+
+class RoutingSettings(_Section):
+    """When a series counts as complete, and how often the archive's change log is read without being asked."""
+
+    settle_s: float = Field(default=5.0, ge=0)
+    reconcile_every_s: float = Field(default=30.0, gt=0)
+
+
+class Route(_Section):
+    """One rule: a series that meets every condition goes to the application.
+
+    `when` holds the conditions of one of the SDK's series selections: DICOM keyword to a value, a regular
+    expression, a range. `min_instances` keeps localizers away.
+    """
+
+    name: str
+    application: str
+    when: dict[str, Any] = Field(default_factory=dict)
+    min_instances: int = Field(default=1, ge=1)
+
+
+def _default_routes() -> tuple[Route, ...]:
+    return (
+        Route(
+            name="chest CT to lung density",
+            application="ct_lung_density",
+            when={"Modality": "^CT$"},
+            min_instances=20,
+        ),
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. `Settings.load(path)` is the way to get one; tests pass keyword arguments."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ISOCENTER_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Path("isocenter-data")  # database, Orthanc's storage, logs, jobs' working folders
+    apps_dir: Path = Path("apps")
+    database_url: str | None = None  # None: SQLite in data_dir
+    gateway: GatewaySettings = GatewaySettings()
+    orthanc: OrthancSettings = OrthancSettings()
+    triton: TritonSettings = TritonSettings()
+    worker: WorkerSettings = WorkerSettings()
+    routing: RoutingSettings = RoutingSettings()
+    routes: tuple[Route, ...] = Field(default_factory=_default_routes)
+
+    @property
+    def database(self) -> str:
+        """The database's URL, for SQLAlchemy and DBOS."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'isocenter.sqlite').resolve()}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file (which arrives as init arguments): PS: first source wins."""
+        return (env_settings, init_settings)
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Settings:
+        """Read `path`, or `./isocenter.yaml` where there is one, then the environment.
+
+        Raises ConfigurationError, naming the file and the key.
+        """
+        file = path or Path("isocenter.yaml")
+        if path is None and not file.exists():
+            return cls._build({}, "the environment")
+        try:
+            content = yaml.safe_load(file.read_text())
+        except OSError as error:
+            raise ConfigurationError(f"{file}: can not be read: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{file}: not valid YAML: {error}") from error
+        if not isinstance(content, dict | None):
+            raise ConfigurationError(f"{file}: expected keys and values at the top, found {type(content).__name__}")
+        return cls._build(content or {}, str(file))
+
+    @classmethod
+    def _build(cls, content: dict[str, Any], origin: str) -> Settings:
+        known = {name.upper() for name in cls.model_fields}
+        for variable in os.environ:
+            if variable.startswith("ISOCENTER_") and "__" in variable:
+                section = variable.removeprefix("ISOCENTER_").split("__")[0]
+                if section not in known:
+                    raise ConfigurationError(f"environment variable {variable}: there is no section {section.lower()!r}")
+        try:
+            return cls(**content)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+            )
+            raise ConfigurationError(f"{origin}: {problems}") from error
+
+

@@ -1,0 +1,1 @@
+"""The embedded stack: Orthanc, Triton, worker and gateway as watched child processes."""
