@@ -1,0 +1,176 @@
+"""A DICOMweb archive as a client sees it (PS3.18, 10): retrieve a series, search, store."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from pydicom.dataset import Dataset
+
+from isocenter_operators.dicomweb.multipart import boundary_of, parts
+from isocenter_operators.errors import (
+    ArchiveUnavailable,
+    DeadlineExceeded,
+    InputError,
+    InvalidResult,
+    StorageFull,
+)
+
+__all__ = ["DICOMwebClient"]
+
+# Any transfer syntax, as stored: asking for one makes the archive transcode.
+_WHOLE_INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+_CHUNK_BYTES = 1 << 20
+_PASSING = {408, 425, 429, 502, 503, 504}
+
+
+class DICOMwebClient:
+    """One DICOMweb service. Safe to use from several threads.
+
+    Parameters
+    ----------
+    base_url
+        Where the service's resources begin, as `http://127.0.0.1:8042/dicom-web`.
+    timeout_s
+        The longest that the archive may be silent.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 60.0, headers: Mapping[str, str] | None = None) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            # Archives that compress what is already DICOM cost ten times the transfer.
+            headers={"Accept-Encoding": "identity", **(headers or {})},
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def retrieve_series(self, study_uid: str, series_uid: str) -> Iterator[bytes]:
+        """Each instance of the series, as a DICOM file's bytes, while the next ones are still on their way.
+
+        WADO-RS (PS3.18, 10.4). Raises InputError where the archive does not know the series, ArchiveUnavailable where
+        it does not answer or stops in the middle.
+        """
+        url = f"{self.base_url}/studies/{study_uid}/series/{series_uid}"
+        with (
+            self._translated(f"retrieving series {series_uid}"),
+            self._http.stream("GET", url, headers={"Accept": _WHOLE_INSTANCES}) as response,
+        ):
+            if response.is_error:
+                response.read()
+            self._refuse_error(response, f"retrieving series {series_uid}")
+            try:
+                boundary = boundary_of(response.headers.get("Content-Type", ""))
+                yield from parts(response.iter_raw(_CHUNK_BYTES), boundary)
+            except ValueError as error:
+                raise ArchiveUnavailable(
+                    f"{self.base_url}: retrieving series {series_uid}: {error}", series_uid=series_uid
+                ) from error
+
+    def search_series(self, study_uid: str, **matching: str) -> list[dict[str, Any]]:
+        """QIDO-RS: the study's series as DICOM JSON, those that match (keyword=value)."""
+        return self._search(f"studies/{study_uid}/series", matching)
+
+    def search_instances(self, study_uid: str, series_uid: str, **matching: str) -> list[dict[str, Any]]:
+        """QIDO-RS: the series' instances as DICOM JSON."""
+        return self._search(f"studies/{study_uid}/series/{series_uid}/instances", matching)
+
+    def search_studies(self, **matching: str) -> list[dict[str, Any]]:
+        """QIDO-RS: studies as DICOM JSON, those that match (keyword=value)."""
+        return self._search("studies", matching)
+
+    def store(self, instances: Sequence[Dataset]) -> None:
+        """STOW-RS (PS3.18, 10.5): all of them in one request, every one acknowledged or an error is raised.
+
+        Storing what is already there succeeds. Raises ArchiveUnavailable, StorageFull, or InvalidResult where the
+        archive refuses an instance, with its reason.
+        """
+        boundary = uuid.uuid4().hex
+        with self._translated("storing results"):
+            response = self._http.post(
+                f"{self.base_url}/studies",
+                content=b"".join(_stow_body(instances, boundary)),
+                headers={
+                    "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+                    "Accept": "application/dicom+json",
+                },
+            )
+        if response.status_code not in (200, 202, 409):
+            self._refuse_error(response, "storing results")
+        self._refuse_unstored(response, {str(instance.SOPInstanceUID) for instance in instances})
+
+    def _search(self, path: str, matching: Mapping[str, str]) -> list[dict[str, Any]]:
+        with self._translated(f"searching {path}"):
+            response = self._http.get(
+                f"{self.base_url}/{path}", params=dict(matching), headers={"Accept": "application/dicom+json"}
+            )
+        if response.status_code == 204:
+            return []
+        self._refuse_error(response, f"searching {path}")
+        found: list[dict[str, Any]] = response.json()
+        return found
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise DeadlineExceeded(f"{self.base_url}: no answer in time, {doing}") from error
+        except httpx.HTTPError as error:
+            raise ArchiveUnavailable(f"{self.base_url}: {doing}: {error or type(error).__name__}") from error
+
+    def _refuse_error(self, response: httpx.Response, doing: str) -> None:
+        if response.is_success:
+            return
+        said = f"{self.base_url}: {doing}: HTTP {response.status_code} {response.reason_phrase}"
+        if response.status_code == 507 or "full" in response.text.lower()[:2000]:
+            raise StorageFull(f"{said}: the archive's disk is full")
+        if response.status_code in _PASSING or response.status_code >= 500:
+            raise ArchiveUnavailable(said)
+        raise InputError(said)
+
+    def _refuse_unstored(self, response: httpx.Response, wanted: set[str]) -> None:
+        try:
+            answer: dict[str, Any] = response.json()
+        except json.JSONDecodeError as error:
+            raise ArchiveUnavailable(f"{self.base_url}: storing results: the answer is not DICOM JSON") from error
+        stored = {item["00081155"]["Value"][0] for item in answer.get("00081199", {}).get("Value", [])}
+        reasons = {
+            item["00081155"]["Value"][0]: item.get("00081197", {}).get("Value", [0])[0]
+            for item in answer.get("00081198", {}).get("Value", [])
+        }
+        missing = sorted(wanted - stored)
+        if not missing:
+            return
+        reason = reasons.get(missing[0], 0)
+        said = f"{self.base_url}: {len(missing)} of {len(wanted)} results were not stored ({missing[0]}"
+        if 0xA700 <= reason <= 0xA7FF:  # PS3.18, I.2: out of resources
+            raise StorageFull(f"{said}: reason {reason:#06x}, out of resources)")
+        raise InvalidResult(f"{said}: reason {reason:#06x})")
+
+
+def _stow_body(instances: Sequence[Dataset], boundary: str) -> Iterator[bytes]:
+    for instance in instances:
+        yield f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        content = BytesIO()
+        instance.save_as(content, enforce_file_format=True)
+        yield content.getvalue()
+        yield b"\r\n"
+    yield f"--{boundary}--\r\n".encode()
