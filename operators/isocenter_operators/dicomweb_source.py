@@ -1,0 +1,84 @@
+"""The source that reads series from a DICOMweb archive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.deploy.core import Fragment, Operator, OperatorSpec
+from pydicom.dataset import Dataset
+
+from isocenter_operators.run import Archive, Record
+from isocenter_operators.dicom.read import read_bytes
+from isocenter_operators.dicomweb.client import DICOMwebClient
+from isocenter_operators.errors import ArchiveUnavailable, InputError
+from isocenter_operators.study import studies_of
+
+__all__ = ["DICOMwebSourceOperator"]
+
+
+class DICOMwebSourceOperator(Operator):
+    """Retrieves series by WADO-RS, whole and untranscoded. The network's counterpart of `FolderSourceOperator`.
+
+    Named output: `dicom_study_list`: list of DICOMStudy.
+
+    Parameters
+    ----------
+    archive
+        The archive, the study and the series; no series means every series of the study.
+    sop_instance_uids
+        The instances that must be there, no more and no fewer: a job is one exact set of instances. None: any.
+
+    Raises InputError, ArchiveUnavailable or DeadlineExceeded.
+
+    Example: `DICOMwebSourceOperator(self, CountCondition(self, 1), archive=Archive("http://pacs/dicom-web", study))`
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        archive: Archive,
+        sop_instance_uids: frozenset[str] | None = None,
+        record: Record | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._archive = archive
+        self._wanted = sop_instance_uids
+        self._record = record or Record()
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.output("dicom_study_list")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        with self._record.step("fetch"):
+            studies = studies_of(self._only_wanted(self._retrieve()))
+        op_output.emit(studies, "dicom_study_list")
+
+    def _retrieve(self) -> list[Dataset]:
+        archive = self._archive
+        instances: list[Dataset] = []
+        with DICOMwebClient(archive.dicomweb_url) as client:
+            series_uids = archive.series_uids or tuple(
+                str(found["0020000E"]["Value"][0]) for found in client.search_series(archive.study_uid)
+            )
+            for series_uid in series_uids:
+                for content in client.retrieve_series(archive.study_uid, series_uid):
+                    instance = read_bytes(content, origin=f"an instance of series {series_uid}")
+                    if instance is not None:
+                        instances.append(instance)
+        if not instances:
+            raise InputError(f"study {archive.study_uid} holds no instances in {archive.dicomweb_url}")
+        return instances
+
+    def _only_wanted(self, instances: list[Dataset]) -> list[Dataset]:
+        """Images that came after the job was made belong to the next job; images that went are missed."""
+        if self._wanted is None:
+            return instances
+        kept = [instance for instance in instances if str(instance.SOPInstanceUID) in self._wanted]
+        if len(kept) < len(self._wanted):
+            raise ArchiveUnavailable(
+                f"study {self._archive.study_uid}: {len(self._wanted) - len(kept)} of {len(self._wanted)} instances of "
+                "this job are not in the archive any more"
+            )
+        return kept

@@ -1,0 +1,48 @@
+"""The sink that stores results in a DICOMweb archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
+
+from isocenter_operators.dicomweb.client import DICOMwebClient
+from isocenter_operators.result_gate import checked, stored_instance
+from isocenter_operators.run import Record
+
+__all__ = ["DICOMwebStoreOperator"]
+
+
+class DICOMwebStoreOperator(Operator):
+    """Stores checked results by STOW-RS, all in one request. Storing them again changes nothing.
+
+    Named input: `dicom_instances`, from any number of writers: each a list of pydicom Datasets.
+
+    Raises InvalidResult, ArchiveUnavailable, DeadlineExceeded or StorageFull.
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        dicomweb_url: str,
+        rejected: Path | None = None,
+        record: Record | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._dicomweb_url = dicomweb_url
+        self._rejected = rejected
+        self._record = record or Record()
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("dicom_instances", size=IOSpec.ANY_SIZE)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        batches = op_input.receive("dicom_instances")
+        with self._record.step("check"):
+            instances = checked(batches, self._rejected)
+        with self._record.step("store"), DICOMwebClient(self._dicomweb_url) as client:
+            client.store(instances)
+        self._record.results += [stored_instance(instance) for instance in instances]

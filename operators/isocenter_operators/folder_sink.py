@@ -1,0 +1,57 @@
+"""The sink that writes results to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
+
+from isocenter_operators.errors import IsocenterError
+from isocenter_operators.result_gate import checked, stored_instance, write_instance
+from isocenter_operators.run import Record
+
+__all__ = ["FolderSinkOperator"]
+
+
+class FolderSinkOperator(Operator):
+    """Writes checked results as `<SOP Instance UID>.dcm`: all of them, or none.
+
+    Named input: `dicom_instances`, from any number of writers: each a list of pydicom Datasets.
+
+    Raises InvalidResult or StorageFull; then nothing is left in the folder.
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        output_folder: Path = Path("output"),
+        rejected: Path | None = None,
+        record: Record | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._output_folder = output_folder
+        self._rejected = rejected
+        self._record = record or Record()
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("dicom_instances", size=IOSpec.ANY_SIZE)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        batches = op_input.receive("dicom_instances")
+        with self._record.step("check"):
+            instances = checked(batches, self._rejected)
+        written: list[Path] = []
+        with self._record.step("store"):
+            try:
+                for instance in instances:
+                    written.append(write_instance(instance, self._output_folder))
+            except IsocenterError:
+                for path in written:
+                    path.unlink(missing_ok=True)
+                raise
+        self._record.results += [
+            stored_instance(instance, path) for instance, path in zip(instances, written, strict=True)
+        ]

@@ -1,0 +1,98 @@
+"""What one run of an application is given, what it notes down, and what it answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from isocenter_operators.dicom.findings import Findings
+
+__all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of DICOM files, as a source; as a sink, where results are written."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A DICOMweb archive. As a source it names the study and the series to read; as a sink, only where to store."""
+
+    dicomweb_url: str
+    study_uid: str = ""
+    series_uids: tuple[str, ...] = ()  # empty: every series of the study
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: where the images come from, where results go, who infers."""
+
+    source: Folder | Archive
+    sink: Folder | Archive
+    triton_url: str = "127.0.0.1:8001"  # host:port of the gRPC endpoint
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))  # dates the results
+    deadline_s: float = 300.0  # for each call of a model
+    rejected: Path | None = None  # where results that fail their check are kept
+    # The instances this run is for: a source that finds another set refuses. None: whatever is there.
+    sop_instance_uids: frozenset[str] | None = None
+
+    @classmethod
+    def from_environment(cls) -> Run:
+        """The environment of a MONAI Application Package: HOLOSCAN_INPUT_PATH and its kin."""
+        env = os.environ
+        return cls(
+            source=Folder(Path(env.get("HOLOSCAN_INPUT_PATH", "input"))),
+            sink=Folder(Path(env.get("HOLOSCAN_OUTPUT_PATH", "output"))),
+            triton_url=env.get("TRITON_SERVER_NETLOC", "127.0.0.1:8001"),
+        )
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """One result as it was stored."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    study_uid: str
+    modality: str
+    path: Path | None = None  # where it lies, when the sink is a folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. A run that fails raises an IsocenterError instead."""
+
+    status: Literal["done", "not_applicable"]
+    reason: str  # why not applicable; "" when done
+    groups: tuple[Mapping[str, Any], ...]  # per region: {"label": ..., "notes": [...], measurement name: value}
+    notes: tuple[str, ...]
+    results: tuple[StoredInstance, ...]
+    seconds: Mapping[str, float]  # where the time went: {"fetch": 0.5, ...}
+
+
+class Record:
+    """What the operators of one run note down: findings, stored results, and where the time went."""
+
+    def __init__(self) -> None:
+        self.findings = Findings(groups=())
+        self.results: list[StoredInstance] = []
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the step of this name."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

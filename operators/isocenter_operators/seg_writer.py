@@ -1,0 +1,85 @@
+"""The operator that writes a label map as a DICOM Segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
+from monai.deploy.core.domain.image import Image
+
+from isocenter_operators.dicom.findings import Segment
+from isocenter_operators.dicom.geometry import slices_of
+from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.dicom.seg import segmentation
+from isocenter_operators.result_gate import checked, write_instance
+from isocenter_operators.run import Record
+from isocenter_operators.study import identity_of, selected_instances
+
+__all__ = ["SegWriterOperator"]
+
+
+class SegWriterOperator(Operator):
+    """Writes a label map on the grid of its series. Stands in for the SDK's `DICOMSegmentationWriterOperator`.
+
+    Named inputs: `seg_image`: an SDK Image or an array, uint8 (Z, Y, X), 0 for background;
+    `study_selected_series_list`: the series it was made from.
+    Named output: `dicom_instances`: a list with one Segmentation.
+
+    Parameters
+    ----------
+    segments
+        What each value of the label map stands for, in order from 1.
+    algorithm
+        Who made it; with the series' instances it gives the result's UIDs.
+    output_folder
+        Also write the object there, as the SDK's writer does; for graphs without one of our sinks.
+
+    Raises InputError, GeometryError or InvalidResult.
+
+    Example: `SegWriterOperator(self, segments=[LUNG_RIGHT, LUNG_LEFT], algorithm=Algorithm("lungs", "1.0"))`
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        segments: Sequence[Segment],
+        algorithm: Algorithm,
+        created: datetime | None = None,
+        output_folder: Path | None = None,
+        record: Record | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._segments = tuple(segments)
+        self._algorithm = algorithm
+        self._created = created
+        self._output_folder = output_folder
+        self._record = record or Record()
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("seg_image")
+        spec.input("study_selected_series_list")
+        spec.output("dicom_instances").condition(ConditionType.NONE)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        seg_image = op_input.receive("seg_image")
+        selection = op_input.receive("study_selected_series_list")
+        labels = seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)
+        with self._record.step("SEG"):
+            sources = slices_of(selected_instances(selection))
+            seg = segmentation(
+                labels=labels,
+                sources=sources,
+                segments=self._segments,
+                algorithm=self._algorithm,
+                identity=identity_of(sources, self._algorithm, self._created),
+            )
+        if self._output_folder is not None:
+            for instance in checked([[seg]], None):
+                write_instance(instance, self._output_folder)
+        op_output.emit([seg], "dicom_instances")
