@@ -1,0 +1,218 @@
+"""The embedded Orthanc: its configuration, and how it is started and seen to be ready.
+
+Works with Debian 12's Orthanc 1.10.1 (DICOMweb 1.7, Python plugin 4.0) and Debian 13's 1.12 (1.20, 5.0); options
+that only one of them knows are ignored by the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from isocenter.settings import Settings
+from isocenter.stack.child import Child
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
+
+__all__ = ["configuration", "orthanc_child", "running_orthanc"]
+
+_PLUGIN_FOLDERS = (
+    Path("/usr/share/orthanc/plugins"),
+    Path("/usr/lib/orthanc"),
+    Path("/usr/local/share/orthanc/plugins"),
+)
+_SCRIPT = Path("orthanc") / "isocenter_plugin.py"
+_SOURCE_TREE = Path(__file__).resolve().parents[3]
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Orthanc's configuration for these settings, as its JSON file holds it.
+
+    Raises ConfigurationError when a plugin is missing, naming the Debian package.
+    """
+    folder = _folder(settings)
+    return {
+        "Name": "Isocenter",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "index"),
+        "Plugins": [
+            str(_plugin("libOrthancDicomWeb.so", "orthanc-dicomweb")),
+            str(_plugin("libOrthancPython.so", "orthanc-python")),
+        ],
+        "PythonScript": str(_script()),
+        "Isocenter": {"EventsUrl": f"{settings.gateway.url}/api/events/orthanc"},
+        # A job's results carry UIDs derived from the job: storing them again must change nothing.
+        "OverwriteInstances": False,
+        "StableAge": 1,  # seconds
+        "MaximumStorageCacheSize": 256,  # MB
+        **_http(settings),
+        **_dicom(settings),
+        "DicomWeb": {
+            "Enable": True,
+            "Root": "/dicom-web/",
+            "EnableWado": False,
+            # OHIF places slices by attributes that Orthanc's index does not hold.
+            "StudiesMetadata": "Full",
+            "SeriesMetadata": "Full",
+        },
+    }
+
+
+def _http(settings: Settings) -> dict[str, Any]:
+    orthanc = settings.orthanc
+    users = {}
+    if orthanc.username is not None and orthanc.password is not None:
+        users = {orthanc.username: orthanc.password.get_secret_value()}
+    return {
+        "HttpPort": orthanc.http_port,
+        "RemoteAccessAllowed": False,
+        "HttpBindAddresses": [orthanc.host],  # known since 1.12.6
+        "AuthenticationEnabled": bool(users),
+        "RegisteredUsers": users,
+        "HttpCompressionEnabled": False,  # compressing pixels costs ten times what it saves on one machine
+        "KeepAlive": True,
+        "KeepAliveTimeout": 30,  # seconds
+        "TcpNoDelay": True,
+        "HttpThreadsCount": 50,
+        "HttpDescribeErrors": True,
+        "OrthancExplorerEnabled": True,
+        "WebDavEnabled": False,
+        "ExecuteLuaEnabled": False,
+        "MetricsEnabled": False,
+    }
+
+
+def _dicom(settings: Settings) -> dict[str, Any]:
+    return {
+        "DicomAet": settings.orthanc.aet,
+        "DicomPort": settings.orthanc.dicom_port,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": False,
+        "DicomAlwaysAllowGet": False,
+        "DicomAlwaysAllowMove": False,
+        "AcceptedTransferSyntaxes": ["1.2.840.10008.1.*"],
+        "UnknownSopClassAccepted": True,
+        "DicomScpTimeout": 30,  # seconds
+    }
+
+
+def orthanc_child(settings: Settings) -> Child:
+    """Write the configuration below `settings.data_dir` and say how Orthanc is started.
+
+    Raises ConfigurationError when Orthanc or a plugin of it is missing.
+    """
+    program = shutil.which("Orthanc", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise ConfigurationError(
+            "Orthanc is not installed: install Debian's packages orthanc, orthanc-dicomweb and orthanc-python "
+            "(apt-get install orthanc orthanc-dicomweb orthanc-python), or set orthanc.url to an Orthanc that runs"
+        )
+    content = json.dumps(configuration(settings), indent=2)
+    folder = _folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "orthanc.json"
+    file.touch(mode=0o600)  # it may hold the password
+    file.write_text(content)
+    return Child(
+        name="orthanc",
+        argv=(program, str(file)),
+        environment={
+            "TCP_NODELAY": "1",  # DCMTK's network layer: C-STORE about five times as fast
+            # The script runs in the interpreter of Debian's plugin, not in the environment that started us.
+            "PYTHONHOME": "",
+            "PYTHONPATH": "",
+        },
+        log=folder / "orthanc.log",
+        ready=lambda: _missing(settings),
+        address=settings.orthanc.rest_url,
+    )
+
+
+@contextmanager
+def running_orthanc(settings: Settings) -> Iterator[Settings]:
+    """Start the embedded Orthanc without a supervisor, wait until it serves, and stop it at the end.
+
+    Raises ArchiveUnavailable when it does not come up.
+    """
+    child = orthanc_child(settings)
+    with child.log.open("ab") as log:
+        process = subprocess.Popen(
+            child.argv, env={**os.environ, **child.environment}, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait(child, process)
+        yield settings
+    finally:
+        process.terminate()
+        try:
+            process.wait(child.stop_within_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(child: Child, process: subprocess.Popen[bytes]) -> None:
+    give_up = time.monotonic() + child.ready_within_s
+    while (missing := child.ready()) is not None:
+        if process.poll() is not None:
+            raise ArchiveUnavailable(
+                f"Orthanc ended with code {process.returncode} at its start: see {child.log}"
+            )
+        if time.monotonic() > give_up:
+            raise ArchiveUnavailable(
+                f"Orthanc did not come up in {child.ready_within_s:.0f} s: {missing}; see {child.log}"
+            )
+        time.sleep(0.05)
+
+
+def _missing(settings: Settings) -> str | None:
+    """None once Orthanc and its DICOMweb plugin answer, else what is missing."""
+    orthanc = settings.orthanc
+    auth = None
+    if orthanc.username is not None and orthanc.password is not None:
+        auth = httpx.BasicAuth(orthanc.username, orthanc.password.get_secret_value())
+    try:
+        with httpx.Client(base_url=orthanc.rest_url, auth=auth, timeout=0.9, trust_env=False) as client:
+            system = client.get("/system")
+            plugin = client.get("/plugins/dicom-web")
+    except httpx.HTTPError as error:
+        return f"Orthanc does not answer at {orthanc.rest_url}: {error}"
+    if system.status_code == 401:
+        return f"what answers at {orthanc.rest_url} refuses orthanc.username and orthanc.password"
+    if system.status_code != 200:
+        return f"what answers at {orthanc.rest_url} is not Orthanc: /system gave {system.status_code}"
+    if plugin.status_code != 200:
+        return f"Orthanc at {orthanc.rest_url} has not loaded its DICOMweb plugin"
+    return None
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.data_dir.resolve() / "orthanc"
+
+
+def _plugin(library: str, package: str) -> Path:
+    for folder in _PLUGIN_FOLDERS:
+        if (folder / library).exists():
+            return folder / library
+    raise ConfigurationError(
+        f"Orthanc's plugin {library} is not installed: install Debian's package {package} (apt-get install {package})"
+    )
+
+
+def _script() -> Path:
+    for folder in (_SOURCE_TREE, Path.cwd()):
+        if (folder / _SCRIPT).exists():
+            return folder / _SCRIPT
+    raise ConfigurationError(
+        f"{_SCRIPT} is neither in {_SOURCE_TREE} nor in {Path.cwd()}: start from the project's folder"
+    )
