@@ -1,0 +1,50 @@
+# make demo        everything on loopback: a scan in, its result beside it, the address to look at
+#   STUDY=path     your own folder of DICOM files instead of the phantom
+#   ONCE=1         stop after the result; exit code 0 only if it is in the archive
+# make test        every test that needs no GPU
+# make bench       the benchmarks: a table, and benchmarks/results.json
+# make install     only what the others need
+# make clean       remove what make installed here (.venv, .cache)
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install system ohif demo test lint types check bench clean
+
+install: $(INSTALLED) ohif
+
+# Debian's parts: Orthanc and its plugins, Chromium, dciodvfy. What can not be installed is named, not fatal.
+system:
+	@scripts/install_system.sh
+
+$(INSTALLED): requirements.lock pyproject.toml | system
+	@scripts/install_python.sh $(VENV)
+	@touch $@
+
+ohif: $(INSTALLED)
+	@$(BIN)/python scripts/fetch_ohif.py
+
+demo: install
+	@$(BIN)/isocenter demo $(if $(STUDY),--study "$(STUDY)") $(if $(ONCE),--once)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: lint types
+
+test: install check
+	$(BIN)/python -m pytest tests/unit -n 2 -q
+	$(BIN)/python -m pytest tests/integration tests/e2e -q
+
+bench: install
+	@$(BIN)/python benchmarks
+
+clean:
+	rm -rf $(VENV) .cache
