@@ -2,16 +2,17 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-or-later
 #
-# This program is free software: you can redistribute it and/or modify it under the terms of the GNU Affero General
-# Public License as published by the Free Software Foundation, either version 3 of the License, or (at your option)
-# any later version. It is distributed in the hope that it will be useful, but WITHOUT ANY WARRANTY; without even the
-# implied warranty of MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE. See the file LICENSE beside this one.
+# This program is free software: you can redistribute it and/or modify it under the terms of the GNU Affero
+# General Public License as published by the Free Software Foundation, either version 3 of the License, or
+# (at your option) any later version. It is distributed in the hope that it will be useful, but WITHOUT ANY
+# WARRANTY; without even the implied warranty of MERCHANTABILITY or FITNESS FOR A PARTICULAR PURPOSE. See
+# the file LICENSE beside this one.
 """Tells Isocenter's gateway that a series changed, and does nothing else.
 
-It runs inside Orthanc, in the interpreter that Orthanc's plugin brings (Python 3.11 or newer), with the standard
-library only. An event is a nudge and may be lost: what Isocenter counts by is Orthanc's log `/changes`. So Orthanc
-never waits here: what changed goes into a small table, and a thread of its own posts the table to `Isocenter.EventsUrl`
-of Orthanc's configuration.
+It runs inside Orthanc, in the interpreter that Orthanc's plugin brings (Python 3.11 or newer), with the
+standard library only. An event is a nudge and may be lost: what Isocenter counts by is Orthanc's log
+`/changes`. So Orthanc never waits here: what changed goes into a small table, and a thread of its own posts
+the table to `Isocenter.EventsUrl` of Orthanc's configuration.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LARGEST_PAUSE_S = 10.0
 class Nudger:
     """Gathers changes and posts them from one background thread.
 
-    The same change of the same series is kept once. When `capacity` changes are waiting, the oldest is dropped.
+    The same change of the same series is kept once. When `capacity` changes wait, the oldest is dropped.
     """
 
     def __init__(

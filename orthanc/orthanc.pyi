@@ -1,4 +1,4 @@
-"""The part of the module that Orthanc's Python plugin injects and that our script uses (plugin 4.0 and 5.0)."""
+"""What our script uses of the module that Orthanc's Python plugin injects (4.0 and 5.0)."""
 
 from collections.abc import Callable
 from enum import IntEnum

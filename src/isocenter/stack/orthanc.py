@@ -1,7 +1,7 @@
 """The embedded Orthanc: its configuration, and how it is started and seen to be ready.
 
-Works with Debian 12's Orthanc 1.10.1 (DICOMweb 1.7, Python plugin 4.0) and Debian 13's 1.12 (1.20, 5.0); options
-that only one of them knows are ignored by the other.
+Works with Debian 12's Orthanc 1.10.1 (DICOMweb 1.7, Python plugin 4.0) and Debian 13's 1.12 (1.20, 5.0);
+options that only one of them knows are ignored by the other.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
 
+from isocenter.pacs import Orthanc
 from isocenter.settings import Settings
 from isocenter.stack.child import Child
-from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
 
 __all__ = ["configuration", "orthanc_child", "running_orthanc"]
 
@@ -114,8 +114,9 @@ def orthanc_child(settings: Settings) -> Child:
     program = shutil.which("Orthanc", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
     if program is None:
         raise ConfigurationError(
-            "Orthanc is not installed: install Debian's packages orthanc, orthanc-dicomweb and orthanc-python "
-            "(apt-get install orthanc orthanc-dicomweb orthanc-python), or set orthanc.url to an Orthanc that runs"
+            "Orthanc is not installed: install Debian's packages "
+            "(apt-get install orthanc orthanc-dicomweb orthanc-python), "
+            "or set orthanc.url to an Orthanc that runs"
         )
     content = json.dumps(configuration(settings), indent=2)
     folder = _folder(settings)
@@ -176,24 +177,8 @@ def _wait(child: Child, process: subprocess.Popen[bytes]) -> None:
 
 
 def _missing(settings: Settings) -> str | None:
-    """None once Orthanc and its DICOMweb plugin answer, else what is missing."""
-    orthanc = settings.orthanc
-    auth = None
-    if orthanc.username is not None and orthanc.password is not None:
-        auth = httpx.BasicAuth(orthanc.username, orthanc.password.get_secret_value())
-    try:
-        with httpx.Client(base_url=orthanc.rest_url, auth=auth, timeout=0.9, trust_env=False) as client:
-            system = client.get("/system")
-            plugin = client.get("/plugins/dicom-web")
-    except httpx.HTTPError as error:
-        return f"Orthanc does not answer at {orthanc.rest_url}: {error}"
-    if system.status_code == 401:
-        return f"what answers at {orthanc.rest_url} refuses orthanc.username and orthanc.password"
-    if system.status_code != 200:
-        return f"what answers at {orthanc.rest_url} is not Orthanc: /system gave {system.status_code}"
-    if plugin.status_code != 200:
-        return f"Orthanc at {orthanc.rest_url} has not loaded its DICOMweb plugin"
-    return None
+    with Orthanc(settings.orthanc, timeout_s=0.9) as orthanc:
+        return orthanc.ready()
 
 
 def _folder(settings: Settings) -> Path:
@@ -205,7 +190,7 @@ def _plugin(library: str, package: str) -> Path:
         if (folder / library).exists():
             return folder / library
     raise ConfigurationError(
-        f"Orthanc's plugin {library} is not installed: install Debian's package {package} (apt-get install {package})"
+        f"Orthanc's plugin {library} is not installed: install Debian's package (apt-get install {package})"
     )
 
 
