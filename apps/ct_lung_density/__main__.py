@@ -4,7 +4,6 @@ import json
 import sys
 
 from app import application
-
 from isocenter_operators.errors import IsocenterError
 
 try:

@@ -55,7 +55,11 @@ class Application(DeployApplication):  # type: ignore[misc]  # the SDK's class i
                 name="sink",
             )
         return FolderSinkOperator(
-            self, output_folder=self.task.sink.path, rejected=self.task.rejected, record=self.record, name="sink"
+            self,
+            output_folder=self.task.sink.path,
+            rejected=self.task.rejected,
+            record=self.record,
+            name="sink",
         )
 
     def execute(self) -> Outcome:

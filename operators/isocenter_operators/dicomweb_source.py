@@ -7,10 +7,10 @@ from typing import Any
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
-from isocenter_operators.run import Archive, Record
 from isocenter_operators.dicom.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, InputError
+from isocenter_operators.run import Archive, Record
 from isocenter_operators.study import studies_of
 
 __all__ = ["DICOMwebSourceOperator"]

@@ -42,7 +42,9 @@ def write_instance(instance: Dataset, folder: Path) -> Path:
         unfinished.replace(path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise StorageFull(f"{folder}: {instance.SOPInstanceUID} could not be written: {error.strerror}") from error
+        raise StorageFull(
+            f"{folder}: {instance.SOPInstanceUID} could not be written: {error.strerror}"
+        ) from error
     return path
 
 

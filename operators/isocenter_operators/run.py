@@ -74,7 +74,9 @@ class Outcome:
 
     status: Literal["done", "not_applicable"]
     reason: str  # why not applicable; "" when done
-    groups: tuple[Mapping[str, Any], ...]  # per region: {"label": ..., "notes": [...], measurement name: value}
+    groups: tuple[
+        Mapping[str, Any], ...
+    ]  # per region: {"label": ..., "notes": [...], measurement name: value}
     notes: tuple[str, ...]
     results: tuple[StoredInstance, ...]
     seconds: Mapping[str, float]  # where the time went: {"fetch": 0.5, ...}

@@ -9,8 +9,8 @@ from monai.deploy.core import Fragment
 from monai.deploy.core.domain.dicom_study import DICOMStudy
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 
-from isocenter_operators.run import Record
 from isocenter_operators.errors import ConfigurationError, NotApplicable
+from isocenter_operators.run import Record
 
 __all__ = ["SeriesSelectorOperator"]
 
@@ -26,7 +26,9 @@ class SeriesSelectorOperator(DICOMSeriesSelectorOperator):  # type: ignore[misc]
     Example: `SeriesSelectorOperator(self, rules='{"selections": [{"name": "CT", "conditions": {"Modality": "CT"}}]}')`
     """
 
-    def __init__(self, fragment: Fragment, *args: Any, rules: str = "", record: Record | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, fragment: Fragment, *args: Any, rules: str = "", record: Record | None = None, **kwargs: Any
+    ) -> None:
         self._record = record or Record()
         try:
             self._selections = json.loads(rules) if rules.strip() else None
@@ -39,7 +41,9 @@ class SeriesSelectorOperator(DICOMSeriesSelectorOperator):  # type: ignore[misc]
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         studies: list[DICOMStudy] = op_input.receive("dicom_study_list")
         with self._record.step("select"):
-            selected = self.filter(self._selections, studies, self._all_matched, self._sort_by_sop_instance_count)
+            selected = self.filter(
+                self._selections, studies, self._all_matched, self._sort_by_sop_instance_count
+            )
         if not selected:
             raise NotApplicable(f"no series matches the selection rules; there were {_seen(studies)}")
         op_output.emit(selected, "study_selected_series_list")
@@ -47,4 +51,6 @@ class SeriesSelectorOperator(DICOMSeriesSelectorOperator):  # type: ignore[misc]
 
 def _seen(studies: list[DICOMStudy]) -> str:
     series = [series for study in studies for series in study.get_all_series()]
-    return ", ".join(f"{one.Modality or 'no modality'} with {len(one.get_sop_instances())} instances" for one in series)
+    return ", ".join(
+        f"{one.Modality or 'no modality'} with {len(one.get_sop_instances())} instances" for one in series
+    )

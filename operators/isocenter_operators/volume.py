@@ -8,9 +8,9 @@ import numpy as np
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
-from isocenter_operators.run import Record
 from isocenter_operators.dicom.geometry import Volume, volume_of
 from isocenter_operators.errors import InputError
+from isocenter_operators.run import Record
 from isocenter_operators.study import selected_instances
 
 __all__ = ["VolumeOperator", "image_of", "lps_affine"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from isocenter_operators.errors import ConfigurationError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -18,9 +19,15 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from isocenter_operators.errors import ConfigurationError
-
-__all__ = ["GatewaySettings", "OrthancSettings", "Route", "RoutingSettings", "Settings", "TritonSettings", "WorkerSettings"]
+__all__ = [
+    "GatewaySettings",
+    "OrthancSettings",
+    "Route",
+    "RoutingSettings",
+    "Settings",
+    "TritonSettings",
+    "WorkerSettings",
+]
 
 _LOOPBACK = "127.0.0.1"
 
@@ -87,9 +94,12 @@ class TritonSettings(_Section):
 
 
 class WorkerSettings(_Section):
-    """The warm process that runs the graphs."""
+    """The warm process that runs the graphs, and how often it tries again when something it needs is away."""
 
+    name: str = "worker"  # one per worker: after a crash, a worker of the same name takes its work up again
     concurrency: int = Field(default=1, ge=1)
+    attempts: int = Field(default=8, ge=1)
+    retry_after_s: float = Field(default=1.0, gt=0)  # doubled after each attempt, up to a minute
 
 
 class RoutingSettings(_Section):
@@ -173,7 +183,9 @@ class Settings(BaseSettings):
         except yaml.YAMLError as error:
             raise ConfigurationError(f"{file}: not valid YAML: {error}") from error
         if not isinstance(content, dict | None):
-            raise ConfigurationError(f"{file}: expected keys and values at the top, found {type(content).__name__}")
+            raise ConfigurationError(
+                f"{file}: expected keys and values at the top, found {type(content).__name__}"
+            )
         return cls._build(content or {}, str(file))
 
     @classmethod
@@ -183,13 +195,14 @@ class Settings(BaseSettings):
             if variable.startswith("ISOCENTER_") and "__" in variable:
                 section = variable.removeprefix("ISOCENTER_").split("__")[0]
                 if section not in known:
-                    raise ConfigurationError(f"environment variable {variable}: there is no section {section.lower()!r}")
+                    raise ConfigurationError(
+                        f"environment variable {variable}: there is no section {section.lower()!r}"
+                    )
         try:
             return cls(**content)
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+                for problem in error.errors()
             )
             raise ConfigurationError(f"{origin}: {problems}") from error
-
-

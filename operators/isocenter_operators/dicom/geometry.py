@@ -109,7 +109,8 @@ def _refuse_mixed(keyword: str, values: set[str], uid: str) -> None:
     if len(values) > 1:
         shown = ", ".join(sorted(values)[:3])
         raise GeometryError(
-            f"series {uid} mixes {len(values)} values of {keyword} ({shown}): it is not one volume", series_uid=uid
+            f"series {uid} mixes {len(values)} values of {keyword} ({shown}): it is not one volume",
+            series_uid=uid,
         )
 
 
@@ -190,7 +191,9 @@ def _stored_values(instance: Dataset) -> NDArray[Any]:
     signed = int(instance.PixelRepresentation) == 1
     syntax = instance.file_meta.TransferSyntaxUID
     if bits == 16 and not syntax.is_compressed and syntax.is_little_endian:
-        values: NDArray[Any] = np.frombuffer(instance.PixelData, "<i2" if signed else "<u2", count=shape[0] * shape[1])
+        values: NDArray[Any] = np.frombuffer(
+            instance.PixelData, "<i2" if signed else "<u2", count=shape[0] * shape[1]
+        )
         values = values.reshape(shape)
     else:
         values = _decoded(instance)

@@ -65,7 +65,9 @@ def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
         return None
     missing = [keyword for keyword in _REQUIRED if not instance.get(keyword)]
     if missing:
-        raise UnreadableInput(f"{origin} is truncated or damaged: it has no {', '.join(missing)}", path=origin)
+        raise UnreadableInput(
+            f"{origin} is truncated or damaged: it has no {', '.join(missing)}", path=origin
+        )
     _refuse_truncated_pixels(instance, origin)
     return instance
 
@@ -98,6 +100,8 @@ def _refuse_open_fragments(instance: FileDataset, origin: str) -> None:
     try:
         fragments = sum(1 for _ in generate_fragments(instance.PixelData))
     except (ValueError, EOFError) as error:
-        raise UnreadableInput(f"{origin} is truncated in its compressed pixel data: {error}", path=origin) from error
+        raise UnreadableInput(
+            f"{origin} is truncated in its compressed pixel data: {error}", path=origin
+        ) from error
     if fragments == 0:
         raise UnreadableInput(f"{origin} is truncated: its compressed pixel data is empty", path=origin)

@@ -41,7 +41,9 @@ class DICOMwebClient:
         The longest that the archive may be silent.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = 60.0, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, base_url: str, *, timeout_s: float = 60.0, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=5.0),
@@ -150,7 +152,9 @@ class DICOMwebClient:
         try:
             answer: dict[str, Any] = response.json()
         except json.JSONDecodeError as error:
-            raise ArchiveUnavailable(f"{self.base_url}: storing results: the answer is not DICOM JSON") from error
+            raise ArchiveUnavailable(
+                f"{self.base_url}: storing results: the answer is not DICOM JSON"
+            ) from error
         stored = {item["00081155"]["Value"][0] for item in answer.get("00081199", {}).get("Value", [])}
         reasons = {
             item["00081155"]["Value"][0]: item.get("00081197", {}).get("Value", [0])[0]
