@@ -1,7 +1,7 @@
 """`isocenter.yaml` and its overrides: every setting of the service, read in this one place.
 
-A key in the file, `orthanc: {http_port: 8042}`, is overridden by `ISOCENTER_ORTHANC__HTTP_PORT`. An unknown key
-is an error that names it.
+A key in the file, `orthanc: {http_port: 8042}`, is overridden by `ISOCENTER_ORTHANC__HTTP_PORT`. An unknown
+key is an error that names it.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class WorkerSettings(_Section):
 
 
 class RoutingSettings(_Section):
-    """When a series counts as complete, and how often the archive's change log is read without being asked."""
+    """When a series counts as complete, and how often the archive's change log is read unasked."""
 
     settle_s: float = Field(default=5.0, ge=0)
     reconcile_every_s: float = Field(default=30.0, gt=0)

@@ -1,0 +1,153 @@
+"""A small client of Orthanc's REST API: the change log, and what the rules need to know of a series."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from isocenter.settings import OrthancSettings
+from isocenter_operators.errors import ArchiveUnavailable
+
+__all__ = ["ArchiveSeries", "Change", "ChangeLog", "Orthanc"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of Orthanc's change log. `resource` is Orthanc's own identifier, not a DICOM UID."""
+
+    sequence: int
+    kind: str  # "NewSeries", "NewInstance", "StableSeries", ...
+    resource: str
+
+
+@dataclass(frozen=True)
+class ChangeLog:
+    """A page of the change log: `last` is where to read on from, `done` says that nothing follows for now."""
+
+    changes: tuple[Change, ...]
+    last: int
+    done: bool
+
+
+@dataclass(frozen=True)
+class ArchiveSeries:
+    """A series as Orthanc holds it at this moment. `resource` and `instances` are Orthanc's identifiers."""
+
+    resource: str
+    study_uid: str
+    series_uid: str
+    instances: frozenset[str]
+
+
+class Orthanc:
+    """Orthanc's REST API. Every call raises ArchiveUnavailable when Orthanc is away or refuses."""
+
+    def __init__(self, settings: OrthancSettings, timeout_s: float = 10.0) -> None:
+        self._url = settings.rest_url
+        auth = None
+        if settings.username is not None:
+            secret = settings.password.get_secret_value() if settings.password else ""
+            auth = httpx.BasicAuth(settings.username, secret)
+        self._http = httpx.Client(
+            base_url=self._url,
+            timeout=timeout_s,
+            auth=auth,
+            # Orthanc gzips for whoever accepts it, which costs ten times the transfer itself.
+            headers={"Accept-Encoding": "identity"},
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Orthanc:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def system(self) -> Mapping[str, Any]:
+        """Name, version and plugins of the server, as `/system` and `/plugins` tell."""
+        return {**self._get("/system"), "Plugins": self._get("/plugins")}
+
+    def ready(self) -> str | None:
+        """None once Orthanc and its DICOMweb plugin answer, otherwise one sentence on what is missing."""
+        try:
+            plugins = self._get("/plugins", timeout_s=1.5)
+        except ArchiveUnavailable as error:
+            return str(error)
+        if "dicom-web" not in plugins:
+            return f"Orthanc at {self._url} answers, but its DICOMweb plugin is not loaded"
+        return None
+
+    def changes(self, since: int, limit: int = 2000) -> ChangeLog:
+        """What happened after the sequence number `since`, oldest first."""
+        page = self._get("/changes", params={"since": since, "limit": limit})
+        changes = tuple(Change(int(c["Seq"]), str(c["ChangeType"]), str(c["ID"])) for c in page["Changes"])
+        return ChangeLog(changes, int(page["Last"]), bool(page["Done"]))
+
+    def last_change(self) -> int:
+        """The newest sequence number of the change log."""
+        return int(self._get("/changes", params={"last": ""})["Last"])
+
+    def series(self, resource: str) -> ArchiveSeries | None:
+        """The series of this Orthanc identifier, None when it is not (or no longer) there."""
+        series = self._find(f"/series/{resource}")
+        study = self._find(f"/studies/{series['ParentStudy']}") if series else None
+        if series is None or study is None:
+            return None
+        return ArchiveSeries(
+            resource=resource,
+            study_uid=str(study["MainDicomTags"]["StudyInstanceUID"]),
+            series_uid=str(series["MainDicomTags"]["SeriesInstanceUID"]),
+            instances=frozenset(series["Instances"]),
+        )
+
+    def series_of_instance(self, resource: str) -> str | None:
+        """The Orthanc identifier of the series that an instance belongs to, None when it is gone."""
+        instance = self._find(f"/instances/{resource}")
+        return str(instance["ParentSeries"]) if instance else None
+
+    def attributes(self, instance: str) -> Mapping[str, Any]:
+        """The attributes of one instance by DICOM keyword; several values as `A\\B`, sequences as lists."""
+        return self._find(f"/instances/{instance}/simplified-tags") or {}
+
+    def sop_instance_uids(self, resource: str) -> tuple[str, ...]:
+        """The sorted SOP Instance UIDs of a series."""
+        instances = self._find(f"/series/{resource}/instances") or []
+        return tuple(sorted(str(each["MainDicomTags"]["SOPInstanceUID"]) for each in instances))
+
+    def _find(self, path: str) -> Any:
+        return self._get(path, missing_is_none=True)
+
+    def _get(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, str | int] | None = None,
+        timeout_s: float | None = None,
+        missing_is_none: bool = False,
+    ) -> Any:
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
+        try:
+            response = self._http.get(path, params=params, timeout=timeout)
+            if missing_is_none and response.status_code == httpx.codes.NOT_FOUND:
+                return None
+            response.raise_for_status()
+            return response.json()
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            hint = "; check orthanc.username and orthanc.password" if status in {401, 403} else ""
+            raise ArchiveUnavailable(f"Orthanc at {self._url} answered {status} to {path}{hint}") from error
+        except httpx.HTTPError as error:
+            raise ArchiveUnavailable(
+                f"Orthanc at {self._url} does not answer ({type(error).__name__}); is it running?"
+            ) from error
+        except ValueError as error:
+            raise ArchiveUnavailable(f"what answers at {self._url}{path} is not Orthanc") from error

@@ -1,0 +1,104 @@
+"""`python -m isocenter.worker --config F`: takes jobs from the queue until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from isocenter.settings import Settings
+from isocenter.worker.presence import announce, withdraw
+from isocenter_operators.errors import ConfigurationError, IsocenterError
+
+_STACK_BYTES = 32 * 1024 * 1024  # what Holoscan asks for
+_POLL_S = 0.2
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m isocenter.worker")
+    parser.add_argument("--config", type=Path)
+    arguments = parser.parse_args()
+    _enlarge_stack()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("isocenter").setLevel(logging.INFO)
+    try:
+        serve(Settings.load(arguments.config))
+    except IsocenterError as error:
+        logging.getLogger("isocenter.worker").error("%s", error)
+        return 1
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT. What is then unfinished is taken up at the next start."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _warm_up(settings)
+    _launch(settings)
+    announce(settings)
+    logging.getLogger("isocenter.worker").info("ready")
+    stop.wait()
+    withdraw(settings)
+    # A graph can not be interrupted: leaving now is as safe as a crash, which the queue is made for.
+    os._exit(0)
+
+
+def _warm_up(settings: Settings) -> None:
+    """Import what costs seconds before the first job comes. A broken application fails its own jobs only."""
+    from isocenter.catalog import Catalog
+    from isocenter.worker import runner
+
+    for app in Catalog(settings.apps_dir).all():
+        try:
+            runner.load(app)
+        except ConfigurationError as error:
+            logging.getLogger("isocenter.worker").error("%s", error)
+
+
+def _launch(settings: Settings) -> None:
+    from dbos import DBOS
+
+    from isocenter.jobs import QUEUE, SERVICE, prepare, serializer
+    from isocenter.worker.attempt import register
+
+    prepare(settings)
+    DBOS(
+        config={
+            "name": SERVICE,
+            "system_database_url": settings.database,
+            "serializer": serializer(),
+            # Constant: an update of Isocenter must find the jobs that were queued before it.
+            "application_version": "1",
+            "executor_id": settings.worker.name,
+            "log_level": "WARNING",
+            "enable_otlp": False,
+        }
+    )
+    register(settings)
+    DBOS.launch()
+    DBOS.register_queue(
+        QUEUE,
+        worker_concurrency=settings.worker.concurrency,
+        polling_interval_sec=_POLL_S,
+        on_conflict="always_update",
+    )
+
+
+def _enlarge_stack() -> None:
+    """Threads take their stack size from the limit at the program's start: set it, and start again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    enough = soft == resource.RLIM_INFINITY or soft >= _STACK_BYTES
+    if enough or (hard != resource.RLIM_INFINITY and hard < _STACK_BYTES):
+        return
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, hard))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

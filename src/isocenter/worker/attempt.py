@@ -1,0 +1,105 @@
+"""One attempt at a job: what is run, what is written down, and whether and when it is tried again."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from dbos import DBOS
+
+from isocenter.catalog import Catalog
+from isocenter.job import JobSpec
+from isocenter.jobs import QUEUE, WORKFLOW, attempt_id, summary
+from isocenter.settings import Settings
+from isocenter.worker import runner
+from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
+from isocenter_operators.run import Archive, Run
+
+__all__ = ["register"]
+
+log = logging.getLogger("isocenter.worker")
+
+_LONGEST_WAIT_S = 60.0
+# A job that takes its worker down with it must not do so for ever.
+_RECOVERIES = 3
+
+_Answer = dict[str, Any]
+
+
+def register(settings: Settings) -> None:
+    """Teach DBOS, in this process, the work that `isocenter.jobs` asks for."""
+
+    @DBOS.step(name="attempt")
+    def attempt_step(spec: Mapping[str, Any], attempt: int) -> _Answer:
+        return _attempt(settings, JobSpec.from_json(spec), attempt)
+
+    @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=_RECOVERIES)
+    def run_job(spec: dict[str, Any], attempt: int, tries: int) -> _Answer:
+        """`attempt` counts all there were, `tries` those since a person last asked."""
+        answer = attempt_step(spec, attempt)
+        if answer["state"] != "unavailable":
+            return answer
+        if tries >= settings.worker.attempts:
+            return {**answer, "state": "failed", "reason": f"{answer['reason']} (tried {tries} times)"}
+        _try_again(settings, spec, attempt, tries, answer["reason"])
+        return {**answer, "state": "queued"}
+
+
+def _try_again(settings: Settings, spec: dict[str, Any], attempt: int, tries: int, reason: str) -> None:
+    job_id = JobSpec.from_json(spec).identity.job_id
+    wait_s = min(settings.worker.retry_after_s * 2 ** (tries - 1), _LONGEST_WAIT_S)
+    DBOS.enqueue_workflow_with_options(
+        {
+            "workflow_name": WORKFLOW,
+            "queue_name": QUEUE,
+            "workflow_id": attempt_id(job_id, attempt + 1),
+            "delay_seconds": wait_s,
+            "attributes": {**summary(spec), "waiting_for": reason},
+        },
+        spec,
+        attempt + 1,
+        tries + 1,
+    )
+
+
+def _attempt(settings: Settings, spec: JobSpec, attempt: int) -> _Answer:
+    job_id = spec.identity.job_id
+    log.info("job %s attempt %d: %s on series %s", job_id[:12], attempt, spec.algorithm.name, spec.series_uid)
+    try:
+        answer = _run(settings, spec)
+    except Unavailable as error:
+        answer = {"state": "unavailable", "reason": str(error)}
+    except IsocenterError as error:
+        _log_place(error.__cause__)
+        answer = {"state": "failed", "reason": str(error)}
+    log.info("job %s %s %s", job_id[:12], answer["state"], answer["reason"])
+    return answer
+
+
+def _run(settings: Settings, spec: JobSpec) -> _Answer:
+    app = Catalog(settings.apps_dir).get(spec.algorithm.name)
+    if app.algorithm != spec.algorithm:
+        raise ConfigurationError(
+            f"this job is for {app.name} {spec.algorithm.version}, but {app.version} is installed; "
+            "send the series again for a job with the new version"
+        )
+    task = Run(
+        source=Archive(settings.orthanc.dicomweb_url, spec.study_uid, (spec.series_uid,)),
+        sink=Archive(settings.orthanc.dicomweb_url, spec.study_uid),
+        triton_url=settings.triton.grpc_url,
+        created=spec.created,
+        deadline_s=app.deadline_s,
+        rejected=settings.data_dir / "jobs" / spec.identity.job_id / "rejected",
+        sop_instance_uids=frozenset(spec.sop_instance_uids),
+    )
+    outcome = runner.run(app, task)
+    return {"state": outcome.status, "reason": outcome.reason, **runner.as_json(outcome)}
+
+
+def _log_place(error: BaseException | None) -> None:
+    """The way to an unforeseen error, without its text, which may quote a patient's data."""
+    if error is not None and not isinstance(error, IsocenterError):
+        stack = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s\n%s", type(error).__name__, stack)

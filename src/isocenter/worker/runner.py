@@ -1,0 +1,105 @@
+"""Runs one installed application once: the only way in which anything of the service starts a graph."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import math
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from isocenter.catalog import InstalledApplication
+from isocenter_operators.errors import ConfigurationError, InputError, IsocenterError, StorageFull
+from isocenter_operators.run import Outcome, Run
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["as_json", "load", "run", "where"]
+
+
+def load(app: InstalledApplication) -> ModuleType:
+    """The application's `app.py`, imported once in a process. Raises ConfigurationError."""
+    name = f"isocenter_app_{app.name}"
+    if name in sys.modules:
+        return sys.modules[name]
+    file = app.folder / "app.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.exists():
+        raise ConfigurationError(f"{app.folder}: an application needs an app.py", path=str(app.folder))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigurationError(
+            f"{file} can not be imported: {type(error).__name__}: {error}", path=str(file)
+        ) from error
+    if not callable(getattr(module, "application", None)):
+        del sys.modules[name]
+        raise ConfigurationError(f"{file} has no function `application(task)`", path=str(file))
+    return module
+
+
+def run(app: InstalledApplication, task: Run) -> Outcome:
+    """Run the graph of `app` once. Whatever goes wrong arrives as an IsocenterError with a reason."""
+    module = load(app)
+    try:
+        outcome: Outcome = module.application(task).execute()
+    except IsocenterError:
+        raise
+    except Exception as error:
+        raise _translated(app, error) from error
+    return outcome
+
+
+def _translated(app: InstalledApplication, error: Exception) -> IsocenterError:
+    """What a person is told of an error that nobody foresaw.
+
+    The error's own text is left out: it may quote a patient's data. Its place in the code is a beginning.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, IsocenterError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return StorageFull("no room left on the disk while results were written; free some space")
+        if isinstance(cause, MemoryError):
+            return InputError("not enough memory for this series")
+    return IsocenterError(f"{app.name} {app.version} ended unexpectedly: {where(error)}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def where(error: BaseException) -> str:
+    """The kind of an error and the line it came from, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """The outcome in plain values; a number that is not one becomes None, as JSON has no NaN."""
+    return {
+        "groups": [_plain(group) for group in outcome.groups],
+        "notes": list(outcome.notes),
+        "results": [
+            {name: str(value) for name, value in asdict(stored).items() if value is not None}
+            for stored in outcome.results
+        ],
+        "seconds": {name: round(value, 3) for name, value in outcome.seconds.items()},
+    }
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in group.items()
+    }
