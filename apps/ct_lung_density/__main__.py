@@ -4,6 +4,7 @@ import json
 import sys
 
 from app import application
+
 from isocenter_operators.errors import IsocenterError
 
 try:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isocenter_operators.dicom.findings import Findings
+from isocenter_operators.inference.client import InferenceClient
 
 __all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
 
@@ -39,6 +40,7 @@ class Run:
     source: Folder | Archive
     sink: Folder | Archive
     triton_url: str = "127.0.0.1:8001"  # host:port of the gRPC endpoint
+    inference: InferenceClient | None = None  # an open client to use instead of connecting to triton_url
     created: datetime = field(default_factory=lambda: datetime.now(UTC))  # dates the results
     deadline_s: float = 300.0  # for each call of a model
     rejected: Path | None = None  # where results that fail their check are kept

@@ -1,0 +1,100 @@
+"""The operator that has a model on Triton look at a whole volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
+from monai.deploy.core.domain.image import Image
+
+from isocenter_operators.errors import InvalidResult
+from isocenter_operators.inference.client import InferenceClient
+from isocenter_operators.inference.triton import TritonClient
+from isocenter_operators.run import Record
+from isocenter_operators.volume import lps_affine
+
+__all__ = ["TritonInferenceOperator"]
+
+
+class TritonInferenceOperator(Operator):
+    """Sends a volume and its affine, gets a label map on the same grid and any other tensors.
+
+    The model takes `volume` INT16 [Z, Y, X] and `affine` FP64 [4, 4] (index (x, y, z, 1) to LPS mm) and returns
+    `labels` UINT8 [Z, Y, X]: the names can be chosen. Nothing is resampled on this side.
+
+    Named input: `image`: an SDK Image, int16 (Z, Y, X), with `affine` in its metadata.
+    Named outputs: `pred`: the label map as an Image with the input's metadata; `tensors`: dict of name to array,
+    the `further_outputs`.
+
+    Parameters
+    ----------
+    model_name
+        The model on the server.
+    further_outputs
+        Names of output tensors besides the label map; small ones.
+    client, triton_url
+        The client to use, which stays open; or where to connect for this one call.
+    deadline_s
+        How long the call may take, the server's queue included.
+
+    Raises InferenceUnavailable, DeadlineExceeded, InputError or InvalidResult.
+
+    Example: `TritonInferenceOperator(self, model_name="ct_lung_density", further_outputs=["measurements"])`
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        model_name: str,
+        further_outputs: Sequence[str] = (),
+        label_output: str = "labels",
+        client: InferenceClient | None = None,
+        triton_url: str = "127.0.0.1:8001",
+        deadline_s: float = 300.0,
+        record: Record | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._model_name = model_name
+        self._further_outputs = tuple(further_outputs)
+        self._label_output = label_output
+        self._client = client
+        self._triton_url = triton_url
+        self._deadline_s = deadline_s
+        self._record = record or Record()
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("image")
+        spec.output("pred").condition(ConditionType.NONE)
+        spec.output("tensors").condition(ConditionType.NONE)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        image: Image = op_input.receive("image")
+        with self._record.step("inference"), self._connection() as client:
+            tensors = self._infer(client, image)
+        labels = tensors.pop(self._label_output)
+        op_output.emit(Image(labels, image.metadata()), "pred")
+        op_output.emit(tensors, "tensors")
+
+    def _connection(self) -> AbstractContextManager[InferenceClient]:
+        return nullcontext(self._client) if self._client else TritonClient(self._triton_url)
+
+    def _infer(self, client: InferenceClient, image: Image) -> dict[str, Any]:
+        voxels = np.ascontiguousarray(image.asnumpy(), np.int16)
+        tensors = client.infer(
+            self._model_name,
+            {"volume": voxels, "affine": lps_affine(image)},
+            outputs={self._label_output: voxels.size, **dict.fromkeys(self._further_outputs)},
+            deadline_s=self._deadline_s,
+        )
+        shape = tensors[self._label_output].shape
+        if shape != voxels.shape:
+            raise InvalidResult(
+                f"model {self._model_name}: labels of shape {shape} for a volume of shape {voxels.shape}",
+                model=self._model_name,
+            )
+        return tensors
