@@ -1,1 +1,25 @@
-"""What users need to test their own applications: the thorax phantom and its exact truth."""
+"""What users need to test their own applications: phantoms, their exact truth, and their DICOM series."""
+
+from __future__ import annotations
+
+from isocenter_operators.testing.phantom import (
+    Phantom,
+    ThoraxPhantom,
+    abdomen_phantom,
+    head_phantom,
+    thorax_phantom,
+)
+from isocenter_operators.testing.series import as_datasets, write_series
+from isocenter_operators.testing.truth import LungTruth, ThoraxTruth
+
+__all__ = [
+    "LungTruth",
+    "Phantom",
+    "ThoraxPhantom",
+    "ThoraxTruth",
+    "abdomen_phantom",
+    "as_datasets",
+    "head_phantom",
+    "thorax_phantom",
+    "write_series",
+]

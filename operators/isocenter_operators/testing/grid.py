@@ -83,7 +83,7 @@ class Grid:
         # Counted from the middle and not from the first voxel: a flipped grid then has bit for bit the same
         # coordinates. Axes that do not contribute stay out, so that an aligned grid costs one row, not a cube.
         shapes = ((1, 1, -1), (1, -1, 1), (-1, 1, 1))
-        offsets = [
+        offsets: list[NDArray[np.floating]] = [
             ((np.arange(count)[part] - (count - 1) / 2) * spacing).reshape(shape)
             for count, part, spacing, shape in zip(
                 self.size, (columns, rows, slices), self.spacing_mm, shapes, strict=True
@@ -91,7 +91,7 @@ class Grid:
         ]
         return Points(*(self._coordinate(axis, offsets) for axis in range(3)))
 
-    def _coordinate(self, axis: int, offsets: list[NDArray[np.float64]]) -> Field:
+    def _coordinate(self, axis: int, offsets: list[NDArray[np.floating]]) -> Field:
         total: NDArray[np.float64] = np.full((1, 1, 1), self.centre_mm[axis])
         for direction, offset in zip(self.directions[:, axis], offsets, strict=True):
             if direction:

@@ -40,7 +40,8 @@ def _scaled(squares: Field, length_mm: Field | float) -> Field:
 def smooth_max(first: Field, second: Field, rounding_mm: float) -> Field:
     """The intersection of two shapes with its edge rounded (the polynomial smooth maximum)."""
     overlap = np.maximum(np.float32(rounding_mm) - np.abs(first - second), 0)
-    return np.maximum(first, second) + overlap * overlap * np.float32(0.25 / rounding_mm)
+    rounded: Field = np.maximum(first, second) + overlap * overlap * np.float32(0.25 / rounding_mm)
+    return rounded
 
 
 def smooth_step(values: Field, start: float, end: float) -> Field:

@@ -62,30 +62,34 @@ def vessel_trees(seed: int) -> list[Tube]:
     for hilum, lateral in _HILA:
         for trunk in _TRUNKS:
             direction = np.array(trunk) * (lateral, 1.0, 1.0)
-            tubes.extend(_branch(rng, np.array(hilum), direction / np.linalg.norm(direction), 26.0, 4.6, 6))
+            direction /= np.linalg.norm(direction)
+            tubes.extend(_branches(rng, _Bud(np.array(hilum), direction, 26.0, 4.6), generations=6))
     return tubes
 
 
-def _branch(
-    rng: np.random.Generator,
-    start: NDArray[np.float64],
-    direction: NDArray[np.float64],
-    length_mm: float,
-    radius_mm: float,
-    generations: int,
-) -> Iterator[Tube]:
-    end = start + direction * length_mm
-    thinner = radius_mm * 0.88
-    yield Tube(_triple(start), _triple(end), radius_mm, thinner)
+class _Bud(NamedTuple):
+    """Where a branch starts, where to, and how large it is."""
+
+    start_mm: NDArray[np.float64]
+    direction: NDArray[np.float64]  # a unit vector
+    length_mm: float
+    radius_mm: float
+
+
+def _branches(rng: np.random.Generator, bud: _Bud, generations: int) -> Iterator[Tube]:
+    end = bud.start_mm + bud.direction * bud.length_mm
+    thinner = bud.radius_mm * 0.88
+    yield Tube(_triple(bud.start_mm), _triple(end), bud.radius_mm, thinner)
     if generations == 1 or lung_distance(_point(end)).item() > 3.0:
         return
-    sideways = np.cross(direction, rng.normal(size=3))
+    sideways = np.cross(bud.direction, rng.normal(size=3))
     sideways /= np.linalg.norm(sideways)
     for sign in (1.0, -1.0):
         angle = np.radians(rng.uniform(20, 45))
-        turned = np.cos(angle) * direction + sign * np.sin(angle) * sideways
-        shorter = length_mm * rng.uniform(0.75, 0.92)
-        yield from _branch(rng, end, turned, shorter, thinner * rng.uniform(0.76, 0.9), generations - 1)
+        turned = np.cos(angle) * bud.direction + sign * np.sin(angle) * sideways
+        shorter = bud.length_mm * rng.uniform(0.75, 0.92)
+        child = _Bud(end, turned, shorter, thinner * rng.uniform(0.76, 0.9))
+        yield from _branches(rng, child, generations - 1)
 
 
 def _triple(point: NDArray[np.float64]) -> tuple[float, float, float]:
