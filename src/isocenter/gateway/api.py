@@ -1,0 +1,126 @@
+"""The REST API: events from the archive, jobs, and what is up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from isocenter.gateway.page import status_page
+from isocenter.job import Job
+from isocenter_operators.errors import InputError, IsocenterError
+
+__all__ = ["API", "Check", "JobsLike", "Nudged", "told"]
+
+Check = Callable[[], str | None]  # None when up, else one sentence on what is missing
+
+_LARGEST_EVENT = 65536  # bytes
+
+
+class Nudged(Protocol):
+    """What the gateway asks of the router."""
+
+    def nudge(self) -> None: ...
+
+
+class JobsLike(Protocol):
+    """What the gateway asks of the queue. `retry` and `cancel` raise InputError where they do not apply."""
+
+    def list(self, limit: int = 100) -> list[Job]: ...
+    def show(self, job_id: str) -> Job | None: ...
+    def retry(self, job_id: str) -> Job: ...
+    def cancel(self, job_id: str) -> Job: ...
+
+
+class API:
+    """The endpoints. `checks` is asked by /healthz, by name of what is checked."""
+
+    def __init__(self, router: Nudged, jobs: JobsLike, checks: Mapping[str, Check]) -> None:
+        self._router = router
+        self._jobs = jobs
+        self._checks = checks
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/api/events/orthanc", self.event, methods=["POST"]),
+            Route("/api/jobs", self.listing),
+            Route("/api/jobs/{id}", self.job),
+            Route("/api/jobs/{id}/retry", self.retry, methods=["POST"]),
+            Route("/api/jobs/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/healthz", self.health),
+            Route("/status", self.status),
+        ]
+
+    async def event(self, request: Request) -> Response:
+        """The archive's plugin says that something changed."""
+        if int(request.headers.get("content-length", _LARGEST_EVENT + 1)) > _LARGEST_EVENT:
+            return JSONResponse({"error": "an event has a Content-Length of at most 64 KiB"}, 413)
+        try:
+            json.loads(await request.body())
+        except ValueError:
+            return JSONResponse({"error": "an event is a JSON document"}, 400)
+        # What it says is not believed: the router reads the archive's own log.
+        await run_in_threadpool(self._router.nudge)
+        return Response(status_code=202)
+
+    async def listing(self, request: Request) -> Response:
+        """The newest jobs, newest first; `?limit=` says how many."""
+        limit = request.query_params.get("limit", "100")
+        if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
+            return JSONResponse({"error": f"limit is a number from 1 to 1000, not {limit!r}"}, 400)
+        jobs = await run_in_threadpool(self._jobs.list, int(limit))
+        return JSONResponse({"jobs": [job.as_json() for job in jobs]})
+
+    async def job(self, request: Request) -> Response:
+        """One job, by its ID or the beginning of it."""
+        job = await run_in_threadpool(self._jobs.show, request.path_params["id"])
+        return JSONResponse(job.as_json()) if job else _no_job(request)
+
+    async def retry(self, request: Request) -> Response:
+        """Run a job that has ended once more."""
+        return await self._act(request, self._jobs.retry)
+
+    async def cancel(self, request: Request) -> Response:
+        """Take a job that waits out of the queue."""
+        return await self._act(request, self._jobs.cancel)
+
+    async def _act(self, request: Request, act: Callable[[str], Job]) -> Response:
+        known = await run_in_threadpool(self._jobs.show, request.path_params["id"])
+        if known is None:
+            return _no_job(request)
+        job = await run_in_threadpool(act, known.id)
+        if "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("/status", 303)
+        return JSONResponse(job.as_json())
+
+    async def health(self, request: Request) -> Response:
+        """What is up and what is missing: 200, or 503 when anything is."""
+        answers = await asyncio.gather(*(run_in_threadpool(check) for check in self._checks.values()))
+        parts = {
+            name: {"up": missing is None, **({"missing": missing} if missing else {})}
+            for name, missing in zip(self._checks, answers, strict=True)
+        }
+        up = all(missing is None for missing in answers)
+        return JSONResponse({"status": "up" if up else "degraded", "parts": parts}, 200 if up else 503)
+
+    async def status(self, request: Request) -> Response:
+        """The page with the list of jobs."""
+        return HTMLResponse(status_page(await run_in_threadpool(self._jobs.list, 100)))
+
+
+def _no_job(request: Request) -> Response:
+    return JSONResponse({"error": f"there is no job {request.path_params['id']!r}"}, 404)
+
+
+async def told(request: Request, error: Exception) -> Response:
+    """An IsocenterError as its one sentence: a conflict where the request was at fault, else unavailable."""
+    if not isinstance(error, IsocenterError):
+        raise error
+    return JSONResponse({"error": str(error)}, 409 if isinstance(error, InputError) else 503)

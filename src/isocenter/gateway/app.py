@@ -1,0 +1,94 @@
+"""The gateway as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from isocenter.gateway.api import API, JobsLike, Nudged, told
+from isocenter.gateway.proxy import DICOMwebProxy
+from isocenter.gateway.viewer import Viewer
+from isocenter.pacs import Orthanc
+from isocenter.settings import Settings
+from isocenter_operators.errors import IsocenterError
+
+__all__ = ["create_app"]
+
+_FETCHED_VIEWER = Path(".cache/ohif/dist")
+
+
+def create_app(settings: Settings, *, router: Nudged, jobs: JobsLike) -> Starlette:
+    """OHIF at `/`, DICOMweb at `/dicom-web`, the API at `/api`, `/healthz`, and the list of jobs at `/status`.
+
+    Starting and stopping `router` is the caller's business.
+    """
+    proxy = DICOMwebProxy(settings.orthanc)
+    viewer = Viewer(settings.gateway.ohif or _FETCHED_VIEWER)
+
+    def orthanc_missing() -> str | None:
+        with Orthanc(settings.orthanc, timeout_s=1.5) as orthanc:
+            return orthanc.ready()
+
+    def viewer_missing() -> str | None:
+        return None if viewer.installed else f"OHIF is not in {viewer.folder}: run scripts/fetch_ohif.sh"
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await proxy.aclose()
+
+    return Starlette(
+        routes=[
+            *API(router, jobs, {"orthanc": orthanc_missing, "viewer": viewer_missing}).routes,
+            Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
+            Route("/app-config.js", viewer.configuration),
+            Route("/{path:path}", viewer.respond),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings.gateway.host)),
+            Middleware(SameSite),
+        ],
+        exception_handlers={IsocenterError: told},
+        lifespan=lifespan,
+    )
+
+
+class SameSite:
+    """Refuses what another site's page makes a reader's browser send: nothing here asks who the reader is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        changes_something = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
+        if changes_something and Headers(scope=scope).get("sec-fetch-site") in ("cross-site", "same-site"):
+            refusal = JSONResponse({"error": "requests that change something must come from this site"}, 403)
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _hosts(host: str) -> list[str]:
+    """The names this server answers to. On loopback only those of loopback, so that no other name that
+    somebody points at 127.0.0.1 lets a foreign page read the archive (DNS rebinding)."""
+    if host == "localhost" or (_is_address(host) and ip_address(host).is_loopback):
+        return ["localhost", "127.0.0.1", "[::1]", host]
+    return ["*"]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
