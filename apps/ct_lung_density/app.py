@@ -53,7 +53,7 @@ class CTLungDensity(Application):
 
     def compose(self) -> None:
         task, record = self.task, self.record
-        made_by = {"algorithm": MANIFEST.algorithm, "created": task.created, "record": record}
+        made_by: dict[str, Any] = {"algorithm": MANIFEST.algorithm, "created": task.created, "record": record}
         source, sink = self.source(), self.sink()
         selector = SeriesSelectorOperator(self, rules=SELECTION, record=record, name="select")
         volume = VolumeOperator(self, release_pixels=True, record=record, name="volume")
@@ -88,7 +88,7 @@ class CTLungDensity(Application):
         self.add_flow(volume, picture, {("image", "image")})
 
 
-class LungDensityOperator(Operator):  # type: ignore[misc]  # the SDK's class is untyped
+class LungDensityOperator(Operator):
     """Gives the model's numbers their meaning; stops the graph where the model found no lungs.
 
     Named inputs: `pred`, `tensors`. Named outputs: `seg_image`, `findings`. Raises NotApplicable.

@@ -20,7 +20,7 @@ from isocenter_operators.run import Archive, Outcome, Record, Run
 __all__ = ["Application"]
 
 
-class Application(DeployApplication):  # type: ignore[misc]  # the SDK's class is untyped
+class Application(DeployApplication):
     """A graph between a source and a sink that the run chooses; `compose()` uses `task` and `record`."""
 
     def __init__(self, task: Run | None = None) -> None:

@@ -15,7 +15,7 @@ from isocenter_operators.run import Record
 __all__ = ["SeriesSelectorOperator"]
 
 
-class SeriesSelectorOperator(DICOMSeriesSelectorOperator):  # type: ignore[misc]  # the SDK's class is untyped
+class SeriesSelectorOperator(DICOMSeriesSelectorOperator):
     """The SDK's selector, with its rules in JSON, that says why when it selects nothing.
 
     Named input: `dicom_study_list`. Named output: `study_selected_series_list`, never empty.

@@ -31,7 +31,7 @@ def read_folder(path: Path) -> list[Dataset]:
     if not path.exists():
         raise UnreadableInput(f"{path} does not exist", path=str(path))
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    instances = [instance for file in files if (instance := read_file(file)) is not None]
+    instances: list[Dataset] = [instance for file in files if (instance := read_file(file)) is not None]
     if not instances:
         looked_at = f"{len(files)} files were looked at" if files else "the folder is empty"
         raise UnreadableInput(f"no DICOM images in {path}: {looked_at}", path=str(path))
