@@ -1,0 +1,262 @@
+"""Triton Inference Server behind the inference client: large tensors by shared memory where both sides have it.
+
+Triton's gRPC protocol is the KServe one with Triton's extensions for system shared memory, request parameters and
+priorities.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
+from typing import Any, Literal, Self
+
+from numpy.typing import NDArray
+from tritonclient import grpc as triton_grpc
+from tritonclient.utils import InferenceServerException
+
+from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, StorageFull
+from isocenter_operators.inference.client import NO_PARAMETERS, Parameters
+from isocenter_operators.inference.regions import Layout, RegionPool
+from isocenter_operators.inference.request import MESSAGE_LIMIT, Request, status_of, translated
+from isocenter_operators.inference.shared_memory import (
+    PREFIX,
+    SHARED_MEMORY,
+    Region,
+    abandoned,
+    remove_abandoned,
+)
+
+__all__ = ["TritonClient"]
+
+_log = logging.getLogger(__name__)
+
+_CONTROL_DEADLINE_S = 5.0
+_COUNTS_USE_OF_REGIONS = (
+    2,
+    50,
+)  # the first Triton that refuses to unregister a region in use instead of crashing
+_AWAY = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
+_DONE_WITH_REGION = {"", "INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL", "ALREADY_EXISTS", "UNIMPLEMENTED"}
+_CHANNEL = [
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    # A restarted server is found again at once; by itself gRPC waits up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class _RegionsForgotten(Exception):
+    """The server does not know a region that we had registered: it was restarted."""
+
+
+class TritonClient:
+    """An InferenceClient on Triton's gRPC endpoint `url` ("127.0.0.1:8001").
+
+    Large tensors go through POSIX shared memory if the server can open it, which the first large request tries,
+    and inside the gRPC messages otherwise (2 GiB per message at most). `shared_memory=False` does not try.
+    `idle_bytes` is how much shared memory is kept for the next request.
+
+    Triton does not stop a Python model that is already computing. After a deadline the request's region stays
+    lent until the server has answered after all, so a late answer never lands in another request's tensors. A
+    request that still waits in the server's queue is dropped there if the model's configuration says
+    `default_queue_policy { timeout_action: REJECT  allow_timeout_override: true }` beside a default timeout.
+    """
+
+    def __init__(self, url: str, *, shared_memory: bool = True, idle_bytes: int = 1 << 30) -> None:
+        self.url = url
+        self._server = triton_grpc.InferenceServerClient(url, channel_args=_CHANNEL)
+        self._regions = RegionPool(idle_bytes)
+        self._may_share = shared_memory and SHARED_MEMORY.is_dir()
+        self._shares: bool | None = None if self._may_share else False
+
+    @property
+    def transport(self) -> Literal["shared_memory", "grpc"] | None:
+        """How large tensors travel; None until it has been tried."""
+        if self._shares is None:
+            return None
+        return "shared_memory" if self._shares else "grpc"
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        outputs: Mapping[str, int | None],
+        deadline_s: float,
+        parameters: Parameters = NO_PARAMETERS,
+        priority: int = 0,
+    ) -> dict[str, NDArray[Any]]:
+        """See InferenceClient.infer."""
+        request = Request(self.url, model, inputs, outputs, deadline_s, parameters, priority)
+        layout = Layout.of(inputs, outputs)
+        for _ in range(2):
+            region = self._region(request, layout)
+            if region is None:
+                break
+            try:
+                return self._infer_shared(request, layout, region)
+            except _RegionsForgotten:
+                self._regions.forget_registrations()
+            finally:
+                self._unregister(self._regions.trim())
+        request.refuse_oversize()
+        return request.tensors(self._wait(request, self._send(request, None, None)), None, None)
+
+    def model_version(self, model: str) -> str:
+        """See InferenceClient.model_version."""
+        try:
+            metadata = self._server.get_model_metadata(model, client_timeout=_CONTROL_DEADLINE_S)
+        except InferenceServerException as error:
+            late = DeadlineExceeded(
+                f"Triton at {self.url} said nothing of {model!r} within {_CONTROL_DEADLINE_S:g} s"
+            )
+            raise translated(error, model, self.url, late) from error
+        return str(max(metadata.versions, key=int))
+
+    def ready(self, model: str) -> bool:
+        """See InferenceClient.ready."""
+        try:
+            return bool(self._server.is_model_ready(model, client_timeout=_CONTROL_DEADLINE_S))
+        except (InferenceServerException, ValueError):  # ValueError: the connection is closed
+            return False
+
+    def close(self) -> None:
+        """See InferenceClient.close."""
+        self._unregister(self._regions.close())
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _infer_shared(self, request: Request, layout: Layout, region: Region) -> dict[str, NDArray[Any]]:
+        try:
+            layout.write(region, request.inputs)
+            answer = self._send(request, layout, region)
+        except BaseException:
+            self._regions.give(region)
+            raise
+        try:
+            return request.tensors(self._wait(request, answer), layout, region)
+        finally:
+            # Runs now if the answer is there, and after a deadline when it comes after all.
+            answer.add_done_callback(partial(self._take_back, region))
+
+    def _send(
+        self, request: Request, layout: Layout | None, region: Region | None
+    ) -> Future[triton_grpc.InferResult]:
+        answer: Future[triton_grpc.InferResult] = Future()
+
+        def done(result: Any, error: Any) -> None:
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+        # gRPC's own deadline cancels the call, after which nobody tells when the server is done with the region.
+        timeout_s = request.remaining_s if region is None else None
+        arguments = request.arguments(layout, region)
+        try:
+            self._server.async_infer(callback=done, client_timeout=timeout_s, **arguments)
+        except ValueError as error:
+            raise self._closed(request.model) from error
+        return answer
+
+    def _wait(self, request: Request, answer: Future[triton_grpc.InferResult]) -> triton_grpc.InferResult:
+        try:
+            return answer.result(timeout=request.remaining_s)
+        except FutureTimeoutError as error:
+            raise request.late from error
+        except InferenceServerException as error:
+            if "find shared memory region" in (error.message() or ""):
+                raise _RegionsForgotten from error
+            if status_of(error) == "UNAVAILABLE" and self._may_share:
+                self._shares = None  # another server may answer here next time
+            raise translated(error, request.model, self.url, request.late) from error
+
+    def _region(self, request: Request, layout: Layout) -> Region | None:
+        """A region for the large tensors of `request` that the server knows, or None: send them inline."""
+        if not layout.size or self._shares is False:
+            return None
+        try:
+            region = self._regions.take(layout.size)
+        except StorageFull as full:
+            _log.warning("tensors for model %r go through gRPC, which is slower: %s", request.model, full)
+            return None
+        if self._regions.is_registered(region):
+            return region
+        try:
+            self._server.register_system_shared_memory(
+                region.name,
+                region.key,
+                region.size,
+                client_timeout=min(_CONTROL_DEADLINE_S, request.remaining_s),
+            )
+        except ValueError as error:
+            self._regions.discard(region)
+            raise self._closed(request.model) from error
+        except InferenceServerException as error:
+            if status_of(error) != "ALREADY_EXISTS":  # another thread took a restart for granted too soon
+                self._regions.discard(region)
+                if status_of(error) in _AWAY:
+                    raise translated(error, request.model, self.url, request.late) from error
+                self._share_no_more(error.message() or "")
+                return None
+        self._regions.set_registered(region, True)
+        self._share()
+        return region
+
+    def _share(self) -> None:
+        if self._shares is None:
+            self._shares = True
+            _log.info("large tensors go to Triton at %s through shared memory", self.url)
+            self._remove_stale()
+
+    def _share_no_more(self, reason: str) -> None:
+        if self._shares is not False:
+            self._shares = False
+            _log.info(
+                "large tensors go to Triton at %s through gRPC: no shared memory (%s)", self.url, reason
+            )
+
+    def _take_back(self, region: Region, answer: Future[triton_grpc.InferResult]) -> None:
+        error = answer.exception()
+        if error is None or (
+            isinstance(error, InferenceServerException) and status_of(error) in _DONE_WITH_REGION
+        ):
+            self._regions.give(region)
+        else:
+            self._regions.discard(region)
+
+    def _unregister(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                self._server.unregister_system_shared_memory(name, client_timeout=_CONTROL_DEADLINE_S)
+            except (InferenceServerException, ValueError) as error:
+                _log.debug("Triton at %s keeps the region %s: %s", self.url, name, error)
+
+    def _remove_stale(self) -> None:
+        """What processes left behind that ended without `close`: names here, mappings in the server."""
+        removed = list(remove_abandoned())
+        try:
+            version = self._server.get_server_metadata(client_timeout=_CONTROL_DEADLINE_S).version
+            known = self._server.get_system_shared_memory_status(client_timeout=_CONTROL_DEADLINE_S).regions
+        except InferenceServerException as error:
+            _log.debug("Triton at %s does not list its regions: %s", self.url, error)
+            return
+        stale = [name for name in known if name.startswith(PREFIX) and abandoned(SHARED_MEMORY / name)]
+        if tuple(int(part) for part in version.split(".")[:2]) >= _COUNTS_USE_OF_REGIONS:
+            self._unregister(stale)
+        if removed or stale:
+            _log.info("removed shared memory of ended processes: %s", ", ".join(sorted({*removed, *stale})))
+
+    def _closed(self, model: str) -> InferenceUnavailable:
+        return InferenceUnavailable(f"the connection to Triton at {self.url} is closed", model=model)
