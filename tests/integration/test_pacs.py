@@ -1,0 +1,156 @@
+"""The archive's client and the router against a real Orthanc."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+
+from isocenter.jobs import Jobs
+from isocenter.pacs import Orthanc
+from isocenter.routing import Router
+from isocenter.settings import Settings
+from isocenter.stack.orthanc import running_orthanc
+from isocenter_operators.errors import ArchiveUnavailable
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
+    folder = tmp_path / "apps" / "trivial"
+    folder.mkdir(parents=True)
+    (folder / "app.yaml").write_text(yaml.safe_dump({"application": {"title": "Trivial", "version": "1"}}))
+    return Settings(
+        data_dir=tmp_path / "data",
+        apps_dir=tmp_path / "apps",
+        gateway={"port": free_port()},
+        orthanc={"http_port": free_port(), "dicom_port": free_port()},
+        routing={"settle_s": 0.4, "reconcile_every_s": 0.3},
+        routes=[
+            {"name": "CT", "application": "trivial", "when": {"Modality": "^CT$"}, "min_instances": 3},
+            {"name": "MR", "application": "trivial", "when": {"Modality": "^MR$"}},
+        ],
+    )
+
+
+@pytest.fixture
+def slices(test_data: Path, tmp_path: Path) -> list[Path]:
+    """Five slices of the abdomen CT."""
+    return sorted((test_data / "ct-abdomen-41" / "image").iterdir())[:5]
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    queue = Jobs(settings)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def router(settings: Settings) -> Iterator[Router]:
+    router = Router(settings)
+    router.start()
+    yield router
+    router.stop()
+
+
+def store(settings: Settings, files: list[Path]) -> None:
+    for file in files:
+        httpx.post(f"{settings.orthanc.rest_url}/instances", content=file.read_bytes()).raise_for_status()
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 15) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def verdicts(router: Router) -> list[str]:
+    return [str(each) for arrival in router.arrivals.newest() for each in arrival.verdicts]
+
+
+def test_a_series_becomes_one_job_and_late_images_another(
+    settings: Settings, slices: list[Path], jobs: Jobs, router: Router
+) -> None:
+    with running_orthanc(settings):
+        store(settings, slices[:4])
+        wait_for(lambda: len(jobs.list()) == 1)
+        (first,) = jobs.list()
+        assert (first.application, first.route, first.state) == ("trivial", "CT", "queued")
+        assert first.series_uid == str(dcmread(slices[0], stop_before_pixels=True).SeriesInstanceUID)
+        assert 0.4 <= first.seconds["settle"] < 2
+        wait_for(lambda: len(verdicts(router)) == 2)
+        assert verdicts(router) == [
+            f"job {first.id}",
+            "not wanted: MR: Modality is 'CT', and should be like '^MR$'",
+        ]
+
+        store(settings, slices[:2])  # the same images once more are no news
+        time.sleep(1.2)
+        assert len(jobs.list()) == 1
+
+        store(settings, slices[4:])
+        wait_for(lambda: len(jobs.list()) == 2)
+        larger, smaller = jobs.list()
+        assert larger.id != first.id
+        assert (smaller.id, smaller.state) == (first.id, "cancelled")
+
+
+def test_what_came_while_nobody_looked_is_found_and_routed_once(
+    settings: Settings, slices: list[Path], jobs: Jobs
+) -> None:
+    with running_orthanc(settings):
+        store(settings, slices)
+        for _ in range(2):  # a second router, as after a restart, finds nothing new
+            router = Router(settings)
+            wait_for(lambda router=router: router.look() == settings.routing.reconcile_every_s)
+            router.stop()
+            assert [job.state for job in jobs.list()] == ["queued"]
+
+
+def test_without_orthanc_the_router_says_so_and_catches_up(
+    settings: Settings, slices: list[Path], jobs: Jobs, router: Router
+) -> None:
+    wait_for(lambda: "does not answer" in router.status()["away"])
+    with running_orthanc(settings):
+        store(settings, slices)
+        wait_for(lambda: len(jobs.list()) == 1)
+        assert router.status()["away"] == ""
+
+
+def test_what_the_client_reads(settings: Settings, slices: list[Path]) -> None:
+    with running_orthanc(settings), Orthanc(settings.orthanc) as orthanc:
+        assert orthanc.ready() is None
+        assert "dicom-web" in orthanc.system()["Plugins"]
+        assert orthanc.changes(0).changes == ()
+        store(settings, slices)
+        log = orthanc.changes(0)
+        assert [change.kind for change in log.changes].count("NewInstance") == 5
+        assert log.last == orthanc.last_change()
+        (resource,) = {change.resource for change in log.changes if change.kind == "NewSeries"}
+        series = orthanc.series(resource)
+        assert series is not None
+        assert len(series.instances) == 5
+        sent = [dcmread(file, stop_before_pixels=True) for file in slices]
+        assert series.study_uid == sent[0].StudyInstanceUID
+        assert orthanc.sop_instance_uids(resource) == tuple(sorted(str(each.SOPInstanceUID) for each in sent))
+        attributes = orthanc.attributes(min(series.instances))
+        assert attributes["Modality"] == "CT"
+        assert attributes["ImageType"].split("\\") == list(sent[0].ImageType)
+        assert orthanc.series(generate_uid()) is None
+
+
+def test_no_orthanc_is_one_sentence(settings: Settings) -> None:
+    with (
+        Orthanc(settings.orthanc) as orthanc,
+        pytest.raises(ArchiveUnavailable, match=r"does not answer \(ConnectError\); is it running\?"),
+    ):
+        orthanc.changes(0)
