@@ -172,10 +172,12 @@ def _blend(hu: Field, part: Field, value: float) -> None:
 
 def _digitised(hu: Field, noise_hu: float, seed: int) -> NDArray[np.int16]:
     """With noise, in the 12 bits of a scanner: -1024 to 3071 HU."""
-    if noise_hu:
-        noise = np.random.default_rng((seed, 3)).standard_normal(hu.shape, np.float32)
-        hu = hu + noise * np.float32(noise_hu)
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    rng = np.random.default_rng((seed, 3))
+    voxels = np.empty(hu.shape, np.int16)
+    for clean, digital in zip(hu, voxels, strict=True):
+        noise = rng.standard_normal(clean.shape, np.float32) * np.float32(noise_hu)
+        digital[:] = np.rint(clean + noise).clip(-1024, 3071)
+    return voxels
 
 
 def _digest(kind: str, grid: Grid, *parameters: float) -> str:
@@ -193,7 +195,7 @@ def head_phantom(
         ((0, 0, 0), (62, 82, 82), 35),  # brain
         ((-14, -68, -25), (12, 12, 14), -980),  # the sinuses
         ((14, -68, -25), (12, 12, 14), -980),
-        ((0, -60, -55), (22, 20, 16), -950),
+        ((0, -45, -45), (20, 20, 16), -950),
     ]
     return _layered("HEAD", Grid(size, spacing_mm), layers)
 

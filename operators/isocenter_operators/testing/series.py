@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator
-from copy import copy
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ class _Series:
 
     def instance(self, index: int) -> Dataset:
         phantom = self._phantom
-        dataset = copy(self._common)
+        dataset = deepcopy(self._common)  # so that a test may spoil one slice and no other
         uid = _uid(f"{self._series_key}/{index}")
         position = phantom.affine[:3, :3] @ (0, 0, index) + phantom.affine[:3, 3]
         dataset.SOPInstanceUID = uid

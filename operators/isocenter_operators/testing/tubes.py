@@ -102,7 +102,10 @@ def _point(point: NDArray[np.float64]) -> Points:
 
 
 def fill(grid: Grid, tubes: Iterable[Tube], wall_mm: float = 0.0) -> Field:
-    """How much of each voxel the tubes fill, 0 to 1: float32 (Z, Y, X). Over 0.5: the centre lies inside."""
+    """How much of each voxel the tubes fill, 0 to 1: float32 (Z, Y, X).
+
+    Over 0.5 the voxel's centre lies inside, in tubes wider than a voxel.
+    """
     filled = np.zeros(grid.size[::-1], np.float32)
     for tube in tubes:
         ends = np.array([tube.start_mm, tube.end_mm])
@@ -129,4 +132,7 @@ def _covered(grid: Grid, tube: Tube, points: Points, wall_mm: float) -> Field:
         extent += np.abs(x * dx + y * dy + z * dz) * np.float32(spacing)
     smallest = np.float32(min(grid.spacing_mm))
     width = np.maximum(extent / np.maximum(distance, np.float32(1e-3)), smallest)
-    return coverage(distance - radius, width)
+    # A tube thinner than a voxel fills no voxel: without this, vessels would gain volume on coarse grids.
+    fullest = np.minimum(2 * radius / width, 1)
+    filled: Field = fullest * coverage(distance - radius, width)
+    return filled
