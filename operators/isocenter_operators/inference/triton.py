@@ -33,7 +33,6 @@ __all__ = ["TritonClient"]
 
 _log = logging.getLogger(__name__)
 
-_CONTROL_DEADLINE_S = 5.0
 _COUNTS_USE_OF_REGIONS = (
     2,
     50,
@@ -45,7 +44,7 @@ _CHANNEL = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     # A restarted server is found again at once; by itself gRPC waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
@@ -60,7 +59,8 @@ class TritonClient:
 
     Large tensors go through POSIX shared memory if the server can open it, which the first large request tries,
     and inside the gRPC messages otherwise (2 GiB per message at most). `shared_memory=False` does not try.
-    `idle_bytes` is how much shared memory is kept for the next request.
+    `idle_bytes` is how much shared memory is kept for the next request, `control_deadline_s` how long a question
+    that computes nothing (is this model ready?) may take.
 
     Triton does not stop a Python model that is already computing. After a deadline the request's region stays
     lent until the server has answered after all, so a late answer never lands in another request's tensors. A
@@ -68,8 +68,16 @@ class TritonClient:
     `default_queue_policy { timeout_action: REJECT  allow_timeout_override: true }` beside a default timeout.
     """
 
-    def __init__(self, url: str, *, shared_memory: bool = True, idle_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        shared_memory: bool = True,
+        idle_bytes: int = 1 << 30,
+        control_deadline_s: float = 5.0,
+    ) -> None:
         self.url = url
+        self._control_deadline_s = control_deadline_s
         self._server = triton_grpc.InferenceServerClient(url, channel_args=_CHANNEL)
         self._regions = RegionPool(idle_bytes)
         self._may_share = shared_memory and SHARED_MEMORY.is_dir()
@@ -111,20 +119,35 @@ class TritonClient:
     def model_version(self, model: str) -> str:
         """See InferenceClient.model_version."""
         try:
-            metadata = self._server.get_model_metadata(model, client_timeout=_CONTROL_DEADLINE_S)
+            metadata = self._server.get_model_metadata(model, client_timeout=self._control_deadline_s)
         except InferenceServerException as error:
             late = DeadlineExceeded(
-                f"Triton at {self.url} said nothing of {model!r} within {_CONTROL_DEADLINE_S:g} s"
+                f"Triton at {self.url} said nothing of {model!r} within {self._control_deadline_s:g} s"
             )
             raise translated(error, model, self.url, late) from error
         return str(max(metadata.versions, key=int))
 
     def ready(self, model: str) -> bool:
         """See InferenceClient.ready."""
+        return self.why_not_ready(model) is None
+
+    def why_not_ready(self, model: str) -> str | None:
+        """None if `model` would take a request now, else one sentence on what is missing. Raises nothing."""
         try:
-            return bool(self._server.is_model_ready(model, client_timeout=_CONTROL_DEADLINE_S))
-        except (InferenceServerException, ValueError):  # ValueError: the connection is closed
-            return False
+            if self._server.is_model_ready(model, client_timeout=self._control_deadline_s):
+                return None
+            index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
+        except InferenceServerException as error:
+            late = DeadlineExceeded(
+                f"Triton at {self.url} said nothing within {self._control_deadline_s:g} s"
+            )
+            return str(translated(error, model, self.url, late))
+        except ValueError:  # gRPC's word for a closed channel
+            return str(self._closed(model))
+        for entry in index.models:
+            if entry.name == model:
+                return f"model {model!r} on Triton at {self.url} is {entry.state or 'not loaded'}: {entry.reason}"
+        return f"Triton at {self.url} has no model {model!r} in its repository"
 
     def close(self) -> None:
         """See InferenceClient.close."""
@@ -198,7 +221,7 @@ class TritonClient:
                 region.name,
                 region.key,
                 region.size,
-                client_timeout=min(_CONTROL_DEADLINE_S, request.remaining_s),
+                client_timeout=min(self._control_deadline_s, request.remaining_s),
             )
         except ValueError as error:
             self._regions.discard(region)
@@ -239,7 +262,7 @@ class TritonClient:
     def _unregister(self, names: list[str]) -> None:
         for name in names:
             try:
-                self._server.unregister_system_shared_memory(name, client_timeout=_CONTROL_DEADLINE_S)
+                self._server.unregister_system_shared_memory(name, client_timeout=self._control_deadline_s)
             except (InferenceServerException, ValueError) as error:
                 _log.debug("Triton at %s keeps the region %s: %s", self.url, name, error)
 
@@ -247,8 +270,10 @@ class TritonClient:
         """What processes left behind that ended without `close`: names here, mappings in the server."""
         removed = list(remove_abandoned())
         try:
-            version = self._server.get_server_metadata(client_timeout=_CONTROL_DEADLINE_S).version
-            known = self._server.get_system_shared_memory_status(client_timeout=_CONTROL_DEADLINE_S).regions
+            version = self._server.get_server_metadata(client_timeout=self._control_deadline_s).version
+            known = self._server.get_system_shared_memory_status(
+                client_timeout=self._control_deadline_s
+            ).regions
         except InferenceServerException as error:
             _log.debug("Triton at %s does not list its regions: %s", self.url, error)
             return

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 
+import scipy
 import torch
 import triton_python_backend_utils as pb_utils
 
@@ -51,6 +52,7 @@ class TritonPythonModel:
             "device": self.device.type,
             "device_name": torch.cuda.get_device_name() if self.device.type == "cuda" else "",
             "torch": torch.__version__,
+            "scipy": scipy.__version__,
             "threads": torch.get_num_threads(),
             "python": sys.version.split()[0],
             "prefix": sys.prefix,

@@ -1,0 +1,201 @@
+"""The embedded Triton: how it is started from the nvidia-pytriton wheel, and seen to be ready."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from isocenter.settings import Settings
+from isocenter.stack.child import Child
+from isocenter.stack.triton_process import remove_leftovers
+from isocenter.stack.tritonserver import TritonDistribution
+from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
+from isocenter_operators.inference.self_test import MODEL as SELF_TEST
+from isocenter_operators.inference.self_test import self_test
+from isocenter_operators.inference.triton import TritonClient
+
+__all__ = ["running_triton", "triton_child"]
+
+_SOURCE_TREE = Path(__file__).resolve().parents[3]
+_EXIT_WITHIN_S = 5
+_STUB_WITHIN_S = 120  # a first `import torch` from a cold disk
+
+
+def triton_child(settings: Settings, models: Sequence[str]) -> Child:
+    """How the embedded Triton is started with `models` (and the model `self_test`) loaded.
+
+    It is ready when each of the models is, and tensors went to a Python model and came back whole.
+    Raises ConfigurationError when the server, its libraries, or a model's folder is missing.
+    """
+    distribution = TritonDistribution.installed()
+    folder = settings.data_dir.resolve() / "triton"
+    loaded = tuple(dict.fromkeys((SELF_TEST, *models)))
+    repository = _repository(settings, loaded)
+    backends = distribution.assemble_backends(folder / "backends")
+    return Child(
+        name="triton",
+        argv=(
+            sys.executable,
+            "-m",
+            "isocenter.stack.triton_process",
+            str(distribution.program),
+            f"--backend-directory={backends}",
+            f"--model-repository={repository}",
+            *_options(settings),
+            *(f"--load-model={model}" for model in loaded),
+        ),
+        environment=_environment(settings, distribution),
+        log=folder / "triton.log",
+        ready=lambda: _missing(settings, loaded),
+        address=settings.triton.grpc_url,
+        ready_within_s=_STUB_WITHIN_S,
+        stop_within_s=_EXIT_WITHIN_S + 5,
+    )
+
+
+def _options(settings: Settings) -> tuple[str, ...]:
+    triton = settings.triton
+    return (
+        f"--http-address={triton.host}",
+        f"--http-port={triton.http_port}",
+        f"--grpc-address={triton.host}",
+        f"--grpc-port={triton.grpc_port}",
+        f"--metrics-address={triton.host}",
+        f"--metrics-port={triton.metrics_port}",
+        "--model-control-mode=explicit",
+        # Completing a configuration means starting the model twice; ours are complete.
+        "--disable-auto-complete-config",
+        # One model that can not be loaded does not take the others away; `ready` tells which one, and why.
+        "--exit-on-error=false",
+        "--strict-readiness=true",
+        f"--exit-timeout-secs={_EXIT_WITHIN_S}",
+        f"--backend-config=python,stub-timeout-seconds={_STUB_WITHIN_S}",
+        "--log-verbose=0",
+    )
+
+
+def _environment(settings: Settings, distribution: TritonDistribution) -> dict[str, str]:
+    """What the server and the Python processes of its models see.
+
+    The embedded interpreter finds its environment through the `python3` that comes first on PATH.
+    """
+    libraries = [str(folder) for folder in distribution.library_folders]
+    environment = {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
+        "LD_LIBRARY_PATH": os.pathsep.join((*libraries, *_inherited("LD_LIBRARY_PATH"))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.triton.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    return environment
+
+
+def _inherited(name: str) -> tuple[str, ...]:
+    value = os.environ.get(name, "")
+    return (value,) if value else ()
+
+
+def _repository(settings: Settings, models: Sequence[str]) -> Path:
+    named = settings.triton.model_repository
+    for repository in (named.resolve(), _SOURCE_TREE / named):
+        if (repository / SELF_TEST / "config.pbtxt").exists():
+            break
+    else:
+        raise ConfigurationError(
+            f"triton.model_repository: {named.resolve()} holds no model {SELF_TEST!r}: point it to the "
+            "project's folder triton_models"
+        )
+    for model in models:
+        if not (repository / model / "config.pbtxt").exists():
+            there = ", ".join(sorted(path.parent.name for path in repository.glob("*/config.pbtxt")))
+            raise ConfigurationError(
+                f"triton.model_repository: {repository} has no model {model!r}, only {there}"
+            )
+    return repository
+
+
+def _missing(settings: Settings, models: Sequence[str]) -> str | None:
+    """None, or what is missing. Takes a few milliseconds once the server is up, so it is asked anew each time."""
+    url = settings.triton.grpc_url
+    with TritonClient(url, shared_memory=False, control_deadline_s=0.4) as client:
+        for model in models:
+            if (reason := client.why_not_ready(model)) is not None:
+                return reason
+        try:
+            report = self_test(client, deadline_s=1.0)
+        except IsocenterError as error:
+            return str(error)
+    if settings.triton.device == "cuda" and report.device != "cuda":
+        return f"triton.device is cuda, but torch {report.torch} in Triton's models sees no GPU"
+    return None
+
+
+@contextmanager
+def running_triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
+    """Start the embedded Triton without a supervisor, wait until it serves, and stop it at the end.
+
+    Yields the address of its gRPC endpoint. Ends also when the calling process is killed.
+    Raises ConfigurationError as `triton_child` does, and InferenceUnavailable when it does not come up.
+    """
+    child = triton_child(settings, models)
+    process = _start(child)
+    try:
+        _wait(child, process)
+        yield settings.triton.grpc_url
+    finally:
+        _stop(child, process)
+        remove_leftovers()
+
+
+def _start(child: Child) -> subprocess.Popen[bytes]:
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    launcher = child.argv.index("isocenter.stack.triton_process") + 1
+    argv = (*child.argv[:launcher], "--end-with-parent", str(os.getpid()), *child.argv[launcher:])
+    with child.log.open("wb") as log:
+        return subprocess.Popen(
+            argv,
+            env={**os.environ, **child.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait(child: Child, process: subprocess.Popen[bytes]) -> None:
+    give_up = time.monotonic() + child.ready_within_s
+    while True:
+        if process.poll() is not None:
+            raise InferenceUnavailable(
+                f"Triton ended with code {process.returncode} at its start: {_last_error(child.log)}; its log is "
+                f"{child.log}"
+            )
+        missing = child.ready()
+        if missing is None:
+            return
+        # The endpoints open when every model was tried, so a model that is not ready by then never will be.
+        if " is UNAVAILABLE: " in missing or time.monotonic() > give_up:
+            raise InferenceUnavailable(f"Triton did not come up: {missing}; its log is {child.log}")
+        time.sleep(0.1)
+
+
+def _last_error(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line[:2] in ("E0", "E1") or line.startswith("error:")]
+    return (errors or lines or ["it said nothing"])[-1].strip()
+
+
+def _stop(child: Child, process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(child.stop_within_s)
+    with suppress(ProcessLookupError):  # nothing of its process group is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
