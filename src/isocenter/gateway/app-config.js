@@ -1,41 +1,160 @@
-/* OHIF's configuration on Isocenter's gateway: one archive, on this origin, and no other network use. */
-window.config = {
-  name: 'isocenter',
-  routerBasename: null,
-  extensions: [],
-  modes: [],
-  customizationService: {},
-  showStudyList: true,
-  showWarningMessageForCrossOrigin: false,
-  showCPUFallbackMessage: true,
-  showLoadingIndicator: true,
-  strictZSpacingForVolumeViewport: true,
-  investigationalUseDialog: { option: 'never' },
-  disableConfirmationPrompts: true,
-  maxNumberOfWebWorkers: 3,
-  maxNumRequests: { interaction: 20, thumbnail: 5, prefetch: 20 },
-  defaultDataSourceName: 'isocenter',
-  dataSources: [
-    {
-      namespace: '@ohif/extension-default.dataSourcesModule.dicomweb',
-      sourceName: 'isocenter',
-      configuration: {
-        friendlyName: 'Isocenter',
-        name: 'isocenter',
-        qidoRoot: '/dicom-web',
-        wadoRoot: '/dicom-web',
-        qidoSupportsIncludeField: false,
-        supportsFuzzyMatching: false,
-        supportsWildcard: true,
-        supportsReject: false,
-        imageRendering: 'wadors',
-        thumbnailRendering: 'wadors',
-        enableStudyLazyLoad: true,
-        dicomUploadEnabled: false,
-        singlepart: 'pdf,video',
-        bulkDataURI: { enabled: true },
-        omitQuotationForMultipartRequest: true,
-      },
+/* OHIF's configuration on Isocenter's gateway: one archive, on this origin, and no other network use.
+ *
+ * A study opens with its segmented series on the left, the segmentation already drawn over it at a slice in its
+ * middle, and the result's picture on the right. A study without results opens as OHIF opens any study.
+ */
+(function () {
+  const isocenter = '@isocenter/hanging';
+
+  /** The newest segmentation among `displaySets` that was made from `image`. */
+  function segmentationOf(image, displaySets) {
+    return displaySets
+      .filter(
+        other => other.Modality === 'SEG' && other.referencedSeriesInstanceUID === image.SeriesInstanceUID
+      )
+      .sort((a, b) => contentMoment(b).localeCompare(contentMoment(a)))[0];
+  }
+
+  function contentMoment(displaySet) {
+    const { ContentDate = '', ContentTime = '' } = displaySet.instance || {};
+    return `${ContentDate}${ContentTime}`;
+  }
+
+  /** The index of the image of `image` nearest to the middle frame of its segmentation (by position, in mm). */
+  function middleSegmentedIndex(image, segmentation) {
+    const frames = [].concat(segmentation.instance.PerFrameFunctionalGroupsSequence || []);
+    const middle = position(frames.map(planeOf).filter(Boolean).sort(along(image))[frames.length >> 1]);
+    if (!middle) {
+      return undefined;
+    }
+    const distances = image.images.map(slice => distance(position(slice.ImagePositionPatient), middle));
+    return distances.indexOf(Math.min(...distances));
+  }
+
+  function planeOf(frame) {
+    const plane = [].concat(frame.PlanePositionSequence || [])[0];
+    return plane && plane.ImagePositionPatient;
+  }
+
+  const position = values => values && Array.from(values, Number);
+  const distance = (a, b) => Math.hypot(...a.map((value, axis) => value - b[axis]));
+
+  /** Sorts positions along the normal of the image's slices. */
+  function along(image) {
+    const [x1, y1, z1, x2, y2, z2] = position(image.images[0].ImageOrientationPatient) || [1, 0, 0, 0, 1, 0];
+    const normal = [y1 * z2 - z1 * y2, z1 * x2 - x1 * z2, x1 * y2 - y1 * x2];
+    const depth = values => position(values).reduce((sum, value, axis) => sum + value * normal[axis], 0);
+    return (a, b) => depth(a) - depth(b);
+  }
+
+  const selector = (...rules) => ({
+    seriesMatchingRules: rules.map(([attribute, value, weight, required]) => ({
+      attribute,
+      weight,
+      required,
+      constraint: { equals: { value } },
+    })),
+  });
+
+  const viewport = (viewportId, ...displaySets) => ({
+    viewportOptions: {
+      viewportId,
+      viewportType: 'stack',
+      toolGroupId: 'default',
+      allowUnmatchedView: false,
+      initialImageOptions: { custom: 'isocenterInitialImage' },
+      syncGroups: [{ type: 'hydrateseg', id: 'sameFORId', source: true, target: true }],
     },
-  ],
-};
+    displaySets: displaySets.map(id => ({ id })),
+  });
+
+  const stage = (name, ...viewports) => ({
+    name,
+    stageActivation: { enabled: { minViewportsMatched: viewports.length } },
+    viewportStructure: { layoutType: 'grid', properties: { rows: 1, columns: viewports.length } },
+    viewports,
+  });
+
+  const protocol = {
+    id: isocenter,
+    name: 'Images with their results',
+    protocolMatchingRules: [
+      { attribute: 'isocenterHasResults', weight: 1000, required: true, constraint: { equals: { value: true } } },
+    ],
+    toolGroupIds: ['default'],
+    numberOfPriorsReferenced: 0,
+    displaySetSelectors: {
+      segmented: selector(['isocenterIsSegmented', true, 10, true]),
+      segmentation: selector(['isocenterIsShownSegmentation', true, 10, true]),
+      picture: selector(['isocenterIsPicture', true, 10, true]),
+    },
+    stages: [
+      stage('Segmentation and picture', viewport('segmented', 'segmented', 'segmentation'), viewport('picture', 'picture')),
+      stage('Segmentation', viewport('segmented', 'segmented', 'segmentation')),
+    ],
+  };
+
+  const extension = {
+    id: '@isocenter/extension-results',
+    preRegistration({ servicesManager }) {
+      const { hangingProtocolService, displaySetService } = servicesManager.services;
+      const add = (name, callback) => hangingProtocolService.addCustomAttribute(name, name, callback);
+      const shown = () => displaySetService.getActiveDisplaySets();
+      add('isocenterHasResults', () => shown().some(one => segmentationOf(one, shown())));
+      add('isocenterIsSegmented', one => Boolean(segmentationOf(one, shown())));
+      add('isocenterIsShownSegmentation', one => shown().some(image => segmentationOf(image, shown()) === one));
+      add('isocenterIsPicture', one => one.Modality === 'SC' || one.Modality === 'OT');
+      add('isocenterInitialImage', ([image]) => {
+        const segmentation = image && segmentationOf(image, shown());
+        const index = segmentation && middleSegmentedIndex(image, segmentation);
+        return index === undefined ? undefined : { index };
+      });
+    },
+    getHangingProtocolModule: () => [{ name: isocenter, protocol }],
+  };
+
+  const byResults = { hangingProtocol: { $set: [isocenter, 'default'] } };
+
+  window.config = {
+    name: 'isocenter',
+    routerBasename: null,
+    extensions: [extension],
+    modes: [],
+    modesConfiguration: { '@ohif/mode-longitudinal': byResults, '@ohif/mode-basic': byResults },
+    customizationService: [{ 'ohif.tours': { $set: [] } }],
+    showStudyList: true,
+    showWarningMessageForCrossOrigin: false,
+    showCPUFallbackMessage: true,
+    showLoadingIndicator: true,
+    strictZSpacingForVolumeViewport: true,
+    investigationalUseDialog: { option: 'never' },
+    disableConfirmationPrompts: true,
+    autoCineModalities: ['US', 'XA'],
+    maxNumberOfWebWorkers: 3,
+    maxNumRequests: { interaction: 20, thumbnail: 5, prefetch: 20 },
+    defaultDataSourceName: 'isocenter',
+    dataSources: [
+      {
+        namespace: '@ohif/extension-default.dataSourcesModule.dicomweb',
+        sourceName: 'isocenter',
+        configuration: {
+          friendlyName: 'Isocenter',
+          name: 'isocenter',
+          qidoRoot: '/dicom-web',
+          wadoRoot: '/dicom-web',
+          qidoSupportsIncludeField: false,
+          supportsFuzzyMatching: false,
+          supportsWildcard: true,
+          supportsReject: false,
+          imageRendering: 'wadors',
+          thumbnailRendering: 'wadors',
+          enableStudyLazyLoad: true,
+          dicomUploadEnabled: false,
+          singlepart: 'pdf,video',
+          bulkDataURI: { enabled: true },
+          omitQuotationForMultipartRequest: true,
+        },
+      },
+    ],
+  };
+})();
