@@ -25,6 +25,12 @@ class Algorithm:
     models: Mapping[str, str] = field(default_factory=dict)  # model name -> version
     manufacturer: str = "Isocenter"
 
+    @property
+    def device_uid(self) -> str:
+        """Device UID (0018,1002): another one as soon as the application or any of its models has another version."""
+        what = [self.manufacturer, self.name, self.version, sorted(self.models.items())]
+        return _uid_of(json.dumps(what, separators=(",", ":")))
+
 
 @dataclass(frozen=True)
 class JobIdentity:
@@ -50,7 +56,11 @@ class JobIdentity:
 
         The integer is a UUID of version 5 in form (PS3.5, B.2), its bits taken from the job and the role.
         """
-        digest = bytearray(hashlib.sha256(f"{self.job_id}/{role}".encode()).digest()[:16])
-        digest[6] = (digest[6] & 0x0F) | 0x50
-        digest[8] = (digest[8] & 0x3F) | 0x80
-        return f"2.25.{int.from_bytes(digest, 'big')}"
+        return _uid_of(f"{self.job_id}/{role}")
+
+
+def _uid_of(text: str) -> str:
+    digest = bytearray(hashlib.sha256(text.encode()).digest()[:16])
+    digest[6] = (digest[6] & 0x0F) | 0x50
+    digest[8] = (digest[8] & 0x3F) | 0x80
+    return f"2.25.{int.from_bytes(digest, 'big')}"

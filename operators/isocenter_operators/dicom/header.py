@@ -1,0 +1,354 @@
+"""What every result takes over from its source images, and what it says about its maker.
+
+Real headers are not always valid. The patient and the study are copied as they are, because an archive merges by them;
+an attribute that would make the result invalid is left out, or left empty where it has to be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from highdicom import SOPClass
+from pydicom import charset, config
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as ItemSequence
+from pydicom.valuerep import validate_value
+
+from isocenter_operators.dicom.findings import Code
+from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.errors import InputError
+
+__all__ = ["DISCLAIMER", "coded", "has_sound", "plane_of", "stamp"]
+
+DISCLAIMER = "Research use only, not for clinical diagnosis"
+
+# Patient, General Study, Patient Study (PS3.3, C.7.1.1, C.7.2.1, C.7.2.2). The archive's keys come as they are.
+_KEYS = ("PatientName", "PatientID", "StudyInstanceUID")
+_TYPE_2 = (
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "StudyID",
+    "ReferringPhysicianName",
+)
+_OPTIONAL = (
+    "IssuerOfPatientID",
+    "TypeOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "OtherPatientIDsSequence",
+    "OtherPatientNames",
+    "PatientBirthTime",
+    "QualityControlSubject",
+    "PatientComments",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "IssuerOfAccessionNumberSequence",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+)
+# Required together, of an animal (C.7.1.1): all of them, empty or not, or none.
+_ANIMAL = (
+    "PatientSpeciesDescription",
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+    "BreedRegistrationSequence",
+    "ResponsiblePerson",
+    "ResponsibleOrganization",
+    "PatientSexNeutered",
+)
+_TRIAL = (  # Clinical Trial Subject (C.7.1.3): the first two are its type 1, the next three its type 2
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+)
+_ENUMERATED = {
+    "PatientSex": {"M", "F", "O"},
+    "PatientIdentityRemoved": {"YES", "NO"},
+    "QualityControlSubject": {"YES", "NO"},
+    "PatientSexNeutered": {"ALTERED", "UNALTERED"},
+}
+_TEXT_LIMITS = {"SH": 16, "LO": 64, "PN": 194, "ST": 1024, "LT": 10240}  # characters (PS3.5, 6.2)
+_ONE_VALUE = {"ST", "LT", "UT", "UR"}
+
+
+def coded(code: Code) -> Dataset:
+    """One item of a Code Sequence (PS3.3, 8.8)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
+    return item
+
+
+def plane_of(source: Dataset) -> Dataset:
+    """The image's identity and plane alone, each value valid: what a derived object needs to know of it.
+
+    Raises InputError where the series has no Frame of Reference UID.
+    """
+    series_uid = str(source.SeriesInstanceUID)
+    if not source.get("FrameOfReferenceUID"):
+        raise InputError(
+            f"series {series_uid} has no Frame of Reference UID, so a segmentation can not say where it lies; "
+            "send the original images",
+            series_uid=series_uid,
+        )
+    plane = Dataset()
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "FrameOfReferenceUID",
+    ):
+        setattr(plane, keyword, str(source[keyword].value))
+    plane.Modality = str(source.get("Modality", "OT"))
+    plane.Rows, plane.Columns = int(source.Rows), int(source.Columns)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        setattr(plane, keyword, _decimals(source[keyword].value))
+    plane.SliceThickness = float(source.SliceThickness) if has_sound(source, "SliceThickness") else None
+    plane.PositionReferenceIndicator = _text(source, "PositionReferenceIndicator")
+    for keyword in (*_KEYS[:2], *_TYPE_2):
+        setattr(plane, keyword, None)
+    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if has_sound(source, keyword):
+            setattr(plane, keyword, source[keyword].value)
+    return plane
+
+
+def stamp(
+    result: SOPClass,
+    *,
+    source: Dataset,
+    algorithm: Algorithm,
+    identity: JobIdentity,
+    disclaimer: str,
+    texts: Iterable[str] = (),
+) -> None:
+    """Write patient, study, equipment, dates and character set into a result.
+
+    `texts`: all that the result says in words of its own; where the source's character set can not hold them, the
+    result is in UTF-8.
+    """
+    for keyword, value in _patient_and_study(source):
+        _put(result, keyword, value)
+    _stamp_character_set(result, source, [*texts, disclaimer, algorithm.name, algorithm.manufacturer])
+    _stamp_dates(result, source, identity.created)
+    _stamp_equipment(result, source, algorithm, disclaimer)
+    result.ContentQualification = "RESEARCH"  # PS3.3, C.8.13.2.1.1
+
+
+def has_sound(source: Dataset, keyword: str) -> bool:
+    """Whether the attribute has a value, and every value is one that its VR allows (PS3.5, 6.2)."""
+    tag = tag_for_keyword(keyword)
+    if tag is None or tag not in source:
+        return False
+    return _sound(source, source.get_item(tag), keyword)
+
+
+def _patient_and_study(source: Dataset) -> Iterable[tuple[str, Any]]:
+    for keyword in _KEYS:
+        yield keyword, source[keyword].value if keyword in source else None
+    for keyword in _TYPE_2:
+        yield keyword, source[keyword].value if has_sound(source, keyword) else None
+    for keyword in _optional(source):
+        yield keyword, _copied(source[keyword].value)
+    if has_sound(source, _ANIMAL[0]):
+        for keyword in _ANIMAL:
+            yield keyword, _copied(source[keyword].value) if has_sound(source, keyword) else None
+    if all(has_sound(source, keyword) for keyword in _TRIAL[:2]):
+        for keyword in _TRIAL:
+            if has_sound(source, keyword):
+                yield keyword, source[keyword].value
+            elif keyword in _TRIAL[:5]:
+                yield keyword, None
+
+
+def _optional(source: Dataset) -> list[str]:
+    kept = [keyword for keyword in _OPTIONAL if has_sound(source, keyword)]
+    how = {"DeidentificationMethod", "DeidentificationMethodCodeSequence"}
+    if source.get("PatientIdentityRemoved") == "YES" and not how & set(kept):
+        kept.remove("PatientIdentityRemoved")  # type 1C: "YES" has to say how
+    return kept
+
+
+def _sound(source: Dataset, element: DataElement | RawDataElement, keyword: str = "") -> bool:
+    vr = element.VR if element.VR not in (None, "UN") else _vr_of(element)
+    if vr == "SQ":
+        items = source[element.tag].value
+        return bool(items) and all(_sound_item(item) for item in items)
+    values = _values(element, vr)
+    if not any(values):
+        return False
+    if keyword in _ENUMERATED and values[0] not in {term.encode() for term in _ENUMERATED[keyword]}:
+        return False
+    if vr in _TEXT_LIMITS:
+        return all(_fits(value, vr, source) for value in values)
+    try:
+        for value in values:
+            validate_value(vr, value, config.RAISE)
+    except ValueError:
+        return False
+    return True
+
+
+def _sound_item(item: Dataset) -> bool:
+    return len(item) > 0 and all(_sound(item, item.get_item(tag)) for tag in item.keys())  # noqa: SIM118
+
+
+def _vr_of(element: DataElement | RawDataElement) -> str:
+    try:
+        return dictionary_VR(element.tag)
+    except KeyError:
+        return "UN"
+
+
+def _values(element: DataElement | RawDataElement, vr: str) -> list[bytes]:
+    """The values as stored, without padding; before pydicom has looked at them, so that nothing is warned about."""
+    value = element.value
+    if value is None:
+        return []
+    if isinstance(value, bytes):
+        values = [value] if vr in _ONE_VALUE else value.split(b"\\")
+    else:
+        many = value if isinstance(value, (list, tuple)) or hasattr(value, "__iter__") else [value]
+        values = [str(one).encode() for one in ([value] if isinstance(value, str) else many)]
+    return [one.strip(b" \0") for one in values]
+
+
+def _fits(value: bytes, vr: str, source: Dataset) -> bool:
+    if vr in ("SH", "LO") and any(byte < 0x20 and byte != 0x1B for byte in value):
+        return False
+    if len(value) <= _TEXT_LIMITS[vr]:
+        return True
+    encodings = charset.convert_encodings(source.get("SpecificCharacterSet", ""))
+    return len(charset.decode_bytes(value, encodings, set())) <= _TEXT_LIMITS[vr]
+
+
+def _text(source: Dataset, keyword: str) -> str:
+    return str(source[keyword].value) if has_sound(source, keyword) else ""
+
+
+def _decimals(values: Sequence[Any]) -> list[str]:
+    """Decimal Strings of at most 16 characters, as they were where they fit."""
+    texts = [str(value).strip() for value in values]
+    return [text if len(text) <= 16 else _shortest(float(text)) for text in texts]
+
+
+def _shortest(value: float) -> str:
+    digits = 16
+    while len(text := f"{value:.{digits}g}") > 16:
+        digits -= 1
+    return text
+
+
+def _copied(value: Any) -> Any:
+    """A copy whose text is decoded, so that it can be written in another character set."""
+    if not isinstance(value, ItemSequence):
+        return value
+    items = []
+    for item in value:
+        copy = Dataset()
+        for element in item:
+            copy.add_new(element.tag, element.VR, _copied(element.value))
+        items.append(copy)
+    return items
+
+
+def _put(result: Dataset, keyword: str, value: Any) -> None:
+    setattr(result, keyword, [] if value is None and dictionary_VR(keyword) == "SQ" else value)
+
+
+def _stamp_character_set(result: Dataset, source: Dataset, texts: Sequence[str]) -> None:
+    declared = source.get("SpecificCharacterSet") or ""
+    terms = [declared] if isinstance(declared, str) else list(declared)
+    if not _can_hold(terms, texts):
+        terms = ["ISO_IR 192"]
+    if terms == [""]:
+        result.pop("SpecificCharacterSet", None)
+    else:
+        result.SpecificCharacterSet = terms[0] if len(terms) == 1 else terms
+
+
+def _can_hold(terms: Sequence[str], texts: Sequence[str]) -> bool:
+    if any(term and term not in charset.python_encoding for term in terms):
+        return False
+    encodings = charset.convert_encodings(list(terms))
+    # Without a declared set only the default repertoire is allowed (PS3.5, 6.1.2.1); pydicom would say Latin 1.
+    first = "ascii" if not terms[0] else encodings[0]
+    try:
+        for text in texts:
+            text.encode(first)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _stamp_dates(result: Dataset, source: Dataset, created: datetime) -> None:
+    if created.tzinfo is not None:
+        created = created.astimezone(_zone(source))
+    date, time = created.strftime("%Y%m%d"), created.strftime("%H%M%S.%f")
+    for what in ("InstanceCreation", "Content", "Series"):
+        setattr(result, f"{what}Date", date)
+        setattr(result, f"{what}Time", time)
+    if has_sound(source, "TimezoneOffsetFromUTC"):
+        result.TimezoneOffsetFromUTC = source.TimezoneOffsetFromUTC
+
+
+def _zone(source: Dataset) -> timezone | None:
+    """The source's time zone; None, which is this machine's, where the source does not say."""
+    offset = _text(source, "TimezoneOffsetFromUTC")
+    if len(offset) != 5 or not offset[1:].isdigit():
+        return None
+    minutes = int(offset[1:3]) * 60 + int(offset[3:])
+    return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
+
+
+def _stamp_equipment(result: Dataset, source: Dataset, algorithm: Algorithm, disclaimer: str) -> None:
+    """Enhanced General Equipment (C.7.5.2) and Contributing Equipment (C.12.1): who made this, of whose images."""
+    result.Manufacturer = algorithm.manufacturer
+    result.ManufacturerModelName = algorithm.name
+    result.SoftwareVersions = [algorithm.version, *(f"{n} {v}" for n, v in sorted(algorithm.models.items()))]
+    result.DeviceSerialNumber = algorithm.device_uid
+    result.DeviceUID = algorithm.device_uid
+    application = _contributor(
+        algorithm.manufacturer, algorithm.name, algorithm.version, algorithm.device_uid
+    )
+    application.ContributionDescription = disclaimer
+    models = [
+        _contributor(algorithm.manufacturer, name, version, Algorithm(name, version).device_uid)
+        for name, version in sorted(algorithm.models.items())
+    ]
+    result.ContributingEquipmentSequence = [*_acquisition(source), application, *models]
+
+
+def _contributor(manufacturer: str, name: str, version: str, device_uid: str) -> Dataset:
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [coded(Code("109102", "DCM", "Processing Equipment"))]  # CID 7005
+    item.Manufacturer = manufacturer
+    item.ManufacturerModelName = name
+    item.SoftwareVersions = version
+    item.DeviceUID = device_uid
+    return item
+
+
+def _acquisition(source: Dataset) -> list[Dataset]:
+    if not has_sound(source, "Manufacturer"):
+        return []
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [coded(Code("109101", "DCM", "Acquisition Equipment"))]
+    for keyword in ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber"):
+        if has_sound(source, keyword):
+            setattr(item, keyword, source[keyword].value)
+    return [item]
