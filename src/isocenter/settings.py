@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from isocenter_operators.errors import ConfigurationError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from isocenter_operators.errors import ConfigurationError
 
 __all__ = [
     "GatewaySettings",
@@ -189,6 +190,11 @@ class Settings(BaseSettings):
         return cls._build(content or {}, str(file))
 
     @classmethod
+    def resolved(cls, path: Path) -> Settings:
+        """Settings as a running stack wrote them, whatever the environment says."""
+        return _Resolved(**yaml.safe_load(path.read_text()))
+
+    @classmethod
     def _build(cls, content: dict[str, Any], origin: str) -> Settings:
         known = {name.upper() for name in cls.model_fields}
         for variable in os.environ:
@@ -206,3 +212,16 @@ class Settings(BaseSettings):
                 for problem in error.errors()
             )
             raise ConfigurationError(f"{origin}: {problems}") from error
+
+
+class _Resolved(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)

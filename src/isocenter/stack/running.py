@@ -1,0 +1,69 @@
+"""The stack that runs on a data folder: one at a time, and with which settings."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from isocenter.settings import Settings
+from isocenter_operators.errors import ConfigurationError
+
+__all__ = ["exclusively", "running", "write"]
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.data_dir / "run"
+
+
+@contextmanager
+def exclusively(settings: Settings) -> Iterator[None]:
+    """Hold the data folder. Raises ConfigurationError when another stack holds it, or it can not be written."""
+    try:
+        _folder(settings).mkdir(parents=True, exist_ok=True)
+        lock = (_folder(settings) / "lock").open("a+")
+    except OSError as error:
+        raise ConfigurationError(
+            f"data_dir: {settings.data_dir} can not be written: {error.strerror}"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigurationError(
+                f"another isocenter (process {lock.read().strip() or 'unknown'}) runs on {settings.data_dir}; "
+                "stop it, or set another data_dir"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def write(settings: Settings) -> Path:
+    """Leave the settings where the children, and later commands, find them."""
+    content = settings.model_dump(mode="json", exclude_none=True)
+    if settings.orthanc.password is not None:
+        content["orthanc"]["password"] = settings.orthanc.password.get_secret_value()
+    file = _folder(settings) / "settings.yaml"
+    file.touch(mode=0o600)  # it may hold the password
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def running(settings: Settings) -> Settings | None:
+    """The settings of the stack that runs on this data folder, None when none does."""
+    try:
+        with (_folder(settings) / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        file = _folder(settings) / "settings.yaml"
+        return Settings.resolved(file) if file.exists() else None
+    return None

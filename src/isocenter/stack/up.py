@@ -1,0 +1,133 @@
+"""The embedded stack put together: Orthanc, Triton, worker and gateway on one machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from isocenter.catalog import Catalog
+from isocenter.rules import problems
+from isocenter.settings import Settings
+from isocenter.stack import ports
+from isocenter.stack.child import Child
+from isocenter.stack.orthanc import orthanc_child
+from isocenter.stack.running import exclusively, write
+from isocenter.stack.supervisor import Supervisor
+from isocenter.stack.triton import triton_child
+from isocenter.worker import presence
+from isocenter_operators.errors import ConfigurationError
+
+__all__ = ["Stack", "addresses", "stack"]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack that starts or runs, and the settings that are true for it."""
+
+    settings: Settings
+    supervisor: Supervisor
+
+
+@contextmanager
+def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], None]) -> Iterator[Stack]:
+    """Start the stack; at the end of the block all of it is stopped.
+
+    The block begins at once: `supervisor.wait_until_ready()` waits. Raises ConfigurationError before anything is
+    started when a rule, a port or a missing program forbids it.
+    """
+    catalog = Catalog(settings.apps_dir)
+    wrong = problems(settings.routes, {app.name for app in catalog.all()})
+    if wrong:
+        raise ConfigurationError(wrong[0])
+    with exclusively(settings):
+        settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)
+        ports.require_free(ports.needed(settings))
+        presence.withdraw(settings)
+        config = write(settings)
+        children = _children(settings, catalog.models, config)
+        with Supervisor(children, environment=_environment(), say=say) as supervisor:
+            yield Stack(settings, supervisor)
+
+
+def addresses(settings: Settings) -> Mapping[str, str]:
+    """Where what can be reached, for a person."""
+    orthanc = settings.orthanc
+    found = {"viewer": f"{settings.gateway.url}/", "jobs": f"{settings.gateway.url}/status"}
+    if orthanc.embedded:
+        found["DICOM"] = f"{orthanc.aet}@{orthanc.host}:{orthanc.dicom_port}"
+    return {**found, "Orthanc": orthanc.rest_url, "Triton": settings.triton.grpc_url}
+
+
+def wait(supervisor: Supervisor, stop: threading.Event) -> None:
+    """Until `stop` is set. Raises what made the supervisor give up."""
+    while not stop.wait(0.5):
+        if supervisor.failure is not None:
+            raise supervisor.failure
+
+
+def _absolute(settings: Settings) -> Settings:
+    """The children and later commands may stand in another folder."""
+    triton = settings.triton.model_copy(
+        update={"model_repository": settings.triton.model_repository.resolve()}
+    )
+    return settings.model_copy(
+        update={
+            "data_dir": settings.data_dir.resolve(),
+            "apps_dir": settings.apps_dir.resolve(),
+            "triton": triton,
+        }
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the settings in it: the children's file holds the ones that are true."""
+    sections = {f"ISOCENTER_{name.upper()}" for name in Settings.model_fields}
+    return {name: value for name, value in os.environ.items() if name.upper().split("__")[0] not in sections}
+
+
+def _children(settings: Settings, models: tuple[str, ...], config: Path) -> list[Child]:
+    children = []
+    if settings.orthanc.embedded:
+        children.append(orthanc_child(settings))
+    if settings.triton.embedded:
+        children.append(triton_child(settings, models))
+    return [*children, _worker_child(settings, config), _gateway_child(settings, config)]
+
+
+def _worker_child(settings: Settings, config: Path) -> Child:
+    return Child(
+        name="worker",
+        argv=(sys.executable, "-m", "isocenter.worker", "--config", str(config)),
+        environment={},
+        log=settings.data_dir / "logs" / "worker.log",
+        ready=lambda: presence.missing(settings),
+        address=settings.worker.name,
+        stop_within_s=5.0,
+    )
+
+
+def _gateway_child(settings: Settings, config: Path) -> Child:
+    return Child(
+        name="gateway",
+        argv=(sys.executable, "-m", "isocenter.gateway", "--config", str(config)),
+        environment={},
+        log=settings.data_dir / "logs" / "gateway.log",
+        ready=lambda: _gateway_missing(settings),
+        address=settings.gateway.url,
+    )
+
+
+def _gateway_missing(settings: Settings) -> str | None:
+    try:
+        # What /healthz says of the others is theirs to answer for.
+        httpx.get(f"{settings.gateway.url}/api/jobs?limit=1", timeout=1.5, trust_env=False)
+    except httpx.HTTPError:
+        return f"the gateway does not answer at {settings.gateway.url}"
+    return None
