@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +28,31 @@ def test_data() -> Path:
 def free_port() -> Callable[[], int]:
     """A function that gives a TCP port of loopback which was free a moment ago, a new one at each call."""
 
-    def take() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
+    return _free_port
 
-    return take
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The gRPC address of one real Triton for all tests, with every model of the repository loaded."""
+    from isocenter.settings import Settings, TritonSettings
+    from isocenter.stack.triton import running_triton
+
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("triton"),
+        triton=TritonSettings(
+            http_port=_free_port(),
+            grpc_port=_free_port(),
+            metrics_port=_free_port(),
+            model_repository=ROOT / "triton_models",
+        ),
+    )
+    models = sorted(path.parent.name for path in settings.triton.model_repository.glob("*/config.pbtxt"))
+    with running_triton(settings, models) as url:
+        yield url
