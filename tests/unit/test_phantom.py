@@ -121,11 +121,13 @@ def test_vessels_and_nodule_belong_to_the_lung(phantom: ThoraxPhantom) -> None:
 
 def test_scan_holds_the_traps_it_promises(phantom: ThoraxPhantom) -> None:
     air = (phantom.hu < -800) & (phantom.labels == 0) & ~phantom.airways
-    where = positions_mm(phantom, air)
-    body = (np.abs(where[:, 0]) < 110) & (np.abs(where[:, 1]) < 80)
-    bubble = where[body & (where[:, 2] < -50)]
+    trunk = np.zeros_like(air)
+    trunk[:40, 70:186, 50:206] = True
+    bubble = positions_mm(phantom, air & trunk)
     assert 15 < len(bubble) * 4.9e-3 < 120  # mL of gas in the stomach
     assert bubble[:, 0].mean() > 30
+    below_mm = ndimage.distance_transform_edt(phantom.labels[:, 70:186, 50:206] == 0, (2.5, 1.4, 1.4))
+    assert 3 < below_mm[:40][(air & trunk)[:40, 70:186, 50:206]].min() < 10
     table = phantom.hu[:, -25:][air[:, -25:]]
     assert np.count_nonzero((table > -960) & (table < -880)) > 10000
     assert not phantom.labels[:, [0, -1]].any()
@@ -172,7 +174,11 @@ def test_other_planes_show_the_same_body(small: ThoraxPhantom, orientation: str)
 
 @pytest.mark.parametrize(
     ("size", "spacing_mm", "oblique_deg"),
-    [((90, 80, 75), (4.0, 4.0, 4.0), 12.0), ((180, 180, 60), (2.0, 2.0, 5.0), 0.0)],
+    [
+        ((90, 80, 75), (4.0, 4.0, 4.0), 10.0),
+        ((180, 180, 60), (2.0, 2.0, 5.0), 0.0),
+        ((110, 90, 200), (3.3, 3.3, 1.5), -7.0),
+    ],
 )
 def test_any_grid_shows_the_same_body(
     phantom: ThoraxPhantom,
@@ -184,6 +190,8 @@ def test_any_grid_shows_the_same_body(
     for name in ("right", "left"):
         here, there = getattr(phantom.truth, name), getattr(other.truth, name)
         assert there.volume_mL == pytest.approx(here.volume_mL, rel=0.003)
+        label = {"right": 1, "left": 2}[name]
+        assert ndimage.label(other.labels == label)[1] == 1
         assert there.p15_hu == pytest.approx(here.p15_hu, abs=6)  # larger voxels hold more of the surface
 
 

@@ -156,13 +156,15 @@ def _solids(grid: Grid) -> tuple[Field, NDArray[np.uint8], Mask]:
 
 
 def _nodule(grid: Grid, diameter_mm: float) -> Field:
-    shape = grid.size[::-1]
-    if not diameter_mm:
-        return np.zeros(shape, np.float32)
-    radius = diameter_mm / 2
-    points = grid.block(*(slice(0, count) for count in grid.size))
-    distance = ellipsoid(points, _NODULE_CENTRE_MM, (radius, radius, radius))
-    return np.broadcast_to(coverage(distance, float(np.mean(grid.spacing_mm))), shape)
+    """How much of each voxel the nodule fills, 0 to 1: (Z, Y, X)."""
+    filled = np.zeros(grid.size[::-1], np.float32)
+    if diameter_mm:
+        radius = diameter_mm / 2
+        centre = np.array([_NODULE_CENTRE_MM])
+        columns, rows, slices = grid.box_around(centre, radius + max(grid.spacing_mm))
+        distance = ellipsoid(grid.block(columns, rows, slices), _NODULE_CENTRE_MM, (radius, radius, radius))
+        filled[slices, rows, columns] = coverage(distance, float(np.mean(grid.spacing_mm)))
+    return filled
 
 
 def _blend(hu: Field, part: Field, value: float) -> None:

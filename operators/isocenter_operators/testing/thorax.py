@@ -112,13 +112,14 @@ def _between_lungs(points: Points, outlines: _Outlines) -> Field:
         _pericardial_fat(points),
         outlines.aorta - 2,
         elliptic_cylinder(points, (0, _spine_y(points) + 16), (33, 36)),
-        ellipsoid(points, (-31, 18, 12), (14, 18, 24)),
-        ellipsoid(points, (33, 18, 12), (14, 18, 24)),
+        ellipsoid(points, (-31, 18, 9), (14, 18, 27)),
+        ellipsoid(points, (32, 18, 6), (15, 18, 30)),
     )
-    nearest: Field = parts[0]
+    # A smooth union: no slit between two organs holds a sliver of lung.
+    outside: Field = -parts[0]
     for part in parts[1:]:
-        nearest = np.minimum(nearest, part)
-    return nearest
+        outside = smooth_max(outside, -part, 12)
+    return -outside
 
 
 def _heart(points: Points) -> Field:
@@ -129,7 +130,7 @@ def _heart(points: Points) -> Field:
 
 def _pericardial_fat(points: Points) -> Field:
     """Reaches the chest wall left of the sternum: the cardiac notch of the left lung."""
-    notch = ellipsoid(points, (30, -74, -42), (40, 34, 40))
+    notch = ellipsoid(points, (29, -78, -58), (43, 38, 60))
     below_heart = ellipsoid(points, (2, -42, -72), (26, 46, 26))
     fat: Field = np.minimum(notch, below_heart)
     return fat
