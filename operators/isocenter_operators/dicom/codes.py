@@ -49,7 +49,7 @@ PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "15th percentile of the values")
 LAA_950 = Code("LAA950", PRIVATE_SCHEME, "Low attenuation area below -950 HU, share of volume")
 
 # CID 7181 Abstract Multi-dimensional Image Model Component Units, and UCUM itself.
-MILLILITER = Code("mL", "UCUM", "mL")
+MILLILITER = Code("mL", "UCUM", "milliliter")
 HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT = Code("%", "UCUM", "Percent")
 NOT_A_NUMBER = Code("114000", "DCM", "Not a number")  # CID 42

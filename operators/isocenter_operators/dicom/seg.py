@@ -138,7 +138,7 @@ def _description(segment: Segment, algorithm: Algorithm, identity: JobIdentity) 
             family=PydicomCode(*ARTIFICIAL_INTELLIGENCE),
             version=algorithm.version,
             source=algorithm.manufacturer,
-            parameters={name: version for name, version in sorted(algorithm.models.items())} or None,
+            parameters=dict(sorted(algorithm.models.items())) or None,
         ),
         tracking_uid=identity.uid(tracking_role([segment.number])),
         tracking_id=tracking_id(segment.label, algorithm),
