@@ -106,6 +106,10 @@ class Arrivals:
         """The series that changed last."""
         return self._select(sa.select(_series).order_by(_series.c.changed_at.desc()).limit(limit))
 
+    def of_study(self, study_uid: str) -> list[Arrival]:
+        """The series of one study."""
+        return self._select(sa.select(_series).where(_series.c.study_uid == study_uid))
+
     def get(self, resource: str) -> Arrival | None:
         found = self._select(sa.select(_series).where(_series.c.resource == resource))
         return found[0] if found else None

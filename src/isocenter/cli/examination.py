@@ -1,0 +1,196 @@
+"""What `isocenter doctor` looks at: each part that this needs, and what to do where one is missing."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from isocenter.catalog import Catalog
+from isocenter.pacs import Orthanc
+from isocenter.rules import problems
+from isocenter.settings import Settings
+from isocenter.stack import ports
+from isocenter.stack.orthanc import configuration
+from isocenter.stack.running import running
+from isocenter.stack.tritonserver import TritonDistribution
+from isocenter.worker import presence
+from isocenter_operators.errors import ConfigurationError, IsocenterError
+
+__all__ = ["Finding", "examine"]
+
+_DISK_GB = 5
+_SHARED_MEMORY_MB = 512  # a volume of 300 slices in, its labels out, and room for another
+_STACK_MB = 32
+_VIEWER = Path(".cache/ohif/dist")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part: whether it is there, what was seen, and what to do where it is not."""
+
+    what: str
+    ok: bool
+    seen: str
+    advice: str = ""
+    required: bool = True
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every finding, in the order in which a person would repair them."""
+    there = running(settings) is not None
+    return [
+        _python(),
+        *_orthanc(settings),
+        *_triton(settings),
+        _viewer(settings),
+        _program("dciodvfy", "dicom3tools", "results are checked by Isocenter's own rules only"),
+        _program("chromium", "chromium", "needed for the browser tests only"),
+        _disk(settings),
+        _shared_memory(),
+        _stack_limit(),
+        _applications(settings),
+        *(_service(settings) if there else _ports(settings)),
+    ]
+
+
+def _python() -> Finding:
+    seen = sys.version.split()[0]
+    return Finding("Python", (3, 11) <= sys.version_info < (3, 13), seen, "use Python 3.11 or 3.12")
+
+
+def _orthanc(settings: Settings) -> Iterator[Finding]:
+    if not settings.orthanc.embedded:
+        yield _archive(settings)
+        return
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+    install = "apt-get install orthanc orthanc-dicomweb orthanc-python, or set orthanc.url"
+    yield Finding("Orthanc", program is not None, _version(program) if program else "not found", install)
+    yield _attempt(
+        "Orthanc's plugins",
+        lambda: ", ".join(Path(plugin).name for plugin in configuration(settings)["Plugins"]),
+    )
+
+
+def _triton(settings: Settings) -> Iterator[Finding]:
+    if not settings.triton.embedded:
+        yield _attempt("Triton", lambda: _reach(settings.triton.grpc_url))
+        return
+    yield _attempt("tritonserver", lambda: str(TritonDistribution.installed().program))
+    yield _attempt("libpython", lambda: str(TritonDistribution.installed().library_folders[0]))
+    with tempfile.TemporaryDirectory() as folder:
+        yield _attempt(
+            "Triton's Python stub",
+            lambda: (
+                TritonDistribution.installed().assemble_backends(Path(folder)).name and "fits this Python"
+            ),
+        )
+
+
+def _viewer(settings: Settings) -> Finding:
+    folder = settings.gateway.ohif or _VIEWER
+    there = (folder / "index.html").is_file()
+    advice = "run `make ohif` (needs npm, or the network once); all but the viewer works without it"
+    return Finding("OHIF", there, str(folder) if there else "not found", advice, required=False)
+
+
+def _program(name: str, package: str, without: str) -> Finding:
+    path = shutil.which(name)
+    advice = f"apt-get install {package}; {without}"
+    return Finding(name, path is not None, path or "not found", advice, required=False)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data_dir.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    advice = f"{_DISK_GB} GB or more are needed where data_dir is: free some space, or set another data_dir"
+    return Finding("free disk", free_gb >= _DISK_GB, f"{free_gb:.0f} GB", advice)
+
+
+def _shared_memory() -> Finding:
+    folder = Path("/dev/shm")
+    free_mb = shutil.disk_usage(folder).free / 1e6 if folder.is_dir() else 0
+    advice = "give the container more (--shm-size=1g): without, volumes go to Triton the slow way"
+    return Finding("/dev/shm", free_mb >= _SHARED_MEMORY_MB, f"{free_mb:.0f} MB", advice, required=False)
+
+
+def _stack_limit() -> Finding:
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    enough = hard == resource.RLIM_INFINITY or hard >= _STACK_MB * 2**20
+    seen = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard / 2**20:.0f} MB"
+    return Finding(
+        "stack limit", enough, seen, f"Holoscan asks for {_STACK_MB} MB: raise `ulimit -Hs`", False
+    )
+
+
+def _applications(settings: Settings) -> Finding:
+    def installed() -> str:
+        apps = Catalog(settings.apps_dir).all()
+        wrong = problems(settings.routes, {app.name for app in apps})
+        if wrong:
+            raise ConfigurationError(wrong[0])
+        return ", ".join(f"{app.name} {app.version}" for app in apps)
+
+    return _attempt("applications and rules", installed)
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    for port in ports.needed(settings):
+        advice = f"stop what uses it, set {port.variable}, or use `isocenter up --move-ports`"
+        taken = ports.in_use(port)
+        seen = f"{port.number} {'in use' if taken else 'free'}"
+        yield Finding(f"port {port.section}.{port.key}", not taken, seen, advice)
+
+
+def _service(settings: Settings) -> Iterator[Finding]:
+    yield _archive(settings)
+    yield _attempt("Triton serves", lambda: _reach(settings.triton.grpc_url))
+    missing = presence.missing(settings)
+    yield Finding("worker", missing is None, missing or "takes jobs", "see logs/worker.log in data_dir")
+
+    def gateway() -> str:
+        httpx.get(f"{settings.gateway.url}/api/jobs?limit=1", timeout=2, trust_env=False).raise_for_status()
+        return settings.gateway.url
+
+    yield _attempt("gateway", gateway, "see logs/gateway.log in data_dir")
+
+
+def _archive(settings: Settings) -> Finding:
+    with Orthanc(settings.orthanc, timeout_s=2) as orthanc:
+        missing = orthanc.ready()
+        seen = missing or f"{settings.orthanc.rest_url}, Orthanc {orthanc.system()['Version']}"
+    return Finding("Orthanc serves", missing is None, seen, "start it, or correct orthanc.url")
+
+
+def _reach(grpc_url: str) -> str:
+    from isocenter_operators.inference.self_test import self_test
+    from isocenter_operators.inference.triton import TritonClient
+
+    with TritonClient(grpc_url, shared_memory=False, control_deadline_s=2.0) as client:
+        report = self_test(client, deadline_s=2.0)
+    return f"{grpc_url}, torch {report.torch} on {report.device}"
+
+
+def _attempt(what: str, look: Callable[[], str], advice: str = "") -> Finding:
+    try:
+        return Finding(what, True, look())
+    except IsocenterError as error:
+        return Finding(what, False, "not usable", advice or str(error))
+    except httpx.HTTPError as error:
+        return Finding(what, False, f"does not answer ({type(error).__name__})", advice)
+
+
+def _version(program: str) -> str:
+    """`Orthanc --version` begins with "Orthanc 1.10.1"."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    first = said.stdout.splitlines()[0] if said.stdout else ""
+    return f"{program}, {first.removeprefix('Orthanc ') or 'version unknown'}"

@@ -1,0 +1,126 @@
+"""`isocenter jobs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from isocenter.cli import options
+from isocenter.cli.output import groups_table, print_json, print_lines, seconds_table, table
+from isocenter_operators.errors import InputError
+
+if TYPE_CHECKING:
+    from isocenter.job import Job
+    from isocenter.jobs import Jobs
+
+__all__ = ["command", "lines_of"]
+
+
+@click.group(invoke_without_command=True)
+@options.config
+@click.pass_context
+def command(context: click.Context, config: Path | None) -> None:
+    """The jobs: list (what is done without a further word), show ID, retry ID, cancel ID.
+
+    The beginning of an ID is enough.
+    """
+    context.obj = config
+    if context.invoked_subcommand is None:
+        context.invoke(listing)
+
+
+@contextmanager
+def _queue(config: Path | None) -> Iterator[Jobs]:
+    from isocenter.jobs import Jobs
+
+    jobs = Jobs(options.running_settings(config))
+    try:
+        yield jobs
+    finally:
+        jobs.close()
+
+
+@command.command("list")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@options.json_option
+@click.pass_obj
+def listing(config: Path | None, limit: int = 50, as_json: bool = False) -> int:
+    """The newest jobs, newest first."""
+    with _queue(config) as queue:
+        jobs = queue.list(limit)
+    if as_json:
+        print_json({"jobs": [job.as_json() for job in jobs]})
+    elif not jobs:
+        print_lines(["no jobs yet: send a study with `isocenter send PATH`"])
+    else:
+        rows = [
+            (job.id[:12], job.state, job.application, f"{job.created:%Y-%m-%d %H:%M:%S}", job.reason)
+            for job in jobs
+        ]
+        print_lines(table(["job", "state", "application", "created (UTC)", "why"], rows))
+    return 0
+
+
+@command.command()
+@click.argument("job_id", metavar="ID")
+@options.json_option
+@click.pass_obj
+def show(config: Path | None, job_id: str, as_json: bool) -> int:
+    """One job: what was found, what was stored, and where the time went."""
+    with _queue(config) as queue:
+        job = queue.show(job_id)
+    if job is None:
+        raise InputError(f"there is no job {job_id!r}; `isocenter jobs list` shows those there are")
+    return _tell(job, as_json)
+
+
+@command.command()
+@click.argument("job_id", metavar="ID")
+@options.json_option
+@click.pass_obj
+def retry(config: Path | None, job_id: str, as_json: bool) -> int:
+    """Run a job that has ended once more, under the same identity."""
+    with _queue(config) as queue:
+        return _tell(queue.retry(job_id), as_json)
+
+
+@command.command()
+@click.argument("job_id", metavar="ID")
+@options.json_option
+@click.pass_obj
+def cancel(config: Path | None, job_id: str, as_json: bool) -> int:
+    """Take a job that waits out of the queue."""
+    with _queue(config) as queue:
+        return _tell(queue.cancel(job_id), as_json)
+
+
+def _tell(job: Job, as_json: bool) -> int:
+    if as_json:
+        print_json(job.as_json())
+    else:
+        print_lines(lines_of(job))
+    return 0
+
+
+def lines_of(job: Job) -> list[str]:
+    """All that is known of a job, for a person."""
+    reason = f": {job.reason}" if job.reason else ""
+    lines = [
+        f"job {job.id}",
+        f"{job.state.replace('_', ' ')}{reason}",
+        f"{job.application} on series {job.series_uid}",
+        f"of study {job.study_uid}, by the rule {job.route!r}",
+        f"created {job.created:%Y-%m-%d %H:%M:%S} UTC, attempts: {job.attempts}",
+    ]
+    if job.groups:
+        lines += ["", *groups_table(job.groups)]
+    lines += [f"note: {note}" for note in job.notes]
+    if job.results:
+        lines += ["", *(f"{each['modality']:<4} {each['sop_instance_uid']}" for each in job.results)]
+    if job.seconds:
+        lines += ["", *seconds_table(job.seconds)]
+    return lines

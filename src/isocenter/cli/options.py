@@ -1,0 +1,30 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from isocenter.settings import Settings
+
+__all__ = ["config", "json_option", "running_settings"]
+
+config = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The configuration file; isocenter.yaml in this folder when not given.",
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def running_settings(path: Path | None) -> Settings:
+    """The settings, as the stack that runs with them has resolved them (moved ports), if one runs."""
+    from isocenter.settings import Settings
+    from isocenter.stack.running import running
+
+    settings = Settings.load(path)
+    return running(settings) or settings

@@ -1,0 +1,90 @@
+"""What people and programs read: sentences on stderr, tables and one JSON document on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+__all__ = [
+    "groups_table",
+    "print_json",
+    "print_lines",
+    "quiet_stdout",
+    "say",
+    "seconds_table",
+    "table",
+]
+
+_UNITS = {"percent": "%"}
+
+
+def say(sentence: str) -> None:
+    """One sentence for a person, on stderr."""
+    click.echo(sentence, err=True)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """Plain columns, those in `right` aligned to the right; no wider than what is in them."""
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def groups_table(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The measurements: a row for each region, a column for each number, its unit in the header."""
+    names = [name for name in (groups[0] if groups else {}) if name not in {"label", "notes"}]
+    rows = [[str(group["label"]), *(_number(group.get(name)) for name in names)] for group in groups]
+    lines = table(["", *map(_title, names)], rows, right=range(1, len(names) + 1))
+    notes = [f"{group['label']}: {note}" for group in groups for note in group.get("notes", ())]
+    return [*lines, *notes]
+
+
+def seconds_table(seconds: Mapping[str, float]) -> list[str]:
+    """Where the time went, and the sum of it."""
+    rows = [(name, f"{value:.2f}") for name, value in seconds.items()]
+    return table(["step", "seconds"], [*rows, ("all", f"{sum(seconds.values()):.2f}")], right=[1])
+
+
+def _title(name: str) -> str:
+    """`volume_mL` -> `volume (mL)`."""
+    words, _, unit = name.rpartition("_")
+    return f"{words.replace('_', ' ')} ({_UNITS.get(unit, unit)})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, int | float) else "-"
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[Callable[[], None]]:
+    """Send to stderr whatever libraries, and their C++ below, print to stdout inside the block."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield sys.stdout.flush
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
