@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from isocenter.settings import OrthancSettings
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -56,3 +58,18 @@ def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models = sorted(path.parent.name for path in settings.triton.model_repository.glob("*/config.pbtxt"))
     with running_triton(settings, models) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancSettings]:
+    """One real Orthanc for all tests that only add to it: its URLs, DICOM port and application entity title."""
+    from isocenter.settings import Settings
+    from isocenter.stack.orthanc import running_orthanc
+
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("orthanc"),
+        gateway={"port": _free_port()},
+        orthanc={"http_port": _free_port(), "dicom_port": _free_port()},
+    )
+    with running_orthanc(settings):
+        yield settings.orthanc

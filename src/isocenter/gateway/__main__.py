@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,10 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
             timeout_graceful_shutdown=3,
         )
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # uvicorn raises it once more when it has shut down
     try:
         server.run()
-    except SystemExit:
-        return 1  # uvicorn has said that the port is taken
+    except SystemExit as end:
+        return 0 if end.code == 0 else 1  # uvicorn has said that the port is taken
     return 0 if server.started else 1
 
 

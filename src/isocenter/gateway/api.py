@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -16,17 +16,18 @@ from isocenter.gateway.page import status_page
 from isocenter.job import Job
 from isocenter_operators.errors import InputError, IsocenterError
 
-__all__ = ["API", "Check", "JobsLike", "Nudged", "told"]
+__all__ = ["API", "Check", "JobsLike", "RouterLike", "told"]
 
 Check = Callable[[], str | None]  # None when up, else one sentence on what is missing
 
 _LARGEST_EVENT = 65536  # bytes
 
 
-class Nudged(Protocol):
-    """What the gateway asks of the router."""
+class RouterLike(Protocol):
+    """What the gateway asks of the router. `status()["away"]` is one sentence on what it waits for, or ""."""
 
     def nudge(self) -> None: ...
+    def status(self) -> Mapping[str, Any]: ...
 
 
 class JobsLike(Protocol):
@@ -41,7 +42,7 @@ class JobsLike(Protocol):
 class API:
     """The endpoints. `checks` is asked by /healthz, by name of what is checked."""
 
-    def __init__(self, router: Nudged, jobs: JobsLike, checks: Mapping[str, Check]) -> None:
+    def __init__(self, router: RouterLike, jobs: JobsLike, checks: Mapping[str, Check]) -> None:
         self._router = router
         self._jobs = jobs
         self._checks = checks

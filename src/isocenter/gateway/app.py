@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from isocenter.gateway.api import API, JobsLike, Nudged, told
+from isocenter.gateway.api import API, JobsLike, RouterLike, told
 from isocenter.gateway.proxy import DICOMwebProxy
 from isocenter.gateway.viewer import Viewer
 from isocenter.pacs import Orthanc
@@ -27,7 +27,7 @@ __all__ = ["create_app"]
 _FETCHED_VIEWER = Path(".cache/ohif/dist")
 
 
-def create_app(settings: Settings, *, router: Nudged, jobs: JobsLike) -> Starlette:
+def create_app(settings: Settings, *, router: RouterLike, jobs: JobsLike) -> Starlette:
     """OHIF at `/`, DICOMweb at `/dicom-web`, the API at `/api`, `/healthz`, and the list of jobs at `/status`.
 
     Starting and stopping `router` is the caller's business.
@@ -42,6 +42,11 @@ def create_app(settings: Settings, *, router: Nudged, jobs: JobsLike) -> Starlet
     def viewer_missing() -> str | None:
         return None if viewer.installed else f"OHIF is not in {viewer.folder}: run scripts/fetch_ohif.sh"
 
+    def router_missing() -> str | None:
+        return router.status()["away"] or None
+
+    checks = {"orthanc": orthanc_missing, "router": router_missing, "viewer": viewer_missing}
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
@@ -49,7 +54,7 @@ def create_app(settings: Settings, *, router: Nudged, jobs: JobsLike) -> Starlet
 
     return Starlette(
         routes=[
-            *API(router, jobs, {"orthanc": orthanc_missing, "viewer": viewer_missing}).routes,
+            *API(router, jobs, checks).routes,
             Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
             Route("/app-config.js", viewer.configuration),
             Route("/{path:path}", viewer.respond),

@@ -1,0 +1,303 @@
+"""The gateway in front of a real Orthanc, and its own pages."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+from pydicom import dcmread
+from served import served
+
+from isocenter.gateway import create_app
+from isocenter.job import JobSpec
+from isocenter.jobs import Jobs
+from isocenter.settings import GatewaySettings, OrthancSettings, Settings
+from isocenter.stack.orthanc import running_orthanc
+from isocenter_operators.dicom.identity import Algorithm
+
+pytestmark = pytest.mark.integration
+
+
+class Nudges:
+    """Stands where the router does, and counts."""
+
+    def __init__(self) -> None:
+        self.arrived = threading.Event()
+
+    def nudge(self) -> None:
+        self.arrived.set()
+
+    def status(self) -> dict[str, str]:
+        return {"away": ""}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
+    return Settings(
+        data_dir=tmp_path / "data",
+        gateway={"port": free_port(), "ohif": tmp_path / "ohif"},
+        orthanc={"http_port": free_port(), "dicom_port": free_port()},
+    )
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    queue = Jobs(settings)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def gateway(settings: Settings, jobs: Jobs) -> Iterator[httpx.Client]:
+    """A gateway whose Orthanc is away."""
+    app = create_app(settings, router=Nudges(), jobs=jobs)
+    with served(app, settings.gateway.port) as url, httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def stored(orthanc: OrthancSettings, test_data: Path) -> tuple[str, str]:
+    """Study and series UID of five slices that Orthanc holds."""
+    files = sorted((test_data / "ct-abdomen-41" / "image").iterdir())[:5]
+    for file in files:
+        httpx.post(f"{orthanc.rest_url}/instances", content=file.read_bytes()).raise_for_status()
+    first = dcmread(files[0], stop_before_pixels=True)
+    return str(first.StudyInstanceUID), str(first.SeriesInstanceUID)
+
+
+@pytest.fixture
+def proxied(orthanc: OrthancSettings, settings: Settings, jobs: Jobs) -> Iterator[httpx.Client]:
+    """A gateway before the session's Orthanc."""
+    both = settings.model_copy(update={"orthanc": orthanc})
+    app = create_app(both, router=Nudges(), jobs=jobs)
+    with served(app, settings.gateway.port) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+def test_urls_in_answers_stay_on_the_gateways_origin(proxied: httpx.Client, stored: tuple[str, str]) -> None:
+    study, series = stored
+    origin = str(proxied.base_url).rstrip("/")
+    found = proxied.get("/dicom-web/studies", params={"StudyInstanceUID": study}).json()
+    assert [one["00081190"]["Value"] for one in found] == [[f"{origin}/dicom-web/studies/{study}"]]
+
+    metadata = proxied.get(f"/dicom-web/studies/{study}/series/{series}/metadata")
+    urls = set(re.findall(r'"(https?://[^"]+)"', metadata.text))
+    assert urls
+    assert all(url.startswith(f"{origin}/dicom-web/studies/{study}") for url in urls)
+    bulk = re.findall(r'"BulkDataURI"\s*:\s*"([^"]+)"', metadata.text)
+    assert proxied.get(bulk[0]).status_code == 200
+
+
+def test_a_query_reaches_the_archive_as_it_was_written(
+    proxied: httpx.Client, stored: tuple[str, str]
+) -> None:
+    study, series = stored
+    path = f"/dicom-web/studies/{study}/series"
+    assert proxied.get(path, params={"SeriesInstanceUID": series, "Modality": "CT"}).json()
+    assert proxied.get(path, params={"SeriesInstanceUID": series, "Modality": "MR"}).json() == []
+
+
+@pytest.mark.parametrize(
+    "path", ["servers", "info", "studies/../servers", "studies/%2e%2e/servers", "..%2finstances"]
+)
+def test_nothing_but_dicomweb_resources_passes(proxied: httpx.Client, path: str) -> None:
+    # http.client sends the path as it is; httpx would tidy it.
+    connection = http.client.HTTPConnection("127.0.0.1", proxied.base_url.port or 0, timeout=10)
+    connection.request("GET", f"/dicom-web/{path}")
+    assert connection.getresponse().status == 404
+    connection.close()
+
+
+def test_orthanc_away_is_said_in_one_sentence(gateway: httpx.Client, settings: Settings) -> None:
+    answer = gateway.get("/dicom-web/studies")
+    assert answer.status_code == 502
+    assert answer.json()["error"].startswith(f"Orthanc at {settings.orthanc.rest_url} does not answer")
+    health = gateway.get("/healthz")
+    assert health.status_code == 503
+    assert health.json()["parts"]["orthanc"]["up"] is False
+    assert "fetch_ohif" in health.json()["parts"]["viewer"]["missing"]
+
+
+def test_orthancs_password_stays_with_the_gateway(settings: Settings, jobs: Jobs) -> None:
+    guarded = Settings.model_validate(
+        {
+            **settings.model_dump(exclude={"orthanc"}),
+            "orthanc": {**settings.orthanc.model_dump(), "username": "isocenter", "password": "s3cret"},
+        }
+    )
+    with running_orthanc(guarded):
+        assert httpx.get(f"{guarded.orthanc.dicomweb_url}/studies").status_code == 401
+        with served(create_app(guarded, router=Nudges(), jobs=jobs), guarded.gateway.port) as url:
+            assert httpx.get(f"{url}/dicom-web/studies").json() == []
+            assert httpx.get(f"{url}/healthz").json()["parts"]["orthanc"] == {"up": True}
+
+
+def test_the_plugins_nudge_arrives(settings: Settings, jobs: Jobs, test_data: Path) -> None:
+    router = Nudges()
+    slice_ = next((test_data / "ct-abdomen-41" / "image").iterdir())
+    with (
+        served(create_app(settings, router=router, jobs=jobs), settings.gateway.port),
+        running_orthanc(settings),
+    ):
+        assert not router.arrived.is_set()
+        httpx.post(f"{settings.orthanc.rest_url}/instances", content=slice_.read_bytes()).raise_for_status()
+        assert router.arrived.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [(b'{"changes": []}', 202), (b"not JSON", 400), (b" " * 70_000, 413)]
+)
+def test_an_event_is_small_json(gateway: httpx.Client, content: bytes, status: int) -> None:
+    assert gateway.post("/api/events/orthanc", content=content).status_code == status
+
+
+def test_other_sites_pages_can_neither_act_nor_read(gateway: httpx.Client) -> None:
+    crossing = {"Sec-Fetch-Site": "cross-site"}
+    assert gateway.post("/api/events/orthanc", json={}, headers=crossing).status_code == 403
+    assert gateway.get("/api/jobs", headers={"Host": "rebound.example:8080"}).status_code == 400
+    assert gateway.get("/api/jobs", headers={"Host": "localhost:8080"}).status_code == 200
+
+
+def test_jobs_are_listed_shown_cancelled_and_retried(gateway: httpx.Client, jobs: Jobs) -> None:
+    spec = JobSpec(
+        algorithm=Algorithm("ct_lung_density", "1"),
+        study_uid="1.2.3",
+        series_uid="1.2.3.4",
+        sop_instance_uids=("1.2.3.4.5",),
+        route="<b>chest</b>",
+    )
+    job_id = jobs.submit(spec)
+    assert [job["id"] for job in gateway.get("/api/jobs").json()["jobs"]] == [job_id]
+    shown = gateway.get(f"/api/jobs/{job_id}").json()
+    assert (shown["state"], shown["study_uid"]) == ("queued", "1.2.3")
+
+    assert gateway.post(f"/api/jobs/{job_id}/retry").status_code == 409
+    assert gateway.post(f"/api/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+    page = gateway.get("/status").text
+    assert 'href="/viewer?StudyInstanceUIDs=1.2.3"' in page
+    assert "cancelled" in page
+    pressed = gateway.post(f"/api/jobs/{job_id}/retry", headers={"Accept": "text/html"})
+    assert (pressed.status_code, pressed.headers["location"]) == (303, "/status")
+    assert gateway.get(f"/api/jobs/{job_id}").json()["state"] == "queued"
+
+    assert gateway.get("/api/jobs/f00").status_code == 404
+    assert gateway.post("/api/jobs/f00/cancel").status_code == 404
+    assert gateway.get("/api/jobs?limit=many").status_code == 400
+
+
+def test_without_ohif_the_page_says_how_to_get_it(gateway: httpx.Client) -> None:
+    page = gateway.get("/")
+    assert page.status_code == 200
+    assert "scripts/fetch_ohif.sh" in page.text
+    assert gateway.get("/viewer?StudyInstanceUIDs=1").status_code == 503
+
+
+def test_the_viewers_files_have_their_types_and_lifetimes(gateway: httpx.Client, settings: Settings) -> None:
+    folder = settings.gateway.ohif
+    assert folder is not None
+    folder.mkdir()
+    (folder / "index.html").write_text("<html>OHIF</html>")
+    (folder / "app.bundle.0f6159c501addfe9.js").write_text("run()")
+    (folder / "app.bundle.0f6159c501addfe9.js.gz").write_bytes(gzip.compress(b"run()"))
+    (folder / "34b1e6b1deb5828e.wasm").write_bytes(b"\0asm")
+    (folder / "init-service-worker.js").write_text("importScripts('https://elsewhere.example')")
+    (folder.parent / "secret.txt").write_text("secret")
+
+    script = gateway.get("/app.bundle.0f6159c501addfe9.js")
+    assert (script.text, script.headers["content-encoding"]) == ("run()", "gzip")
+    assert script.headers["content-type"].startswith("text/javascript")
+    assert "immutable" in script.headers["cache-control"]
+    plain = gateway.get("/app.bundle.0f6159c501addfe9.js", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert gateway.get("/34b1e6b1deb5828e.wasm").headers["content-type"] == "application/wasm"
+    for place in ("/", "/viewer?StudyInstanceUIDs=1.2.3", "/segmentation"):
+        page = gateway.get(place)
+        assert (page.text, page.headers["cache-control"]) == ("<html>OHIF</html>", "no-cache")
+    assert gateway.get("/gone.bundle.js").status_code == 404
+    assert gateway.get("/init-service-worker.js").text == ""
+    assert "secret" not in gateway.get("/..%2fsecret.txt").text
+    assert "'/dicom-web'" in gateway.get("/app-config.js").text
+
+
+@pytest.fixture
+def gateway_process(settings: Settings, orthanc: OrthancSettings, tmp_path: Path) -> Iterator[psutil.Process]:
+    """The gateway as it is really started."""
+    file = tmp_path / "isocenter.yaml"
+    (tmp_path / "apps").mkdir()
+    content = {
+        "data_dir": str(settings.data_dir),
+        "apps_dir": str(tmp_path / "apps"),
+        "gateway": {"port": settings.gateway.port, "ohif": str(tmp_path / "ohif")},
+        "orthanc": {"http_port": orthanc.http_port, "dicom_port": orthanc.dicom_port},
+        "routes": [],
+    }
+    file.write_text(yaml.safe_dump(content))
+    process = subprocess.Popen([sys.executable, "-m", "isocenter.gateway", "--config", str(file)])
+    try:
+        _wait_until_up(process, settings.gateway)
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], gateway: GatewaySettings) -> None:
+    give_up = time.monotonic() + 30
+    while True:
+        assert process.poll() is None
+        assert time.monotonic() < give_up
+        try:
+            httpx.get(f"{gateway.url}/healthz")
+        except httpx.ConnectError:
+            time.sleep(0.05)
+        else:
+            return
+
+
+def test_a_large_series_streams_both_ways_with_flat_memory(
+    gateway_process: psutil.Process, settings: Settings, orthanc: OrthancSettings, test_data: Path
+) -> None:
+    files = sorted((test_data / "ct-chest-275" / "image").rglob("*.dcm"))
+    size = sum(file.stat().st_size for file in files)
+    assert size > 100_000_000
+    first = dcmread(files[0], stop_before_pixels=True)
+    path = f"/studies/{first.StudyInstanceUID}/series/{first.SeriesInstanceUID}"
+
+    def parts() -> Iterator[bytes]:
+        for file in files:
+            yield b"--part\r\nContent-Type: application/dicom\r\n\r\n" + file.read_bytes() + b"\r\n"
+        yield b"--part--"
+
+    before = gateway_process.memory_info().rss
+    with httpx.Client(base_url=f"{settings.gateway.url}/dicom-web", timeout=60) as client:
+        stow = client.post(
+            "/studies",
+            content=parts(),
+            headers={
+                "Content-Type": 'multipart/related; type="application/dicom"; boundary=part',
+                "Accept": "application/dicom+json",
+            },
+        )
+        assert stow.status_code == 200
+        accept = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+        received = 0
+        with client.stream("GET", path, headers=accept) as answer:
+            assert answer.status_code == 200
+            for chunk in answer.iter_raw():
+                received += len(chunk)
+    assert received > size
+    held = len(httpx.get(f"{orthanc.dicomweb_url}{path}/instances", params={"limit": 1000}).json())
+    assert held == len(files)
+    high_water = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{gateway_process.pid}/status").read_text())[1])  # type: ignore[index]
+    assert high_water * 1024 - before < 50_000_000
