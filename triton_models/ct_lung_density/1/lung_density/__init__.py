@@ -1,0 +1,6 @@
+"""Lungs in a CT volume, found without trained weights, and their density. In: torch and numpy; nothing of Triton."""
+
+from .analysis import Analysis, analyse
+from .grid import InvalidAffine
+
+__all__ = ["Analysis", "InvalidAffine", "analyse"]

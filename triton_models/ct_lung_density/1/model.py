@@ -1,0 +1,71 @@
+"""Density of the lungs in a CT volume: the glue to Triton. What it computes is in lung_density/.
+
+Tensors cross by DLPack only: with NumPy 2 in the backend's interpreter, conversions to and from NumPy give empty
+tensors without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).parent))
+from lung_density import Analysis, InvalidAffine, analyse
+
+
+class TritonPythonModel:
+    """Answers one request at a time; a request that fails does not end the server."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        self._device = _device(parameters.get("device", {}).get("string_value", "auto"))
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        try:
+            volume, affine = (_tensor(request, name) for name in ("volume", "affine"))
+            if not volume.numel():
+                raise ValueError(f"the volume is empty: {list(volume.shape)}")
+            analysis = analyse(volume.to(self._device), affine.cpu().numpy())
+            return pb_utils.InferenceResponse(_outputs(analysis))
+        except ValueError as error:
+            kind = "affine" if isinstance(error, InvalidAffine) else "input"
+            return _failure(f"invalid {kind}: {error}", pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:  # noqa: BLE001 - the client is told, and the next request is served
+            pb_utils.Logger.log_error(f"ct_lung_density: {type(error).__name__}: {error}")
+            return _failure(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise pb_utils.TritonModelException(f"ct_lung_density: device is {wanted!r}; use auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise pb_utils.TritonModelException("ct_lung_density: device is cuda, but torch finds no CUDA device")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def _tensor(request: Any, name: str) -> torch.Tensor:
+    tensor: torch.Tensor = torch.from_dlpack(pb_utils.get_input_tensor_by_name(request, name).to_dlpack())
+    return tensor
+
+
+def _outputs(analysis: Analysis) -> list[Any]:
+    findings = {"applicable": analysis.applicable, "reason": analysis.reason, "notes": list(analysis.notes)}
+    tensors = {
+        "labels": analysis.labels.cpu(),
+        "measurements": torch.tensor(analysis.measurements, dtype=torch.float64),
+        "findings": torch.frombuffer(bytearray(json.dumps(findings).encode()), dtype=torch.uint8),
+    }
+    return [pb_utils.Tensor.from_dlpack(name, tensor.contiguous()) for name, tensor in tensors.items()]
+
+
+def _failure(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
