@@ -23,12 +23,12 @@ __all__ = ["segmentation", "tracking_id", "tracking_role"]
 
 
 def segmentation(
+    *,
     labels: NDArray[np.uint8],
     sources: Sequence[Dataset],
     segments: Sequence[Segment],
     algorithm: Algorithm,
     identity: JobIdentity,
-    *,
     series_number: int = 9001,
     series_description: str | None = None,
     disclaimer: str = DISCLAIMER,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from highdicom.sr import (
     AlgorithmIdentification,
-    CodedConcept,
     CodeContentItem,
+    CodedConcept,
     Comprehensive3DSR,
     ContainerContentItem,
     ContentItem,
@@ -54,13 +54,13 @@ _MODALITIES = {  # CID 29 Acquisition Modality
 
 
 def measurement_report(
+    *,
     findings: Findings,
     seg: Dataset,
     sources: Sequence[Dataset],
     segments: Sequence[Segment],
     algorithm: Algorithm,
     identity: JobIdentity,
-    *,
     series_number: int = 9002,
     series_description: str | None = None,
     disclaimer: str = DISCLAIMER,
