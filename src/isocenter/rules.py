@@ -100,17 +100,21 @@ def _problem(keyword: str, condition: Any) -> str | None:
     if tag_for_keyword(keyword) is None:
         return "not a DICOM keyword"
     if isinstance(condition, str):
-        try:
-            re.compile(condition)
-        except re.error as error:
-            return f"{condition!r} is not a regular expression: {error}"
-        return None
+        return _problem_of_expression(condition)
     if _is_number(condition):
         return None
     if not isinstance(condition, list) or not condition:
         return f"{condition!r} is no condition: give a text, a number, or a list"
     if _vr(keyword) in _NUMERIC and not (_is_range(condition) or _is_relation(condition)):
         return f"{condition!r} is neither a range [low, high] nor a relation like [2, '>']"
+    return None
+
+
+def _problem_of_expression(condition: str) -> str | None:
+    try:
+        re.compile(condition)
+    except re.error as error:
+        return f"{condition!r} is not a regular expression: {error}"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
+from isocenter.cli import main
 from isocenter.jobs import Jobs
 from isocenter.pacs import Orthanc
 from isocenter.routing import Router
@@ -154,3 +156,37 @@ def test_no_orthanc_is_one_sentence(settings: Settings) -> None:
         pytest.raises(ArchiveUnavailable, match=r"does not answer \(ConnectError\); is it running\?"),
     ):
         orthanc.changes(0)
+
+
+@pytest.fixture
+def study(slices: list[Path], test_data: Path, tmp_path: Path) -> Path:
+    """Five slices and an image in another transfer syntax, beside a truncated image and a text."""
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for file in (*slices, sorted((test_data / "transfer-syntaxes" / "In").iterdir())[-1]):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "truncated.dcm").write_bytes(slices[0].read_bytes()[:-1000])
+    (folder / "readme.txt").write_text("no image")
+    return folder
+
+
+@pytest.mark.parametrize("way", [[], ["--stow"]])
+def test_send_takes_what_is_dicom_and_names_what_is_not(
+    settings: Settings, study: Path, way: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = study.parent / "isocenter.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
+    with running_orthanc(settings), Orthanc(settings.orthanc) as orthanc:
+        assert main(["send", str(study), "--config", str(config), "--json", *way]) == 1
+        out, err = capfd.readouterr()
+        sent = json.loads(out)
+        assert sent["sent"] == 6
+        assert len(sent["study_uids"]) == 2
+        assert {Path(each["path"]).name for each in sent["not_sent"]} == {"truncated.dcm", "readme.txt"}
+        assert "readme.txt: not a DICOM file" in err
+        assert "truncated" in err
+        kinds = [change.kind for change in orthanc.changes(0).changes]
+        assert kinds.count("NewInstance") == 6
+        (study / "truncated.dcm").unlink()
+        (study / "readme.txt").unlink()
+        assert main(["send", str(study), "--config", str(config), *way]) == 0

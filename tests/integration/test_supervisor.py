@@ -143,7 +143,7 @@ def test_nothing_is_left_when_the_supervisor_itself_is_killed(tmp_path: Path) ->
             time.sleep(600)
     """
     supervisor = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
-    wait_for(lambda: (tmp_path / "ready").exists())
+    wait_for((tmp_path / "ready").exists)
     supervisor.kill()
     supervisor.wait()
     pid = int((tmp_path / "a.pid").read_text())

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from isocenter.cli.output import print_json, say
+from isocenter.worker.stack_limit import enlarge_stack
 from isocenter_operators.errors import ConfigurationError, IsocenterError
 
 __all__ = ["main"]
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
+    if arguments is None and "run" in given[:2]:
+        enlarge_stack()
     try:
         # `--debug` may stand anywhere.
         code = group(args=[each for each in given if each != "--debug"], standalone_mode=False)

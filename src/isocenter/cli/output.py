@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import click
@@ -77,14 +77,14 @@ def _number(value: Any) -> str:
 
 
 @contextmanager
-def quiet_stdout() -> Iterator[Callable[[], None]]:
+def quiet_stdout() -> Iterator[None]:
     """Send to stderr whatever libraries, and their C++ below, print to stdout inside the block."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield sys.stdout.flush
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
-        sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)

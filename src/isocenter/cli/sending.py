@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +66,7 @@ def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool =
     A file that is not DICOM, or is truncated, is passed over with its reason. Raises UnreadableInput when there
     is nothing to send, ArchiveUnavailable when nobody takes it.
     """
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     files = _files(path)
     orthanc = settings.orthanc
     host = orthanc.host if orthanc.embedded else urlsplit(orthanc.rest_url).hostname or orthanc.host
@@ -194,12 +197,19 @@ class _Sender:
         for (sop_class, syntax), where in self._place.items():
             if where == place:
                 entity.add_requested_context(sop_class, syntax)
+        try:
+            # pynetdicom tells a refused connection to its log only, and leaves the socket open.
+            socket.create_connection((self._host, self._port), timeout=_TIMEOUT_S).close()
+        except OSError as error:
+            raise self._away("does not answer") from error
         association = entity.associate(self._host, self._port, ae_title=self._called)
         if not association.is_established:
-            why = "rejects the association" if association.is_rejected else "does not answer"
-            raise ArchiveUnavailable(
-                f"the archive {self._called} at {self._host}:{self._port} {why}; is it running? "
-                "(orthanc.dicom_port, --aet)"
-            )
+            raise self._away("rejects the association" if association.is_rejected else "does not answer")
         self._associations[place] = association
         return association
+
+    def _away(self, why: str) -> ArchiveUnavailable:
+        return ArchiveUnavailable(
+            f"the archive {self._called} at {self._host}:{self._port} {why}; is it running? "
+            "(orthanc.dicom_port, --aet)"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -13,9 +12,9 @@ from pathlib import Path
 
 from isocenter.settings import Settings
 from isocenter.worker.presence import announce, withdraw
+from isocenter.worker.stack_limit import enlarge_stack
 from isocenter_operators.errors import ConfigurationError, IsocenterError
 
-_STACK_BYTES = 32 * 1024 * 1024  # what Holoscan asks for
 _POLL_S = 0.2
 
 
@@ -23,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m isocenter.worker")
     parser.add_argument("--config", type=Path)
     arguments = parser.parse_args()
-    _enlarge_stack()
+    enlarge_stack()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("isocenter").setLevel(logging.INFO)
     try:
@@ -88,16 +87,6 @@ def _launch(settings: Settings) -> None:
         polling_interval_sec=_POLL_S,
         on_conflict="always_update",
     )
-
-
-def _enlarge_stack() -> None:
-    """Threads take their stack size from the limit at the program's start: set it, and start again."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
-    enough = soft == resource.RLIM_INFINITY or soft >= _STACK_BYTES
-    if enough or (hard != resource.RLIM_INFINITY and hard < _STACK_BYTES):
-        return
-    resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, hard))
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""The installed applications, from their folders only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isocenter.catalog import Catalog
+from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(apps: Path, name: str, content: str) -> None:
+    (apps / name).mkdir(parents=True)
+    (apps / name / "app.yaml").write_text(content)
+
+
+def test_an_application_is_described_without_importing_it(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "liver",
+        "application: {title: Liver, version: 2.0, inputFormats: [DICOM]}\nresources: {cpu: 1}\n"
+        "isocenter: {models: {liver_net: 3}, deadline_s: 60}",
+    )
+    (tmp_path / "liver" / "app.py").write_text("raise RuntimeError('imported')")
+    write(tmp_path, "plain", "application: {title: Plain, version: '1'}")
+
+    catalog = Catalog(tmp_path)
+
+    assert [app.name for app in catalog.all()] == ["liver", "plain"]
+    liver = catalog.get("liver")
+    assert liver.algorithm == Algorithm("liver", "2.0", {"liver_net": "3"})
+    assert liver.deadline_s == 60
+    assert catalog.models == ("liver_net",)
+    assert catalog.get("plain").deadline_s == 300
+
+
+def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:
+    density = Catalog(ROOT / "apps").get("ct_lung_density")
+    assert density.algorithm.models == {"ct_lung_density": "1"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("application: {title: T}", r"app.yaml: application.version: Field required"),
+        ("application: [", r"app.yaml: can not be read"),
+        (
+            "application: {title: T, version: '1'}\nisocenter: {modles: {}}",
+            r"app.yaml: isocenter.modles: Extra inputs",
+        ),
+        (
+            "application: {title: T, version: '1'}\nisocenter: {name: other}",
+            r"isocenter.name is 'other', but the folder is called 'broken'",
+        ),
+    ],
+)
+def test_a_description_that_can_not_be_used_is_named(tmp_path: Path, content: str, message: str) -> None:
+    write(tmp_path, "broken", content)
+    with pytest.raises(ConfigurationError, match=message):
+        Catalog(tmp_path)
+
+
+def test_an_unknown_application_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+    write(tmp_path, "liver", "application: {title: Liver, version: '1'}")
+    with pytest.raises(
+        ConfigurationError, match=r"there is no application 'lung' in .* \(installed: liver\)"
+    ):
+        Catalog(tmp_path).get("lung")
+    with pytest.raises(ConfigurationError, match="there is no folder"):
+        Catalog(tmp_path / "nowhere")

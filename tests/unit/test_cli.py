@@ -1,0 +1,228 @@
+"""The command line: exit codes, one sentence on stderr, one document on stdout."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isocenter.cli import main
+from isocenter.cli.output import groups_table, seconds_table
+from isocenter_operators.testing import as_datasets, thorax_phantom
+
+APP = """
+from pathlib import Path
+from isocenter_operators import errors
+from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.run import Outcome, StoredInstance
+
+class App:
+    def __init__(self, task):
+        self.task = task
+
+    def execute(self):
+        print("a library talks")
+        images = read_folder(self.task.source.path)
+        if len(images) == 1:
+            return Outcome("not_applicable", "no lungs in this series", (), (), (), {})
+        if len(images) == 2:
+            raise OSError(28, "No space left on device", "somewhere")
+        if len(images) == 4:
+            raise ZeroDivisionError("Doe^Jane")
+        group = {"label": "Right lung", "notes": ["cut off"], "volume_mL": 2345.678, "laa_950_percent": 3.0}
+        stored = StoredInstance("1.2", "2.25.1", "2.25.2", "1.2.3", "SEG", self.task.sink.path / "seg.dcm")
+        return Outcome("done", "", (group,), ("of the study",), (stored,), {"read": 0.5})
+
+def application(task):
+    return App(task)
+"""
+
+
+@pytest.fixture(autouse=True)
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, with one application and nothing running."""
+    folder = tmp_path / "apps" / "trivial"
+    folder.mkdir(parents=True)
+    (folder / "app.py").write_text(APP)
+    (folder / "app.yaml").write_text(yaml.safe_dump({"application": {"title": "T", "version": "1"}}))
+    (tmp_path / "isocenter.yaml").write_text(
+        "routes: [{name: CT, application: trivial, when: {Modality: CT}, min_instances: 3}]\n"
+        "orthanc: {http_port: 9, dicom_port: 9}\n"  # the discard port: nobody listens there
+    )
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("isocenter_app_trivial", None)
+    return tmp_path
+
+
+def images(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    phantom = thorax_phantom(size=(16, 16, count), spacing_mm=(22.0, 22.0, 60.0))
+    for index, image in enumerate(as_datasets(phantom)):
+        image.save_as(folder / f"{index}", enforce_file_format=True)
+    return folder
+
+
+def test_run_prints_a_summary(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "trivial", str(images(site / "in", 3)), "--out", "out"]) == 0
+    out, err = capfd.readouterr()
+    assert "volume (mL)  laa 950 (%)" in out
+    assert "Right lung       2345.7          3.0" in out
+    assert "Right lung: cut off" in out
+    assert "note: of the study" in out
+    assert "SEG  out/seg.dcm" in out
+    assert "a library talks" not in out
+    assert "a library talks" in err
+
+
+def test_run_as_json_is_one_document(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "trivial", str(images(site / "in", 3)), "--out", "out", "--json"]) == 0
+    document = json.loads(capfd.readouterr().out)
+    assert document["status"] == "done"
+    assert document["groups"][0]["volume_mL"] == 2345.678
+    assert document["results"][0]["path"] == "out/seg.dcm"
+
+
+def test_not_applicable_is_an_outcome_and_no_fault(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = images(site / "in", 1)
+    assert main(["run", "trivial", str(folder), "--out", "out"]) == 0
+    assert capfd.readouterr().out == "not applicable: no lungs in this series\n"
+    assert main(["run", "trivial", str(folder), "--out", "out", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["status"] == "not_applicable"
+
+
+def test_bad_input_is_one_sentence(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (site / "empty").mkdir()
+    (site / "text").mkdir()
+    (site / "text" / "readme.txt").write_text("no image")
+    truncated = images(site / "truncated", 3) / "1"
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    for folder, sentence in (
+        ("empty", "empty is empty: there are no DICOM files to read"),
+        ("text", "no DICOM images in text: 1 files were looked at"),
+        ("nowhere", "nowhere does not exist"),
+        ("truncated", "truncated"),
+    ):
+        assert main(["run", "trivial", folder, "--out", "out", "--json"]) == 1
+        out, err = capfd.readouterr()
+        assert sentence in err
+        assert "Traceback" not in err
+        assert json.loads(out)["status"] == "failed"
+        assert sentence in json.loads(out)["reason"]
+
+
+def test_a_full_disk_and_a_surprise(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "trivial", str(images(site / "full", 2)), "--out", "out"]) == 1
+    assert "no room left on the disk" in capfd.readouterr().err
+    assert main(["run", "trivial", str(images(site / "odd", 4)), "--out", "out"]) == 1
+    err = capfd.readouterr().err
+    assert "trivial 1 ended unexpectedly: ZeroDivisionError in" in err
+    assert "Doe" not in err
+
+
+def test_an_output_that_is_no_folder(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (site / "out").write_text("a file")
+    assert main(["run", "trivial", str(images(site / "in", 1)), "--out", "out"]) == 1
+    assert capfd.readouterr().err == f"{os.strerror(errno.EEXIST)}: out\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "nothing", ".", "--out", "out"], "there is no application 'nothing'"),
+        (["run", "trivial"], "Missing argument 'PATH'"),
+        (["fly"], "No such command 'fly'"),
+        (["jobs", "--config", "none.yaml"], "none.yaml: can not be read"),
+    ],
+)
+def test_wrong_usage_is_two(arguments: list[str], sentence: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert sentence in err
+    assert out == ""
+
+
+def test_sending_when_there_is_nothing_to_send_or_nobody_to_send_to(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (site / "empty").mkdir()
+    (site / "text").mkdir()
+    (site / "text" / "readme.txt").write_text("no image")
+    assert main(["send", "empty"]) == 1
+    assert "empty is empty: there is nothing to send" in capfd.readouterr().err
+    assert main(["send", "text"]) == 1
+    assert "no DICOM file in text: 1 were looked at; readme.txt: not a DICOM file" in capfd.readouterr().err
+    folder = str(images(site / "in", 1))
+    assert main(["send", folder]) == 1
+    assert "the archive ISOCENTER at 127.0.0.1:9 does not answer; is it running?" in capfd.readouterr().err
+    assert main(["send", folder, "--stow"]) == 1
+    assert "127.0.0.1:9" in capfd.readouterr().err
+
+
+def test_rules_explain_says_which_fire_and_why_the_others_do_not(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rules", "explain", str(images(site / "many", 3))]) == 0
+    assert "CT: goes to trivial" in capfd.readouterr().out
+    assert main(["rules", "explain", str(images(site / "few", 2)), "--json"]) == 0
+    (series,) = json.loads(capfd.readouterr().out)
+    assert series["routes"] == [
+        {
+            "route": "CT",
+            "application": "trivial",
+            "wanted": False,
+            "reason": "2 instances, and should be 3 or more",
+        }
+    ]
+
+
+def test_rules_check_names_what_can_not_work(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules", "check"]) == 0
+    (site / "isocenter.yaml").write_text("routes: [{name: r, application: trivial, when: {Modalty: CT}}]")
+    assert main(["rules", "check"]) == 2
+    assert "routes.0 (r): Modalty: not a DICOM keyword" in capfd.readouterr().err
+
+
+def test_jobs_before_there_are_any(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["jobs"]) == 0
+    assert "no jobs yet" in capfd.readouterr().out
+    assert main(["jobs", "list", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"jobs": []}
+    assert main(["jobs", "show", "ffff"]) == 1
+    assert "there is no job 'ffff'" in capfd.readouterr().err
+
+
+def test_the_doctor_fails_only_for_what_is_required(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--json"])
+    report = json.loads(capfd.readouterr().out)
+    bad = [check for check in report["checks"] if check["required"] and not check["ok"]]
+    assert report["healthy"] == (not bad)
+    assert all(check["advice"] for check in bad)
+    names = [check["what"] for check in report["checks"]]
+    assert {"Python", "Orthanc", "tritonserver", "free disk", "port gateway.port"} <= set(names)
+    (site / "isocenter.yaml").write_text("routes: [{name: r, application: gone}]")
+    assert main(["doctor"]) == 1
+    assert "there is no application 'gone' in apps_dir" in capfd.readouterr().out
+
+
+def test_tables() -> None:
+    groups = [{"label": "Both", "notes": [], "volume_mL": None, "mean_density_HU": -812.34}]
+    assert groups_table(groups) == [
+        "      volume (mL)  mean density (HU)",
+        "Both            -             -812.3",
+    ]
+    assert seconds_table({"fetch": 0.5, "store": 1.25})[-1] == "all       1.75"
+
+
+def test_the_command_line_starts_without_what_is_slow() -> None:
+    program = (
+        "import sys, isocenter.cli; "
+        "print([name for name in ('monai', 'torch', 'dbos', 'pydicom', 'holoscan') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

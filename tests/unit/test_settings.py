@@ -1,0 +1,77 @@
+"""The one configuration file, and the environment before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isocenter.settings import Settings
+from isocenter_operators.errors import ConfigurationError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "isocenter.yaml"
+    path.write_text("orthanc: {http_port: 9042, aet: SITE}\nrouting: {settle_s: 2}\n")
+    return path
+
+
+def test_the_file_before_the_defaults_and_the_environment_before_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.load(file)
+    assert (settings.orthanc.http_port, settings.orthanc.dicom_port) == (9042, 4242)
+    assert settings.orthanc.dicomweb_url == "http://127.0.0.1:9042/dicom-web"
+    monkeypatch.setenv("ISOCENTER_ORTHANC__HTTP_PORT", "1042")
+    overridden = Settings.load(file)
+    assert (overridden.orthanc.http_port, overridden.orthanc.aet) == (1042, "SITE")
+
+
+def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.load().gateway.port == 8080
+    with pytest.raises(ConfigurationError, match=r"other.yaml: can not be read: No such file"):
+        Settings.load(Path("other.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("orthanc: {htp_port: 1}", r"isocenter.yaml: orthanc.htp_port: Extra inputs"),
+        ("orhtanc: {}", r"isocenter.yaml: orhtanc: Extra inputs"),
+        ("gateway: {port: many}", r"gateway.port: Input should be a valid integer"),
+        ("- a list", r"expected keys and values at the top, found list"),
+        ("a: [", r"not valid YAML"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named(file: Path, content: str, message: str) -> None:
+    file.write_text(content)
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.load(file)
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("ISOCENTER_ORTHANK__HTTP_PORT", r"ISOCENTER_ORTHANK__HTTP_PORT: there is no section 'orthank'"),
+        ("ISOCENTER_ORTHANC__HTP_PORT", r"orthanc.htp_port: Extra inputs"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.load()
+
+
+def test_a_password_does_not_show() -> None:
+    settings = Settings(orthanc={"username": "u", "password": "hidden"})
+    assert "hidden" not in f"{settings!r} {settings.model_dump_json()}"
+
+
+def test_the_database_is_in_the_data_folder_unless_it_is_elsewhere(tmp_path: Path) -> None:
+    assert Settings(data_dir=tmp_path).database == f"sqlite:///{tmp_path / 'isocenter.sqlite'}"
+    assert Settings(database_url="postgresql://db/x").database == "postgresql://db/x"
