@@ -23,7 +23,7 @@ from isocenter_operators.inference.client import Parameters
 from isocenter_operators.inference.regions import Layout
 from isocenter_operators.inference.shared_memory import Region
 
-__all__ = ["MESSAGE_LIMIT", "Request", "status_of", "translated"]
+__all__ = ["MESSAGE_LIMIT", "Request", "first_line", "status_of", "translated"]
 
 MESSAGE_LIMIT = 2**31 - 1  # bytes; the most that gRPC and Triton take
 
@@ -70,14 +70,11 @@ class Request:
         )
 
     def refuse_oversize(self) -> None:
-        """Raises InputError where the tensors are more than a gRPC message can hold."""
-        largest = max(
-            sum(array.nbytes for array in self.inputs.values()),
-            sum(bound or 0 for bound in self.outputs.values()),
-        )
-        if largest > MESSAGE_LIMIT - (1 << 20):
+        """Raises InputError where the inputs are more than a gRPC message can hold."""
+        size = sum(array.nbytes for array in self.inputs.values())
+        if size > MESSAGE_LIMIT - (1 << 20):
             raise InputError(
-                f"model {self.model!r}: {largest / 2**30:.1f} GiB do not fit into one gRPC message (2 GiB); run "
+                f"model {self.model!r}: {size / 2**30:.1f} GiB do not fit into one gRPC message (2 GiB); run "
                 f"Triton on this machine with shared memory (--allow-client-shm=true in newer versions)",
                 model=self.model,
             )
@@ -136,11 +133,16 @@ def status_of(error: InferenceServerException) -> str:
     return str(error.status() or "").removeprefix("StatusCode.")
 
 
+def first_line(text: str) -> str:
+    """Without the traceback that the Python backend adds; that is in the server's log."""
+    return text.strip().partition("\n")[0].strip()
+
+
 def translated(
     error: InferenceServerException, model: str, url: str, late: DeadlineExceeded
 ) -> IsocenterError:
     """What a Triton error means to a caller."""
-    said = (error.message() or "no reason given").strip().removeprefix("[request id: <id_unknown>] ")
+    said = first_line(error.message() or "no reason given").removeprefix("[request id: <id_unknown>] ")
     status = status_of(error)
     if status == "DEADLINE_EXCEEDED" or (status == "UNAVAILABLE" and "timeout expired" in said):
         return late  # the second: in the server's queue

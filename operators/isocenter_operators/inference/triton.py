@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, StorageFull
 from isocenter_operators.inference.client import NO_PARAMETERS, Parameters
 from isocenter_operators.inference.regions import Layout, RegionPool
-from isocenter_operators.inference.request import MESSAGE_LIMIT, Request, status_of, translated
+from isocenter_operators.inference.request import MESSAGE_LIMIT, Request, first_line, status_of, translated
 from isocenter_operators.inference.shared_memory import (
     PREFIX,
     SHARED_MEMORY,
@@ -44,8 +44,8 @@ _CHANNEL = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     # A restarted server is found again at once; by itself gRPC waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.min_reconnect_backoff_ms", 300),
+    ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
@@ -146,7 +146,8 @@ class TritonClient:
             return str(self._closed(model))
         for entry in index.models:
             if entry.name == model:
-                return f"model {model!r} on Triton at {self.url} is {entry.state or 'not loaded'}: {entry.reason}"
+                reason = first_line(entry.reason)
+                return f"model {model!r} on Triton at {self.url} is {entry.state or 'not loaded'}: {reason}"
         return f"Triton at {self.url} has no model {model!r} in its repository"
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,9 +143,11 @@ def running_triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
     """Start the embedded Triton without a supervisor, wait until it serves, and stop it at the end.
 
     Yields the address of its gRPC endpoint. Ends also when the calling process is killed.
-    Raises ConfigurationError as `triton_child` does, and InferenceUnavailable when it does not come up.
+    Raises ConfigurationError as `triton_child` does and when a port is in use, and InferenceUnavailable when the
+    server does not come up.
     """
     child = triton_child(settings, models)
+    _refuse_ports_in_use(settings)
     process = _start(child)
     try:
         _wait(child, process)
@@ -152,6 +155,19 @@ def running_triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
     finally:
         _stop(child, process)
         remove_leftovers()
+
+
+def _refuse_ports_in_use(settings: Settings) -> None:
+    triton = settings.triton
+    for name in ("http_port", "grpc_port", "metrics_port"):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((triton.host, getattr(triton, name)))
+            except OSError as error:
+                raise ConfigurationError(
+                    f"triton.{name}: {triton.host}:{getattr(triton, name)} can not be used: {error.strerror}"
+                ) from error
 
 
 def _start(child: Child) -> subprocess.Popen[bytes]:
@@ -196,6 +212,10 @@ def _stop(child: Child, process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(child.stop_within_s)
-    with suppress(ProcessLookupError):  # nothing of its process group is left
-        os.killpg(process.pid, signal.SIGKILL)
+    process_group_gone_by = time.monotonic() + 2.0
+    with suppress(ProcessLookupError):  # what we wait for: nothing of the group is left
+        while time.monotonic() < process_group_gone_by:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.poll()
+            time.sleep(0.01)
     process.wait()
