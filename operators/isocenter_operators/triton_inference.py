@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class TritonInferenceOperator(Operator):
     `labels` UINT8 [Z, Y, X]: the names can be chosen. Nothing is resampled on this side.
 
     Named input: `image`: an SDK Image, int16 (Z, Y, X), with `affine` in its metadata.
-    Named outputs: `pred`: the label map as an Image with the input's metadata; `tensors`: dict of name to array,
+    Named outputs: `pred`: the label map as an Image with the input's metadata; `tensors`: a mapping of name to array,
     the `further_outputs`.
 
     Parameters
@@ -78,7 +79,8 @@ class TritonInferenceOperator(Operator):
             tensors = self._infer(client, image)
         labels = tensors.pop(self._label_output)
         op_output.emit(Image(labels, image.metadata()), "pred")
-        op_output.emit(tensors, "tensors")
+        # Holoscan turns a dict of arrays into its own tensors; a read-only view passes as it is.
+        op_output.emit(MappingProxyType(tensors), "tensors")
 
     def _connection(self) -> AbstractContextManager[InferenceClient]:
         return nullcontext(self._client) if self._client else TritonClient(self._triton_url)
