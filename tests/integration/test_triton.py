@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
 from isocenter.settings import Settings, TritonSettings
+from isocenter.stack.child import Child
 from isocenter.stack.triton import running_triton, triton_child
 from isocenter.stack.triton_process import remove_leftovers
 from isocenter_operators.errors import (
@@ -354,9 +355,19 @@ def test_clients_outlive_their_server(settings: Settings, volume: NDArray[np.int
             assert client.transport == idle.transport == "shared_memory"
             assert _registered(url) == _names()
             processes = [_server(settings), *_server(settings).children()]
+            _says_in_time_that_it_hangs(child, processes[0])
         assert len(processes) > 1
         assert not [process for process in processes if process.is_running()]
     assert not _names()
+
+
+def _says_in_time_that_it_hangs(child: Child, server: psutil.Process) -> None:
+    server.suspend()
+    started = time.monotonic()
+    missing = child.ready()
+    server.resume()
+    assert time.monotonic() - started < 2
+    assert re.search(r"said nothing within|gave no answer within", missing or "")
 
 
 def _kill_during_a_request(
