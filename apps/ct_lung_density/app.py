@@ -106,7 +106,8 @@ class LungDensityOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         labels = op_input.receive("pred")
-        tensors = op_input.receive("tensors")
+        # Holoscan hands on a dict of arrays as its own tensors.
+        tensors = {name: np.asarray(each) for name, each in op_input.receive("tensors").items()}
         said = json.loads(tensors["findings"].tobytes())
         if not said["applicable"]:
             raise NotApplicable(said["reason"], model=MODEL)

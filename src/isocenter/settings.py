@@ -33,6 +33,14 @@ __all__ = [
 _LOOPBACK = "127.0.0.1"
 
 
+_SOURCE_TREE = Path(__file__).resolve().parents[2]
+
+
+def _here_or_source(name: str) -> Path:
+    """A folder of the project: where we stand, or else in the source tree that this module belongs to."""
+    return Path(name) if Path(name).exists() or not (_SOURCE_TREE / name).exists() else _SOURCE_TREE / name
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,7 +90,7 @@ class TritonSettings(_Section):
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
-    model_repository: Path = Path("triton_models")
+    model_repository: Path = Field(default_factory=lambda: _here_or_source("triton_models"))
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @property
@@ -142,7 +150,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("isocenter-data")  # database, Orthanc's storage, logs, jobs' working folders
-    apps_dir: Path = Path("apps")
+    apps_dir: Path = Field(default_factory=lambda: _here_or_source("apps"))
     database_url: str | None = None  # None: SQLite in data_dir
     gateway: GatewaySettings = GatewaySettings()
     orthanc: OrthancSettings = OrthancSettings()

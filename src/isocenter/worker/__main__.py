@@ -15,7 +15,10 @@ from isocenter.worker.presence import announce, withdraw
 from isocenter.worker.stack_limit import enlarge_stack
 from isocenter_operators.errors import ConfigurationError, IsocenterError
 
+log = logging.getLogger("isocenter.worker")
+
 _POLL_S = 0.2
+_STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
@@ -28,21 +31,27 @@ def main() -> int:
     try:
         serve(Settings.load(arguments.config))
     except IsocenterError as error:
-        logging.getLogger("isocenter.worker").error("%s", error)
+        log.error("%s", error)
         return 1
     return 0
 
 
 def serve(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT. What is then unfinished is taken up at the next start."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Holoscan handles these signals by ending the graph early, which would look like a result with nothing in
+    # it. Blocked in every thread they reach no handler, only the thread that waits for them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    waiting = threading.Thread(target=_leave_when_told, args=(settings,), name="signals", daemon=True)
+    waiting.start()
     _warm_up(settings)
     _launch(settings)
     announce(settings)
-    logging.getLogger("isocenter.worker").info("ready")
-    stop.wait()
+    log.info("ready")
+    waiting.join()
+
+
+def _leave_when_told(settings: Settings) -> None:
+    signal.sigwait(_STOP)
     withdraw(settings)
     # A graph can not be interrupted: leaving now is as safe as a crash, which the queue is made for.
     os._exit(0)
@@ -57,7 +66,7 @@ def _warm_up(settings: Settings) -> None:
         try:
             runner.load(app)
         except ConfigurationError as error:
-            logging.getLogger("isocenter.worker").error("%s", error)
+            log.error("%s", error)
 
 
 def _launch(settings: Settings) -> None:

@@ -54,6 +54,9 @@ def run(app: InstalledApplication, task: Run) -> Outcome:
         raise
     except Exception as error:
         raise _translated(app, error) from error
+    if outcome.status == "done" and not outcome.results:
+        # An interrupted graph ends without an error.
+        raise IsocenterError(f"{app.name} {app.version} ended without a result and without a reason")
     return outcome
 
 
