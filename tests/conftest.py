@@ -63,13 +63,13 @@ def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancSettings]:
     """One real Orthanc for all tests that only add to it: its URLs, DICOM port and application entity title."""
-    from isocenter.settings import Settings
+    from isocenter.settings import GatewaySettings, Settings
     from isocenter.stack.orthanc import running_orthanc
 
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("orthanc"),
-        gateway={"port": _free_port()},
-        orthanc={"http_port": _free_port(), "dicom_port": _free_port()},
+        gateway=GatewaySettings(port=_free_port()),
+        orthanc=OrthancSettings(http_port=_free_port(), dicom_port=_free_port()),
     )
     with running_orthanc(settings):
         yield settings.orthanc

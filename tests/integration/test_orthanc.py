@@ -21,7 +21,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pynetdicom import AE
 
-from isocenter.settings import OrthancSettings, Settings
+from isocenter.settings import GatewaySettings, OrthancSettings, Settings
 from isocenter.stack import orthanc as stack_orthanc
 from isocenter.stack.orthanc import orthanc_child, running_orthanc
 from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
@@ -35,8 +35,8 @@ SCRIPTS = Path(__file__).parents[2] / "orthanc"
 def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
     return Settings(
         data_dir=tmp_path,
-        gateway={"port": free_port()},
-        orthanc={"http_port": free_port(), "dicom_port": free_port()},
+        gateway=GatewaySettings(port=free_port()),
+        orthanc=OrthancSettings(http_port=free_port(), dicom_port=free_port()),
     )
 
 

@@ -5,6 +5,7 @@
  */
 (function () {
   const isocenter = '@isocenter/hanging';
+  const secondaryCapture = '1.2.840.10008.5.1.4.1.1.7';
 
   /** The newest segmentation among `displaySets` that was made from `image`. */
   function segmentationOf(image, displaySets) {
@@ -18,6 +19,18 @@
   function contentMoment(displaySet) {
     const { ContentDate = '', ContentTime = '' } = displaySet.instance || {};
     return `${ContentDate}${ContentTime}`;
+  }
+
+  /** Whether `picture` was captured from an image series that a segmentation of `displaySets` was made from. */
+  function isPictureOfSegmented(picture, displaySets) {
+    const first = (picture.images || [])[0] || {};
+    const source = [].concat(first.SourceImageSequence || [])[0];
+    const isCapture = String(first.SOPClassUID || '').startsWith(secondaryCapture);
+    return isCapture && Boolean(source) && displaySets.some(
+      image =>
+        segmentationOf(image, displaySets) &&
+        (image.images || []).some(slice => slice.SOPInstanceUID === source.ReferencedSOPInstanceUID)
+    );
   }
 
   /** The index of the image of `image` nearest to the middle frame of its segmentation (by position, in mm). */
@@ -103,7 +116,7 @@
       add('isocenterHasResults', () => shown().some(one => segmentationOf(one, shown())));
       add('isocenterIsSegmented', one => Boolean(segmentationOf(one, shown())));
       add('isocenterIsShownSegmentation', one => shown().some(image => segmentationOf(image, shown()) === one));
-      add('isocenterIsPicture', one => one.Modality === 'SC' || one.Modality === 'OT');
+      add('isocenterIsPicture', one => isPictureOfSegmented(one, shown()));
       add('isocenterInitialImage', ([image]) => {
         const segmentation = image && segmentationOf(image, shown());
         const index = segmentation && middleSegmentedIndex(image, segmentation);
@@ -121,7 +134,7 @@
     extensions: [extension],
     modes: [],
     modesConfiguration: { '@ohif/mode-longitudinal': byResults, '@ohif/mode-basic': byResults },
-    customizationService: [{ 'ohif.tours': { $set: [] } }],
+    customizationService: [{ 'ohif.tours': { $set: [] }, autoCineModalities: { $set: ['US', 'XA'] } }],
     showStudyList: true,
     showWarningMessageForCrossOrigin: false,
     showCPUFallbackMessage: true,
@@ -129,7 +142,6 @@
     strictZSpacingForVolumeViewport: true,
     investigationalUseDialog: { option: 'never' },
     disableConfirmationPrompts: true,
-    autoCineModalities: ['US', 'XA'],
     maxNumberOfWebWorkers: 3,
     maxNumRequests: { interaction: 20, thumbnail: 5, prefetch: 20 },
     defaultDataSourceName: 'isocenter',

@@ -40,7 +40,7 @@ def create_app(settings: Settings, *, router: RouterLike, jobs: JobsLike) -> Sta
             return orthanc.ready()
 
     def viewer_missing() -> str | None:
-        return None if viewer.installed else f"OHIF is not in {viewer.folder}: run scripts/fetch_ohif.sh"
+        return None if viewer.installed else f"OHIF is not in {viewer.folder}: run `make ohif`"
 
     def router_missing() -> str | None:
         return router.status()["away"] or None

@@ -50,7 +50,7 @@ def missing_viewer_page(folder: Path) -> str:
     return _page(
         "Isocenter",
         "<h1>The viewer is not installed</h1>"
-        f"<p>OHIF's files are not in <code>{escape(str(folder))}</code>. Run <code>scripts/fetch_ohif.sh</code> in "
+        f"<p>OHIF's files are not in <code>{escape(str(folder))}</code>. Run <code>make ohif</code> in "
         "Isocenter's folder (it needs npm), or set <code>gateway.ohif</code> to the <code>dist</code> folder of "
         "the npm package @ohif/app.</p>"
         '<p>All else works: <a href="/status">jobs and their results</a>, the DICOMweb proxy at '

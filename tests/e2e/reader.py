@@ -1,0 +1,147 @@
+"""A reader at a workstation: Chromium on OHIF, and what is seen in its viewports.
+
+By hand, for a gateway that runs: python tests/e2e/reader.py GATEWAY_URL STUDY_UID SCREENSHOT.png
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Locator, Page, sync_playwright
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # Without a GPU the viewports are drawn by SwiftShader.
+    "--enable-unsafe-swiftshader",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--ignore-gpu-blocklist",
+)
+# The viewer's own texts and frames are coloured too.
+_ONLY_IMAGES = "* { visibility: hidden !important } canvas { visibility: visible !important }"
+_SLOWEST_S = 90.0  # two busy cores and no GPU
+
+
+def chromium() -> str | None:
+    """The browser of the distribution."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@dataclass(frozen=True)
+class Viewport:
+    """One viewport of OHIF: `pixels`: RGB (rows, columns, 3) of its canvas; `text`: what is written over it."""
+
+    pixels: NDArray[np.uint8]
+    text: str
+
+    @property
+    def instance_number(self) -> int | None:
+        """Instance Number of the image that is shown."""
+        found = re.search(r"I:\s*(\d+)", self.text)
+        return int(found[1]) if found else None
+
+
+class Reader:
+    """A browser with one study open. `elsewhere` gathers requests that left the gateway's origin."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self._page = page
+        self.origin = origin
+        self.elsewhere: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self._note(request.url))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _note(self, url: str) -> None:
+        if not url.startswith((f"{self.origin}/", "data:", "blob:")):
+            self.elsewhere.append(url)
+
+    def open(self, study_uid: str) -> None:
+        self._page.goto(f"{self.origin}/viewer?StudyInstanceUIDs={study_uid}")
+
+    def viewports(self) -> list[Viewport]:
+        """What the viewports show at this moment, from left to right."""
+        elements = self._page.locator('[data-cy="viewport-pane"]').all()
+        return [_seen(element) for element in elements]
+
+    def wait_for(self, condition: Callable[[list[Viewport]], bool], what: str) -> list[Viewport]:
+        """Look until the condition holds for what is seen twice in a row. Fails the test when it never does."""
+        give_up = time.monotonic() + _SLOWEST_S
+        before: list[Viewport] = []
+        while time.monotonic() < give_up:
+            now = self.viewports()
+            if condition(now) and _same(before, now):
+                return now
+            before = now
+            self._page.wait_for_timeout(250)
+        raise AssertionError(f"after {_SLOWEST_S:.0f} s the viewer does not show {what}; {self.complaints}")
+
+    def screenshot(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._page.mouse.move(0, 0)
+        self._page.screenshot(path=file)
+
+
+def _seen(element: Locator) -> Viewport:
+    canvas = element.locator("canvas")
+    box = canvas.first.bounding_box() if canvas.count() else None
+    if box is None:
+        return Viewport(np.zeros((1, 1, 3), np.uint8), element.inner_text())
+    shown = element.page.screenshot(
+        clip={"x": box["x"], "y": box["y"], "width": box["width"], "height": box["height"]},
+        style=_ONLY_IMAGES,
+    )
+    return Viewport(np.asarray(Image.open(io.BytesIO(shown)).convert("RGB")), element.inner_text())
+
+
+def _same(before: list[Viewport], now: list[Viewport]) -> bool:
+    return len(before) == len(now) and all(
+        one.text == other.text and np.array_equal(one.pixels, other.pixels)
+        for one, other in zip(before, now, strict=True)
+    )
+
+
+@contextmanager
+def reader(origin: str, width: int = 1400, height: int = 800) -> Iterator[Reader]:
+    """A new browser with an empty profile."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        try:
+            yield Reader(browser.new_page(viewport={"width": width, "height": height}), origin)
+        finally:
+            browser.close()
+
+
+def coloured(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a picture is not grey."""
+    return np.ptp(pixels.astype(np.int16), axis=-1) > 24
+
+
+def main() -> None:
+    origin, study_uid, file = sys.argv[1:]
+    with reader(origin.rstrip("/")) as browser:
+        browser.open(study_uid)
+        browser.wait_for(
+            lambda seen: bool(seen) and coloured(seen[0].pixels).mean() > 0.02, "a coloured overlay"
+        )
+        browser.screenshot(Path(file))
+
+
+if __name__ == "__main__":
+    main()

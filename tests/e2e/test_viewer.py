@@ -1,0 +1,212 @@
+"""What a radiologist sees: OHIF on the gateway in a real browser, judged by its pixels."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset
+from reader import Viewport, chromium, coloured, reader
+from scipy import ndimage
+from served import served
+
+from isocenter.gateway import create_app
+from isocenter.job import Job
+from isocenter.settings import OrthancSettings, Settings
+from isocenter_operators.dicom import codes
+from isocenter_operators.dicom.findings import Findings, Segment
+from isocenter_operators.dicom.geometry import Volume, volume_of
+from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.picture import overlay_pictures
+from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicom.seg import segmentation
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = ROOT / "tests" / "artifacts"
+
+RIGHT, LEFT = 1, 2
+LUNGS = (
+    Segment(RIGHT, "Right lung", codes.ANATOMICAL_STRUCTURE, codes.LUNG, (92, 156, 219), codes.RIGHT),
+    Segment(LEFT, "Left lung", codes.ANATOMICAL_STRUCTURE, codes.LUNG, (236, 167, 84), codes.LEFT),
+)
+
+
+class NoRouter:
+    def nudge(self) -> None: ...
+
+    def status(self) -> dict[str, str]:
+        return {"away": ""}
+
+
+class NoJobs:
+    def list(self, limit: int = 100) -> list[Job]:
+        return []
+
+    def show(self, job_id: str) -> Job | None:
+        return None
+
+    def retry(self, job_id: str) -> Job:
+        raise NotImplementedError
+
+    def cancel(self, job_id: str) -> Job:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Study:
+    """A chest CT with results, as it lies in the archive."""
+
+    uid: str
+    volume: Volume
+    labels: NDArray[np.uint8]  # (Z, Y, X)
+    pictures: tuple[Dataset, ...]
+
+
+@pytest.fixture(scope="module")
+def study(orthanc: OrthancSettings, test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    volume = volume_of(read_folder(test_data / "ct-chest-275" / "image"))
+    labels = rough_lungs(volume)
+    algorithm = Algorithm("rough lungs", "1")
+    identity = JobIdentity.of(
+        [str(each.SOPInstanceUID) for each in volume.sources], algorithm, datetime(2026, 1, 2, tzinfo=UTC)
+    )
+    seg = segmentation(
+        labels=labels, sources=volume.sources, segments=LUNGS, algorithm=algorithm, identity=identity
+    )
+    pictures = overlay_pictures(
+        volume=volume,
+        labels=labels,
+        segments=LUNGS,
+        findings=Findings(groups=()),
+        algorithm=algorithm,
+        identity=identity,
+    )
+    file = tmp_path_factory.mktemp("study") / "instance.dcm"
+    with httpx.Client(base_url=orthanc.rest_url) as archive:
+        for instance in (*volume.sources, seg, *pictures):
+            instance.save_as(file, enforce_file_format=True)
+            archive.post("/instances", content=file.read_bytes()).raise_for_status()
+    return Study(str(volume.sources[0].StudyInstanceUID), volume, labels, tuple(pictures))
+
+
+def rough_lungs(volume: Volume) -> NDArray[np.uint8]:
+    """Air inside the body, each piece of a slice on the side where it lies: rough, but right is right. (Z, Y, X)
+
+    The series is axial, its rows run to the patient's left (LPS +x): the right lung has the lower columns.
+    """
+    assert np.allclose(volume.affine[:3, 0] / np.linalg.norm(volume.affine[:3, 0]), (1, 0, 0))
+    parts, _ = ndimage.label(volume.voxels[:, ::2, ::2] < -500)
+    outside = np.unique(np.concatenate([parts[:, 0].ravel(), parts[:, -1].ravel(), parts[:, :, 0].ravel()]))
+    sizes = np.bincount(parts.ravel())
+    sizes[outside] = 0
+    in_slice = np.zeros((3, 3, 3), bool)
+    in_slice[1] = ndimage.generate_binary_structure(2, 1)
+    inside = ndimage.binary_fill_holes(np.isin(parts, np.flatnonzero(sizes > 0.1 * sizes.max())), in_slice)
+    pieces, count = ndimage.label(inside, in_slice)
+    columns = np.broadcast_to(np.arange(inside.shape[2]), inside.shape)
+    means = ndimage.mean(columns, pieces, np.arange(1, count + 1))
+    sides = np.concatenate([[0], np.where(means < columns[inside].mean(), RIGHT, LEFT)])
+    return sides[pieces].astype(np.uint8).repeat(2, 1).repeat(2, 2)
+
+
+@pytest.fixture(scope="module")
+def gateway(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("gateway"), orthanc=orthanc.model_dump())
+    viewer = settings.gateway.ohif or ROOT / ".cache" / "ohif" / "dist"
+    for missing, how in (
+        (not (viewer / "index.html").exists(), "OHIF is not fetched: make ohif"),
+        (chromium() is None, "no Chromium: apt-get install chromium"),
+    ):
+        if missing and os.environ.get("ISOCENTER_REQUIRE_TEST_DATA") == "1":
+            pytest.fail(how)
+        if missing:
+            pytest.skip(how)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = settings.model_copy(
+        update={"gateway": settings.gateway.model_copy(update={"ohif": viewer, "port": port})}
+    )
+    with served(create_app(settings, router=NoRouter(), jobs=NoJobs()), port) as url:
+        yield url
+
+
+def test_the_study_opens_with_both_lungs_coloured_and_the_picture_beside(gateway: str, study: Study) -> None:
+    with reader(gateway) as browser:
+        browser.open(study.uid)
+        images, picture = browser.wait_for(
+            lambda seen: len(seen) == 2 and all(coloured(each.pixels).mean() > 0.01 for each in seen),
+            "the segmentation and the picture",
+        )
+        browser.screenshot(ARTIFACTS / "ohif.png")
+        if os.environ.get("ISOCENTER_README_PICTURES") == "1":
+            browser.screenshot(ROOT / "docs" / "images" / "ohif.png")
+
+    assert browser.elsewhere == []
+    assert browser.complaints == []
+    assert_lungs_are_where_they_belong(images, study)
+    assert_is_the_picture(picture, study)
+
+
+def assert_lungs_are_where_they_belong(seen: Viewport, study: Study) -> None:
+    """Each lung in its own colour, covering the voxels of its segment in the slice that is shown, and only those."""
+    (index,) = (
+        index
+        for index, source in enumerate(study.volume.sources)
+        if int(source.InstanceNumber) == seen.instance_number
+    )
+    labels = fitted(study.labels[index], seen.pixels.shape[:2])
+    right, left = (labels == RIGHT, labels == LEFT)
+    assert min(right.mean(), left.mean()) > 0.02, "the slice that is shown has no two lungs to speak of"
+    # As radiologists hang it: the patient's right is on the left of the screen.
+    assert np.argwhere(right)[:, 1].mean() < np.argwhere(left)[:, 1].mean()
+    for segment, own, other in ((LUNGS[0], right, left), (LUNGS[1], left, right)):
+        found = in_hue_of(segment.display_rgb, seen.pixels)
+        assert dice(found, own) > 0.93, segment.label
+        assert (found & other).sum() < 0.01 * other.sum(), segment.label
+
+
+def assert_is_the_picture(seen: Viewport, study: Study) -> None:
+    first = next(each for each in study.pictures if each.InstanceNumber == 1)
+    expected = fitted(first.pixel_array, seen.pixels.shape[:2]).astype(np.int16)
+    difference = np.abs(expected - seen.pixels).mean()
+    mirrored = np.abs(expected[:, ::-1] - seen.pixels).mean()
+    assert difference < 8  # grey levels; interpolation and the text over the corners remain
+    assert mirrored > 3 * difference
+
+
+def fitted(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """`image`, of square pixels, as a viewport of (rows, columns) shows it: whole, centred, on black."""
+    rows, columns = shape
+    scale = min(rows / image.shape[0], columns / image.shape[1])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    method = Image.Resampling.NEAREST if image.ndim == 2 else Image.Resampling.BILINEAR
+    shown = Image.new("L" if image.ndim == 2 else "RGB", (columns, rows))
+    shown.paste(
+        Image.fromarray(image).resize(size, method), ((columns - size[0]) // 2, (rows - size[1]) // 2)
+    )
+    return np.asarray(shown)
+
+
+def in_hue_of(rgb: tuple[int, int, int], pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where the picture has the hue of `rgb`, within 30 degrees."""
+    hues = np.asarray(Image.fromarray(pixels).convert("HSV"))[..., 0] / 255
+    distance = np.abs(hues - colorsys.rgb_to_hsv(*(channel / 255 for channel in rgb))[0])
+    near: NDArray[np.bool_] = np.minimum(distance, 1 - distance) < 30 / 360
+    return coloured(pixels) & near
+
+
+def dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return 2 * float((one & other).sum()) / float(one.sum() + other.sum())
