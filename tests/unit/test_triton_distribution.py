@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
 
 from isocenter.settings import Settings, TritonSettings
-from isocenter.stack import tritonserver
 from isocenter.stack.triton import triton_child
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter_operators.errors import ConfigurationError
@@ -32,7 +32,7 @@ def test_without_the_wheel_its_name_is_told(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_without_libpython_the_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sysconfig, "get_config_var", lambda _: str(tmp_path))
-    monkeypatch.setattr(tritonserver.sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"libpython3\.\d+\.so\.1\.0.*apt-get install libpython3"):
         triton_child(_settings(tmp_path), [])
 
@@ -43,6 +43,12 @@ def test_an_unknown_python_is_told_which_ones_are_served(tmp_path: Path) -> None
     stub.touch()
     with pytest.raises(ConfigurationError, match=r"serves Python 3\.8, not 3\.1"):
         TritonDistribution(tmp_path).assemble_backends(tmp_path / "backends")
+
+
+def test_a_data_folder_that_can_not_be_made(tmp_path: Path) -> None:
+    (tmp_path / "triton").write_text("a file where the folder would be")
+    with pytest.raises(ConfigurationError, match=r"triton/backends can not be written: Not a directory"):
+        triton_child(_settings(tmp_path), [])
 
 
 def test_no_model_repository(tmp_path: Path) -> None:

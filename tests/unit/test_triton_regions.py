@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from isocenter_operators.errors import StorageFull
 from isocenter_operators.inference import shared_memory
@@ -25,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_large_tensors_of_a_request_do_not_overlap() -> None:
-    inputs = {"volume": np.zeros((3, 200, 333), np.int16), "affine": np.eye(4)}
+    inputs: dict[str, NDArray[Any]] = {"volume": np.zeros((3, 200, 333), np.int16), "affine": np.eye(4)}
     layout = Layout.of(inputs, {"labels": 199801, "measurements": None, "findings": 100})
     assert layout.inputs == {"volume": (0, 399600)}
     (start, size) = layout.outputs["labels"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, StorageFull
+from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, InputError, StorageFull
 from isocenter_operators.inference.client import NO_PARAMETERS, Parameters
 from isocenter_operators.inference.regions import Layout, RegionPool
 from isocenter_operators.inference.request import MESSAGE_LIMIT, Request, first_line, status_of, translated
@@ -121,10 +121,11 @@ class TritonClient:
         try:
             metadata = self._server.get_model_metadata(model, client_timeout=self._control_deadline_s)
         except InferenceServerException as error:
-            late = DeadlineExceeded(
-                f"Triton at {self.url} said nothing of {model!r} within {self._control_deadline_s:g} s"
-            )
-            raise translated(error, model, self.url, late) from error
+            raise translated(error, model, self.url, self._silent(model)) from error
+        except ValueError as error:
+            raise self._closed(model) from error
+        if not metadata.versions:
+            raise InferenceUnavailable(self.why_not_ready(model) or f"{model!r} has no version", model=model)
         return str(max(metadata.versions, key=int))
 
     def ready(self, model: str) -> bool:
@@ -138,10 +139,7 @@ class TritonClient:
                 return None
             index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
         except InferenceServerException as error:
-            late = DeadlineExceeded(
-                f"Triton at {self.url} said nothing within {self._control_deadline_s:g} s"
-            )
-            return str(translated(error, model, self.url, late))
+            return str(translated(error, model, self.url, self._silent(model)))
         except ValueError:  # gRPC's word for a closed channel
             return str(self._closed(model))
         for entry in index.models:
@@ -192,6 +190,8 @@ class TritonClient:
             self._server.async_infer(callback=done, client_timeout=timeout_s, **arguments)
         except ValueError as error:
             raise self._closed(request.model) from error
+        except InferenceServerException as error:  # from tritonclient itself: nothing was sent
+            raise InputError(f"model {request.model!r}: {error.message()}", model=request.model) from error
         return answer
 
     def _wait(self, request: Request, answer: Future[triton_grpc.InferResult]) -> triton_grpc.InferResult:
@@ -212,7 +212,7 @@ class TritonClient:
             return None
         try:
             region = self._regions.take(layout.size)
-        except StorageFull as full:
+        except (StorageFull, OSError) as full:  # OSError: /dev/shm is not ours to write
             _log.warning("tensors for model %r go through gRPC, which is slower: %s", request.model, full)
             return None
         if self._regions.is_registered(region):
@@ -283,6 +283,11 @@ class TritonClient:
             self._unregister(stale)
         if removed or stale:
             _log.info("removed shared memory of ended processes: %s", ", ".join(sorted({*removed, *stale})))
+
+    def _silent(self, model: str) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"Triton at {self.url} said nothing within {self._control_deadline_s:g} s", model=model
+        )
 
     def _closed(self, model: str) -> InferenceUnavailable:
         return InferenceUnavailable(f"the connection to Triton at {self.url} is closed", model=model)

@@ -6,15 +6,17 @@ is never imported.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isocenter_operators.errors import ConfigurationError
+from isocenter_operators.errors import ConfigurationError, StorageFull
 
 __all__ = ["TritonDistribution"]
 
@@ -66,13 +68,20 @@ class TritonDistribution:
                 f"the installed nvidia-pytriton serves Python {known}, not {version}: use one of these, "
                 f"{_OR_ELSEWHERE}"
             )
-        target = folder / "python"
-        target.mkdir(parents=True, exist_ok=True)
-        for source in (*(self.folder / "backends" / "python").iterdir(), stub):
-            if source.is_file():
-                _copy(source, target / source.name)
-        (target / stub.name).chmod(0o755)
+        try:
+            _fill(folder / "python", [*(self.folder / "backends" / "python").iterdir(), stub])
+        except OSError as error:
+            kind = StorageFull if error.errno == errno.ENOSPC else ConfigurationError
+            raise kind(f"{folder} can not be written: {error.strerror}", path=str(folder)) from error
         return folder
+
+
+def _fill(folder: Path, sources: Iterable[Path]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        if source.is_file():
+            _copy(source, folder / source.name)
+            (folder / source.name).chmod(0o755)
 
 
 def _copy(source: Path, target: Path) -> None:
