@@ -9,8 +9,7 @@
 # the file LICENSE beside this one.
 """The script that Orthanc's plugin loads (`PythonScript`): the only one that imports the host's module."""
 
-from nudger import install
-
 import orthanc
+from nudger import install
 
 install(orthanc)

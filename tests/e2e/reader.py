@@ -1,6 +1,8 @@
 """A reader at a workstation: Chromium on OHIF, and what is seen in its viewports.
 
-By hand, for a gateway that runs: python tests/e2e/reader.py GATEWAY_URL STUDY_UID SCREENSHOT.png
+By hand, for a gateway that runs (this is how docs/images/ohif.png is made):
+
+    python tests/e2e/reader.py GATEWAY_URL STUDY_UID SCREENSHOT.png
 """
 
 from __future__ import annotations
@@ -130,7 +132,8 @@ def reader(origin: str, width: int = 1400, height: int = 800) -> Iterator[Reader
 
 def coloured(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Where a picture is not grey."""
-    return np.ptp(pixels.astype(np.int16), axis=-1) > 24
+    spread: NDArray[np.int16] = np.ptp(pixels.astype(np.int16), axis=-1)
+    return spread > 24
 
 
 def main() -> None:

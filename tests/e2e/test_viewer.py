@@ -118,12 +118,13 @@ def rough_lungs(volume: Volume) -> NDArray[np.uint8]:
     columns = np.broadcast_to(np.arange(inside.shape[2]), inside.shape)
     means = ndimage.mean(columns, pieces, np.arange(1, count + 1))
     sides = np.concatenate([[0], np.where(means < columns[inside].mean(), RIGHT, LEFT)])
-    return sides[pieces].astype(np.uint8).repeat(2, 1).repeat(2, 2)
+    labels: NDArray[np.uint8] = sides[pieces].astype(np.uint8).repeat(2, 1).repeat(2, 2)
+    return labels
 
 
 @pytest.fixture(scope="module")
 def gateway(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("gateway"), orthanc=orthanc.model_dump())
+    settings = Settings(data_dir=tmp_path_factory.mktemp("gateway"), orthanc=orthanc)
     viewer = settings.gateway.ohif or ROOT / ".cache" / "ohif" / "dist"
     for missing, how in (
         (not (viewer / "index.html").exists(), "OHIF is not fetched: make ohif"),
@@ -151,8 +152,6 @@ def test_the_study_opens_with_both_lungs_coloured_and_the_picture_beside(gateway
             "the segmentation and the picture",
         )
         browser.screenshot(ARTIFACTS / "ohif.png")
-        if os.environ.get("ISOCENTER_README_PICTURES") == "1":
-            browser.screenshot(ROOT / "docs" / "images" / "ohif.png")
 
     assert browser.elsewhere == []
     assert browser.complaints == []

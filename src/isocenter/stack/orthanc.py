@@ -16,11 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
-
 from isocenter.pacs import Orthanc
 from isocenter.settings import Settings
 from isocenter.stack.child import Child
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
 
 __all__ = ["configuration", "orthanc_child", "running_orthanc"]
 
