@@ -100,7 +100,8 @@ def _triton(settings: Settings, app: InstalledApplication) -> Iterator[str]:
 
 def _quiet() -> None:
     """MONAI Deploy and Holoscan tell much that nobody asked for."""
-    os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "ERROR")
+    for variable in ("HOLOSCAN_LOG_LEVEL", "HOLOSCAN_EXECUTOR_LOG_LEVEL"):
+        os.environ.setdefault(variable, "OFF")  # what goes wrong arrives as an exception
     os.environ.setdefault("MONAI_ENVCHECK", "false")
     logging.basicConfig(level=logging.ERROR)
 

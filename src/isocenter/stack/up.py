@@ -105,7 +105,8 @@ def _worker_child(settings: Settings, config: Path) -> Child:
     return Child(
         name="worker",
         argv=(sys.executable, "-m", "isocenter.worker", "--config", str(config)),
-        environment={},
+        # What goes wrong in a graph arrives as an exception; its own log would fill the disk.
+        environment={"HOLOSCAN_LOG_LEVEL": "WARN", "HOLOSCAN_EXECUTOR_LOG_LEVEL": "OFF"},
         log=settings.data_dir / "logs" / "worker.log",
         ready=lambda: presence.missing(settings),
         address=settings.worker.name,
