@@ -213,8 +213,8 @@ def test_errors_say_what_to_do(client: TritonClient, volume: NDArray[np.int16]) 
         client.infer("self_test", {"int16": volume}, outputs={"int16": volume.nbytes // 2}, deadline_s=5)
     with pytest.raises(InputError, match="elements of type <U4"):
         client.infer("self_test", {"int16": np.array(["text"])}, outputs={"int16": None}, deadline_s=5)
+    unsupported: Any = {"window": [40, 400]}
     with pytest.raises(InputError, match="parameter datatype"):
-        unsupported: Any = {"window": [40, 400]}
         client.infer("self_test", {}, outputs={"report": None}, deadline_s=5, parameters=unsupported)
     np.testing.assert_array_equal(_inverted(client, volume), ~volume)
     assert client.ready("self_test")

@@ -44,7 +44,7 @@ _CHANNEL = [
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     # A restarted server is found again at once; by itself gRPC waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 300),
+    ("grpc.min_reconnect_backoff_ms", 2000),  # in spite of its name: how long one attempt may take
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
 ]
