@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Grid", "InvalidAffine", "UnusableGeometry", "grid_of"]
+from .refusal import Refusal
+
+__all__ = ["Grid", "InvalidAffine", "grid_of"]
 
 _LOWEST_HU, _HIGHEST_HU = (
     -1024,
@@ -29,10 +31,6 @@ _LARGEST_COSINE_PRODUCT = 0.8  # axes nearer to each other than 37 degrees make 
 
 class InvalidAffine(ValueError):
     """No volume has this affine: whoever sent it made a mistake."""
-
-
-class UnusableGeometry(Exception):
-    """A volume whose voxels are too large, or too small, to measure lungs in."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class Grid:
 def grid_of(shape: Sequence[int], affine: NDArray[np.float64]) -> Grid:
     """The grid of a volume (Z, Y, X) whose affine takes the index (x, y, z, 1) to LPS millimetres.
 
-    Raises InvalidAffine, or UnusableGeometry for voxels of no use here.
+    Raises InvalidAffine, or Refusal for voxels too large, or too small, to measure lungs in.
     """
     if not np.isfinite(affine).all():
         raise InvalidAffine("the affine holds a value that is no number")
@@ -187,6 +185,6 @@ def grid_of(shape: Sequence[int], affine: NDArray[np.float64]) -> Grid:
 def _refuse_spacing(spacing_mm: NDArray[np.float64]) -> None:
     shown = " x ".join(f"{value:.2f}" for value in spacing_mm[::-1])
     if (spacing_mm < 0.1).any() or (spacing_mm > 8.0).any() or sorted(spacing_mm)[1] > 4.0:
-        raise UnusableGeometry(
+        raise Refusal(
             f"voxels of {shown} mm (x, y, z); needed are 0.1 to 4 mm in the slices and slices at most 8 mm apart"
         )

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from .extent import refuse_cut_off
 from .morphology import ball_close, components, cross_dilate, cross_erode, fill_holes
+from .refusal import Refusal
+from .trachea import LUNG_HU
 
-__all__ = ["LEFT", "LUNG_HU", "RIGHT", "NoLungs", "aerated", "find_lungs"]
+__all__ = ["LEFT", "RIGHT", "aerated", "check_plausible", "find_lungs"]
 
 RIGHT, LEFT = 1, 2
-LUNG_HU = -440  # half way between aerated lung and what is around it
 _PARENCHYMA_HU = (-960, -600)  # what gas in stomach and bowel, or outside, does not hold
 _PARENCHYMA_SHARE = 0.15  # of a lung's inner voxels, at least; also in severe emphysema
 _SMALLEST_ML = 250.0  # of one lung
@@ -30,10 +32,6 @@ _EROSIONS_MM = 16.0
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
-
-
-class NoLungs(Exception):
-    """There are not two whole lungs to measure; the message says what was seen instead."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,18 @@ def aerated(hu: Tensor, inside: Tensor, airways: Tensor) -> Tensor:
 def find_lungs(hu: Tensor, air: Tensor, trachea_l: int | None, spacing_mm: Sequence[float]) -> Labels:
     """1 right, 2 left, with vessels and nodules filled: uint8 (S, P, L).
 
-    trachea_l: where the trachea ends, as an index along L; None where none was found.
-    Raises NoLungs.
+    trachea_l: where the trachea lies, as an index along L; None where none was found.
+    Raises Refusal.
     """
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     parts, labels = _parts(hu, air, voxel_ml)
     lung_like = [part for part in parts if part.lung_like]
     if not lung_like or lung_like[0].volume_ml < _SMALLEST_ML:
-        raise NoLungs(_nothing_found(parts))
-    middle = hu.shape[2] // 2 if trachea_l is None else trachea_l
-    pair = _pair(labels, lung_like, middle, spacing_mm)
+        raise Refusal(_nothing_found(parts))
+    refuse_cut_off(np.isin(labels, [part.label for part in lung_like if part.volume_ml >= _SMALLEST_ML]))
+    if trachea_l is None:
+        raise Refusal("no trachea was found above the lungs, so airways could not be told from lung")
+    pair = _pair(labels, lung_like, trachea_l, spacing_mm)
     pair = _with_smaller_parts(pair, labels, lung_like[1:])
     return _filled(pair, spacing_mm)
 
@@ -119,8 +119,9 @@ def _pair(
             pair[second.box][other] = RIGHT + LEFT - side
             return pair
     name, missing = ("right", "left") if side == RIGHT else ("left", "right")
-    raise NoLungs(
-        f"only the {name} lung was found ({first.volume_ml:.0f} mL); no {missing} lung with air in it"
+    raise Refusal(
+        f"only the {name} lung was found ({first.volume_ml:.0f} mL); no {missing} lung with air in it lies inside "
+        "the image"
     )
 
 
@@ -142,7 +143,7 @@ def _separated(fused: Mask, middle: int, spacing_mm: Sequence[float]) -> Labels:
                 torch.from_numpy(right), torch.from_numpy(left), torch.from_numpy(np.pad(fused, 1))
             )
             return grown[1:-1, 1:-1, 1:-1]
-    raise NoLungs("the right and the left lung could not be told apart: they hang together over a large area")
+    raise Refusal("the right and the left lung could not be told apart: they hang together over a large area")
 
 
 def _grown_back(right: Tensor, left: Tensor, within: Tensor) -> Labels:
@@ -212,8 +213,8 @@ def _holes_filled(lung: Mask, spacing_mm: Sequence[float]) -> Mask:
 
 
 def check_plausible(right_ml: float, left_ml: float) -> None:
-    """Raises NoLungs where these are not the volumes of two lungs."""
+    """Raises Refusal where these are not the volumes of two lungs."""
     smaller, larger = sorted((right_ml, left_ml))
     seen = f"right {right_ml:.0f} mL, left {left_ml:.0f} mL"
     if smaller < _SMALLEST_ML or larger > _LARGEST_ML or larger > _LARGEST_RATIO * smaller:
-        raise NoLungs(f"no two plausible lungs found ({seen})")
+        raise Refusal(f"no two plausible lungs found ({seen})")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .morphology import components
 
-__all__ = ["Trachea", "find_trachea"]
+__all__ = ["LUNG_HU", "Trachea", "find_trachea"]
+
+LUNG_HU = -470  # half way between aerated lung, near -860 HU, and the fat around most of it
 
 _LUMEN_HU = -700
 _DARKEST_MEAN_HU = -800  # a lumen's mean lies below
@@ -19,6 +22,8 @@ _FULLNESS = 0.75  # of the ellipse with the same second moments
 _OFF_MIDDLE_MM = 60.0
 _SHORTEST_MM = 25.0
 _AREA_RATIO = 2.0  # between neighbouring planes
+_HALF_WIDTH_MM = 15.0  # further from its middle lies no trachea
+_LUNG_BESIDE_MM2 = 300.0  # of air, on each side of where the trachea parts
 
 
 @dataclass(frozen=True)
@@ -45,41 +50,75 @@ class _Sections:
     plausible: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class _Column:
+    """Cross-sections in neighbouring planes, from the top down."""
+
+    sections: tuple[int, ...]
+    volume: float  # the sum of their areas
+
+
 def find_trachea(
     hu: NDArray[np.int16], inside: NDArray[np.bool_], spacing_mm: tuple[float, float, float]
 ) -> Trachea | None:
-    """The longest column of plausible cross-sections in int16 (S, P, L); None where there is none."""
+    """The largest column of plausible cross-sections in int16 (S, P, L) that ends between two lungs, or None."""
     sections = _sections(hu, inside, spacing_mm)
-    best: list[int] = []
-    length_to: dict[int, list[int]] = {}
-    for plane in range(hu.shape[0] - 1, -1, -1):
-        above: dict[int, list[int]] = {}
-        for label in np.unique(sections.labels[plane]):
-            if sections.plausible[label]:
-                above[int(label)] = [*_chain_above(sections, plane, int(label), length_to), int(label)]
-        length_to = above
-        best = max([best, *above.values()], key=len)
-    length_mm = len(best) * spacing_mm[0]
-    if length_mm < _SHORTEST_MM:
-        return None
-    top, middle, bottom = (
-        _middle(sections.labels, label) for label in (best[0], best[len(best) // 2], best[-1])
-    )
-    return Trachea(top, middle, bottom, float(np.median(sections.area_mm2[best])), length_mm)
-
-
-def _chain_above(sections: _Sections, plane: int, label: int, chains: dict[int, list[int]]) -> list[int]:
-    """The longest chain that ends just above this cross-section and goes on in it."""
-    if plane + 1 >= sections.labels.shape[0]:
-        return []
-    over = np.unique(sections.labels[plane + 1][sections.labels[plane] == label])
-    fitting = [
-        chains[int(other)]
-        for other in over
-        if int(other) in chains
-        and 1 / _AREA_RATIO < sections.area_mm2[other] / sections.area_mm2[label] < _AREA_RATIO
+    columns = [
+        column for column in _columns(sections) if len(column.sections) * spacing_mm[0] >= _SHORTEST_MM
     ]
-    return max(fitting, key=len, default=[])
+    for column in sorted(columns, key=lambda column: -column.volume):
+        top, middle, bottom = (
+            _middle(sections.labels, column.sections[index]) for index in (0, len(column.sections) // 2, -1)
+        )
+        if _between_lungs(hu, inside, bottom, spacing_mm):
+            area_mm2 = float(np.median(sections.area_mm2[list(column.sections)]))
+            return Trachea(top, middle, bottom, area_mm2, len(column.sections) * spacing_mm[0])
+    return None
+
+
+def _between_lungs(
+    hu: NDArray[np.int16],
+    inside: NDArray[np.bool_],
+    bottom: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+) -> bool:
+    """Is there air for a lung on both sides, in the plane where a column ends? Bowel has none."""
+    s, _, l = bottom  # noqa: E741
+    off = round(_HALF_WIDTH_MM / spacing_mm[2])
+    air = (hu[s] < LUNG_HU) & inside[s]
+    sides = (air[:, : max(0, l - off)], air[:, l + off :])
+    return all(np.count_nonzero(side) * spacing_mm[1] * spacing_mm[2] > _LUNG_BESIDE_MM2 for side in sides)
+
+
+def _columns(sections: _Sections) -> list[_Column]:
+    """For each plausible cross-section the largest column that ends in it."""
+    voxels = np.flatnonzero(sections.plausible[sections.labels])
+    label = sections.labels.ravel()[voxels]
+    order = np.argsort(label, kind="stable")
+    voxels, label = voxels[order], label[order]
+    plane_voxels = sections.labels[0].size
+    columns: dict[int, _Column] = {}
+    starts = np.flatnonzero(np.diff(label, prepend=0))
+    # Labels rise with the plane: the last ones lie on top.
+    for start, stop in reversed(list(pairwise([*starts, len(label)]))):
+        above = voxels[start:stop] + plane_voxels
+        above = above[above < sections.labels.size]
+        over = np.unique(sections.labels.ravel()[above])
+        columns[int(label[start])] = _longer(sections, int(label[start]), [columns.get(int(i)) for i in over])
+    return list(columns.values())
+
+
+def _longer(sections: _Sections, label: int, above: list[_Column | None]) -> _Column:
+    area_mm2 = float(sections.area_mm2[label])
+    fitting = [
+        column
+        for column in above
+        if column and 1 / _AREA_RATIO < sections.area_mm2[column.sections[-1]] / area_mm2 < _AREA_RATIO
+    ]
+    if not fitting:
+        return _Column((label,), area_mm2)
+    best = max(fitting, key=lambda column: column.volume)
+    return _Column((*best.sections, label), best.volume + area_mm2)
 
 
 def _middle(labels: NDArray[np.int32], label: int) -> tuple[int, int, int]:
