@@ -14,7 +14,6 @@ __all__ = [
     "ATTENUATION",
     "BILATERAL",
     "COMMENT",
-    "CT_PROCEDURE",
     "HOUNSFIELD_UNIT",
     "IMAGING_PROCEDURE",
     "LAA_950",
@@ -22,7 +21,6 @@ __all__ = [
     "LUNG",
     "MEAN",
     "MILLILITER",
-    "NOT_A_NUMBER",
     "PERCENT",
     "PERCENTILE_15",
     "PRIVATE_SCHEME",
@@ -52,10 +50,8 @@ LAA_950 = Code("LAA950", PRIVATE_SCHEME, "Low attenuation area below -950 HU, sh
 MILLILITER = Code("mL", "UCUM", "milliliter")
 HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT = Code("%", "UCUM", "Percent")
-NOT_A_NUMBER = Code("114000", "DCM", "Not a number")  # CID 42
 
 # CID 7162 Surface Processing Algorithm Families; TID 1500 rows 4 and 12.
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-CT_PROCEDURE = Code("77477000", "SCT", "Computed tomography")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 COMMENT = Code("121106", "DCM", "Comment")

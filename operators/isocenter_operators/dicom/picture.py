@@ -22,6 +22,17 @@ from isocenter_operators.errors import GeometryError, InvalidResult
 __all__ = ["overlay_pictures"]
 
 _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
+_UNPAIRED = {
+    "ABDOMEN",
+    "BRAIN",
+    "CHEST",
+    "HEAD",
+    "HEART",
+    "LIVER",
+    "NECK",
+    "PELVIS",
+    "SPINE",
+}  # PS3.16, Annex L
 _VIEWS: tuple[View, View] = ("coronal", "axial")
 
 
@@ -126,8 +137,11 @@ def _capture(
         f"{section.view} section with outlines of the segments and a table of measurements"
     )
     picture.SourceImageSequence = [_source_image(source) for source in sources]
-    if has_sound(sources[0], "BodyPartExamined"):
+    # Of a paired organ, and where no body part is known, Laterality is type 2C; elsewhere it must not be there.
+    if has_sound(sources[0], "BodyPartExamined") and sources[0].BodyPartExamined in _UNPAIRED:
         picture.BodyPartExamined = sources[0].BodyPartExamined
+    else:
+        picture.Laterality = None
     return picture
 
 

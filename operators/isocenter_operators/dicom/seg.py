@@ -64,15 +64,17 @@ def segmentation(
         manufacturer_model_name=algorithm.name,
         software_versions=algorithm.version,
         device_serial_number=algorithm.device_uid,
-        pixel_measures=_pixel_measures(planes),
         content_label="SEGMENTATION",
         content_description=description[:64],
         series_description=description[:64],
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    # highdicom takes the first image's own measures, which may lack the thickness and the distance.
+    result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(planes)
     _fix_dimension_uid(result, identity)
     if has_sound(sources[0], "BodyPartExamined"):
         result.BodyPartExamined = sources[0].BodyPartExamined
+    result.ContentCreatorName = None  # type 2; highdicom leaves it out
     result.ImageComments = disclaimer
     stamp(
         result,

@@ -70,7 +70,8 @@ def measurement_report(
     A region of one segment is a TID 1411 group, which points at exactly one. A region of several is a TID 1501 group
     that carries one Referenced Segment (121191) for each of them: TID 1411 allows a single one, TID 1501 is extensible.
 
-    A number that is not one (NaN) is written as absent, with the qualifier "Not a number" (CID 42).
+    A number that is not one (NaN) is left out and a comment of its group says so: PS3.3 has an empty value with a
+    qualifier for it (CID 42), at which readers such as highdicom fail for the whole report.
 
     Raises InvalidResult where there is nothing to report, or a group names a segment that `seg` does not have.
     """
@@ -153,7 +154,7 @@ def _group(
             FindingSite(_concept(group.finding), _concept(group.laterality) if group.laterality else None)
         ],
         "algorithm_id": _algorithm_identification(algorithm),
-        "measurements": [_measurement(measurement) for measurement in group.measurements],
+        "measurements": [_measurement(m) for m in group.measurements if math.isfinite(m.value)],
     }
     references = [_referenced_segment(number, seg, plane) for number in group.segment_numbers]
     if len(references) == 1:
@@ -164,7 +165,7 @@ def _group(
         template = MeasurementsAndQualitativeEvaluations(**shared)
         template[0].ContentSequence.extend(reference[0] for reference in references)
         template[0].ContentSequence.append(references[0][1])  # the source series, the same for each of them
-    template[0].ContentSequence.extend(_comment(note) for note in group.notes)
+    template[0].ContentSequence.extend(_comment(text) for text in _comments(group))
     return template
 
 
@@ -196,17 +197,19 @@ def _algorithm_identification(algorithm: Algorithm) -> AlgorithmIdentification:
 
 def _measurement(measurement: Measurement) -> NumericMeasurement:
     """TID 1419 row 5: the number with unit and derivation."""
-    absent = not math.isfinite(measurement.value)
-    template = NumericMeasurement(
+    return NumericMeasurement(
         name=_concept(measurement.concept),
-        value=0.0 if absent else float(measurement.value),
+        value=float(measurement.value),
         unit=_concept(measurement.unit),
-        qualifier=_concept(codes.NOT_A_NUMBER) if absent else None,
         derivation=_concept(measurement.derivation) if measurement.derivation else None,
     )
-    if absent:
-        template[0].MeasuredValueSequence = []
-    return template
+
+
+def _comments(group: MeasurementGroup) -> Iterable[str]:
+    yield from group.notes
+    for measurement in group.measurements:
+        if not math.isfinite(measurement.value):
+            yield f"{measurement.name}: there is no value, nothing could be measured"
 
 
 def _image_library(planes: Sequence[Dataset]) -> ContainerContentItem:
