@@ -147,7 +147,14 @@ def _measurements(row: list[float]) -> tuple[Measurement, ...]:
             "mean_density_HU", codes.ATTENUATION, mean_hu, codes.HOUNSFIELD_UNIT, derivation=codes.MEAN
         ),
         Measurement("laa_950_percent", codes.LAA_950, laa_950_percent, codes.PERCENT),
-        Measurement("percentile_15_HU", codes.PERCENTILE_15, p15_hu, codes.HOUNSFIELD_UNIT, decimals=0),
+        Measurement(
+            "percentile_15_HU",
+            codes.ATTENUATION,
+            p15_hu,
+            codes.HOUNSFIELD_UNIT,
+            derivation=codes.PERCENTILE_15,
+            decimals=0,
+        ),
     )
 
 

@@ -49,7 +49,7 @@ class Application(DeployApplication):
         if isinstance(self.task.sink, Archive):
             return DICOMwebStoreOperator(
                 self,
-                dicomweb_url=self.task.sink.dicomweb_url,
+                archive=self.task.sink,
                 rejected=self.task.rejected,
                 record=self.record,
                 name="sink",

@@ -58,7 +58,7 @@ class DICOMwebSourceOperator(Operator):
     def _retrieve(self) -> list[Dataset]:
         archive = self._archive
         instances: list[Dataset] = []
-        with DICOMwebClient(archive.dicomweb_url) as client:
+        with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
             series_uids = archive.series_uids or tuple(
                 str(found["0020000E"]["Value"][0]) for found in client.search_series(archive.study_uid)
             )

@@ -9,7 +9,7 @@ from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.result_gate import checked, stored_instance
-from isocenter_operators.run import Record
+from isocenter_operators.run import Archive, Record
 
 __all__ = ["DICOMwebStoreOperator"]
 
@@ -26,12 +26,12 @@ class DICOMwebStoreOperator(Operator):
         self,
         fragment: Fragment,
         *args: Any,
-        dicomweb_url: str,
+        archive: Archive,
         rejected: Path | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
-        self._dicomweb_url = dicomweb_url
+        self._archive = archive
         self._rejected = rejected
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
@@ -43,6 +43,10 @@ class DICOMwebStoreOperator(Operator):
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
             instances = checked(batches, self._rejected)
-        with self._record.step("store"), DICOMwebClient(self._dicomweb_url) as client:
+        archive = self._archive
+        with (
+            self._record.step("store"),
+            DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client,
+        ):
             client.store(instances)
         self._record.results += [stored_instance(instance) for instance in instances]

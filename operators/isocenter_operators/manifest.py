@@ -74,7 +74,7 @@ def read_manifest(folder: Path) -> AppManifest:
         raise ConfigurationError(f"{file}: {problems}", path=str(file)) from error
     return AppManifest(
         name=folder.resolve().name,
-        folder=folder,
+        folder=folder.resolve(),
         title=parsed.application.title,
         version=parsed.application.version,
         models=parsed.isocenter.models,

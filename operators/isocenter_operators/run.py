@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isocenter_operators.dicom.findings import Findings
+from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.inference.client import InferenceClient
 
 __all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
@@ -31,6 +32,7 @@ class Archive:
     dicomweb_url: str
     study_uid: str = ""
     series_uids: tuple[str, ...] = ()  # empty: every series of the study
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True)

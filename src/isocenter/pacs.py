@@ -48,14 +48,11 @@ class Orthanc:
 
     def __init__(self, settings: OrthancSettings, timeout_s: float = 10.0) -> None:
         self._url = settings.rest_url
-        auth = None
-        if settings.username is not None:
-            secret = settings.password.get_secret_value() if settings.password else ""
-            auth = httpx.BasicAuth(settings.username, secret)
+        credentials = settings.credentials
         self._http = httpx.Client(
             base_url=self._url,
             timeout=timeout_s,
-            auth=auth,
+            auth=(credentials.username, credentials.password) if credentials else None,
             # Orthanc gzips for whoever accepts it, which costs ten times the transfer itself.
             headers={"Accept-Encoding": "identity"},
             trust_env=False,

@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
 
 __all__ = [
@@ -76,6 +77,13 @@ class OrthancSettings(_Section):
     def rest_url(self) -> str:
         """Orthanc's own REST API, without a slash at the end."""
         return (self.url or f"http://{self.host}:{self.http_port}").rstrip("/")
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The name and the password to use, where both are set."""
+        if self.username is None or self.password is None:
+            return None
+        return Credentials(self.username, self.password.get_secret_value())
 
     @property
     def dicomweb_url(self) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
+
 from isocenter_operators.dicom.geometry import slices_of, volume_of
 from isocenter_operators.dicom.read import read_folder
 from isocenter_operators.errors import GeometryError, InputError
-from pydicom.dataset import Dataset
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from isocenter_operators.dicom.geometry import volume_of
 from isocenter_operators.dicom.read import read_bytes, read_file, read_folder
 from isocenter_operators.errors import UnreadableInput

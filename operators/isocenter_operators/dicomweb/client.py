@@ -13,6 +13,7 @@ from typing import Any, Self
 import httpx
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.dicomweb.multipart import boundary_of, parts
 from isocenter_operators.errors import (
     ArchiveUnavailable,
@@ -37,18 +38,21 @@ class DICOMwebClient:
     ----------
     base_url
         Where the service's resources begin, as `http://127.0.0.1:8042/dicom-web`.
+    credentials
+        For an archive that asks for a name and a password.
     timeout_s
         The longest that the archive may be silent.
     """
 
     def __init__(
-        self, base_url: str, *, timeout_s: float = 60.0, headers: Mapping[str, str] | None = None
+        self, base_url: str, *, credentials: Credentials | None = None, timeout_s: float = 60.0
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             # Archives that compress what is already DICOM cost ten times the transfer.
-            headers={"Accept-Encoding": "identity", **(headers or {})},
+            headers={"Accept-Encoding": "identity"},
+            auth=(credentials.username, credentials.password) if credentials else None,
             trust_env=False,
         )
 

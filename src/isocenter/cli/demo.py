@@ -142,7 +142,8 @@ def _not_there(job: Job, settings: Settings) -> list[str]:
     """The results that the archive does not find by QIDO-RS."""
     from isocenter_operators.dicomweb.client import DICOMwebClient
 
-    with DICOMwebClient(settings.orthanc.dicomweb_url) as client:
+    orthanc = settings.orthanc
+    with DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials) as client:
         return [
             result["sop_instance_uid"]
             for result in job.results

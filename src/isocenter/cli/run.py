@@ -17,8 +17,8 @@ from isocenter.cli.output import groups_table, print_json, print_lines, quiet_st
 from isocenter_operators.errors import UnreadableInput
 
 if TYPE_CHECKING:
-    from isocenter.catalog import InstalledApplication
     from isocenter.settings import Settings
+    from isocenter_operators.manifest import AppManifest
     from isocenter_operators.run import Outcome
 
 __all__ = ["command"]
@@ -63,7 +63,7 @@ def _require_files(path: Path) -> None:
         raise UnreadableInput(f"{path} is empty: there are no DICOM files to read", path=str(path))
 
 
-def _run(app: InstalledApplication, settings: Settings, path: Path, out: Path) -> Outcome:
+def _run(app: AppManifest, settings: Settings, path: Path, out: Path) -> Outcome:
     _quiet()
     from isocenter.worker import runner
     from isocenter_operators.run import Folder, Run
@@ -84,7 +84,7 @@ def _run(app: InstalledApplication, settings: Settings, path: Path, out: Path) -
 
 
 @contextmanager
-def _triton(settings: Settings, app: InstalledApplication) -> Iterator[str]:
+def _triton(settings: Settings, app: AppManifest) -> Iterator[str]:
     """A server that is there already, or an embedded one for this run only."""
     from isocenter.stack.ports import moved
     from isocenter.stack.running import running

@@ -20,7 +20,7 @@ from pynetdicom.association import Association
 from rich.console import Console
 from rich.progress import Progress
 
-from isocenter.settings import Settings
+from isocenter.settings import OrthancSettings, Settings
 from isocenter_operators.dicom.read import read_file
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, IsocenterError, UnreadableInput
@@ -78,7 +78,7 @@ def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool =
             raise UnreadableInput(_nothing(path, sent), path=str(path))
         sending = progress.track(_readable(contexts, sent), total=len(contexts), description="sending")
         if stow:
-            _stow(sending, orthanc.dicomweb_url, sent)
+            _stow(sending, orthanc, sent)
         else:
             with _Sender(called, host, orthanc.dicom_port, sorted(set(contexts.values()))) as sender:
                 _store(sending, sender, sent)
@@ -128,8 +128,8 @@ def _readable(files: Iterable[Path], sent: Sent) -> Iterator[tuple[Path, FileDat
             yield file, instance
 
 
-def _stow(instances: Iterable[tuple[Path, FileDataset]], url: str, sent: Sent) -> None:
-    with DICOMwebClient(url) as client:
+def _stow(instances: Iterable[tuple[Path, FileDataset]], orthanc: OrthancSettings, sent: Sent) -> None:
+    with DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials) as client:
         remaining = iter(instances)
         while batch := list(itertools.islice(remaining, _BATCH)):
             try:

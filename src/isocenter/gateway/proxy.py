@@ -46,11 +46,9 @@ class DICOMwebProxy:
 
     def __init__(self, settings: OrthancSettings) -> None:
         self._settings = settings
-        auth = None
-        if settings.username is not None and settings.password is not None:
-            auth = httpx.BasicAuth(settings.username, settings.password.get_secret_value())
+        credentials = settings.credentials
         self._http = httpx.AsyncClient(
-            auth=auth,
+            auth=(credentials.username, credentials.password) if credentials else None,
             timeout=httpx.Timeout(120.0, connect=3.0),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=20.0),
             trust_env=False,

@@ -67,9 +67,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 def _http(settings: Settings) -> dict[str, Any]:
     orthanc = settings.orthanc
-    users = {}
-    if orthanc.username is not None and orthanc.password is not None:
-        users = {orthanc.username: orthanc.password.get_secret_value()}
+    credentials = orthanc.credentials
+    users = {credentials.username: credentials.password} if credentials else {}
     return {
         "HttpPort": orthanc.http_port,
         "RemoteAccessAllowed": False,

@@ -15,6 +15,8 @@ from isocenter.jobs import QUEUE, WORKFLOW, attempt_id, summary
 from isocenter.settings import Settings
 from isocenter.worker import runner
 from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
+from isocenter_operators.inference.client import InferenceClient
+from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.run import Archive, Run
 
 __all__ = ["register"]
@@ -30,10 +32,12 @@ _Answer = dict[str, Any]
 
 def register(settings: Settings) -> None:
     """Teach DBOS, in this process, the work that `isocenter.jobs` asks for."""
+    # One client for all jobs: its shared memory is paid for once.
+    inference = TritonClient(settings.triton.grpc_url)
 
     @DBOS.step(name="attempt")
     def attempt_step(spec: Mapping[str, Any], attempt: int) -> _Answer:
-        return _attempt(settings, JobSpec.from_json(spec), attempt)
+        return _attempt(settings, inference, JobSpec.from_json(spec), attempt)
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=_RECOVERIES)
     def run_job(spec: dict[str, Any], attempt: int, tries: int) -> _Answer:
@@ -64,11 +68,11 @@ def _try_again(settings: Settings, spec: dict[str, Any], attempt: int, tries: in
     )
 
 
-def _attempt(settings: Settings, spec: JobSpec, attempt: int) -> _Answer:
+def _attempt(settings: Settings, inference: InferenceClient, spec: JobSpec, attempt: int) -> _Answer:
     job_id = spec.identity.job_id
     log.info("job %s attempt %d: %s on series %s", job_id[:12], attempt, spec.algorithm.name, spec.series_uid)
     try:
-        answer = _run(settings, spec)
+        answer = _run(settings, inference, spec)
     except Unavailable as error:
         answer = {"state": "unavailable", "reason": str(error)}
     except IsocenterError as error:
@@ -78,17 +82,24 @@ def _attempt(settings: Settings, spec: JobSpec, attempt: int) -> _Answer:
     return answer
 
 
-def _run(settings: Settings, spec: JobSpec) -> _Answer:
+def _run(settings: Settings, inference: InferenceClient, spec: JobSpec) -> _Answer:
     app = Catalog(settings.apps_dir).get(spec.algorithm.name)
     if app.algorithm != spec.algorithm:
         raise ConfigurationError(
             f"this job is for {app.name} {spec.algorithm.version}, but {app.version} is installed; "
             "send the series again for a job with the new version"
         )
+    archive = Archive(
+        settings.orthanc.dicomweb_url,
+        spec.study_uid,
+        (spec.series_uid,),
+        credentials=settings.orthanc.credentials,
+    )
     task = Run(
-        source=Archive(settings.orthanc.dicomweb_url, spec.study_uid, (spec.series_uid,)),
-        sink=Archive(settings.orthanc.dicomweb_url, spec.study_uid),
+        source=archive,
+        sink=archive,
         triton_url=settings.triton.grpc_url,
+        inference=inference,
         created=spec.created,
         deadline_s=app.deadline_s,
         rejected=settings.data_dir / "jobs" / spec.identity.job_id / "rejected",

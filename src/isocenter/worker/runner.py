@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from isocenter.catalog import InstalledApplication
 from isocenter_operators.errors import ConfigurationError, InputError, IsocenterError, StorageFull
+from isocenter_operators.manifest import AppManifest
 from isocenter_operators.run import Outcome, Run
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "load", "run", "where"]
 
 
-def load(app: InstalledApplication) -> ModuleType:
+def load(app: AppManifest) -> ModuleType:
     """The application's `app.py`, imported once in a process. Raises ConfigurationError."""
     name = f"isocenter_app_{app.name}"
     if name in sys.modules:
@@ -45,7 +45,7 @@ def load(app: InstalledApplication) -> ModuleType:
     return module
 
 
-def run(app: InstalledApplication, task: Run) -> Outcome:
+def run(app: AppManifest, task: Run) -> Outcome:
     """Run the graph of `app` once. Whatever goes wrong arrives as an IsocenterError with a reason."""
     module = load(app)
     try:
@@ -60,7 +60,7 @@ def run(app: InstalledApplication, task: Run) -> Outcome:
     return outcome
 
 
-def _translated(app: InstalledApplication, error: Exception) -> IsocenterError:
+def _translated(app: AppManifest, error: Exception) -> IsocenterError:
     """What a person is told of an error that nobody foresaw.
 
     The error's own text is left out: it may quote a patient's data. Its place in the code is a beginning.
