@@ -23,6 +23,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         parameters = json.loads(args["model_config"]).get("parameters", {})
+        # The work is many short passes over memory. A second thread gains a tenth, and when something else has its
+        # core, every pass waits for it: measured 4 to 13 s instead of 0.9 s.
+        torch.set_num_threads(1)
         self._device = _device(parameters.get("device", {}).get("string_value", "auto"))
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 A wave runs through the lumen, one voxel further at a time. Where its front parts, each part becomes a branch of
 its own. A branch whose front grows instead of narrowing has broken through the wall into the lung: what it took
-is given back (after the explosion control of Mori et al., IEEE TMI 19:10, 2000, here for each branch).
+is given back (after the explosion control of Mori et al., ICPR 1996, here for each branch).
 """
 
 from __future__ import annotations
