@@ -22,4 +22,6 @@ echo "Installing the Python environment into $venv (about 1.4 GB with a CPU buil
 # else is complete in the lock, so nothing is resolved anew (nvidia-pytriton would ask for an older NumPy).
 "${pip[@]}" install --constraint requirements.lock torch
 "${pip[@]}" install --no-deps --requirement requirements.lock
-"${pip[@]}" install --no-deps --no-build-isolation --editable .
+# setuptools warns about every editable installation, which is what is wanted here.
+"${pip[@]}" install --no-deps --no-build-isolation --editable . 2> >(grep -v -e '^ *!!' -e BuildBackendWarning \
+  -e '^ *\*\*' -e 'Please be careful' -e 'name as your package' -e 'with strategy' -e '^ *$' >&2)

@@ -20,7 +20,7 @@ __all__ = ["SIZE", "drawn"]
 
 SIZE = 1024  # pixels, both ways: large enough to read at half size in a viewer's viewport
 _LUNG_WINDOW_HU = (-1350.0, 150.0)  # centre -600, width 1500
-_MARGIN, _HEADER, _TABLE_HEAD, _ROW, _NOTE, _FOOTER = 24, 48, 64, 44, 28, 40
+_MARGIN, _HEADER, _TABLE_HEAD, _ROW, _NOTE, _FOOTER = 40, 48, 64, 44, 28, 40
 _BLACK, _TEXT, _QUIET, _RULE, _CAUTION = (
     (0, 0, 0),
     (228, 231, 235),

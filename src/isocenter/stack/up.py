@@ -21,8 +21,10 @@ from isocenter.stack.orthanc import orthanc_child
 from isocenter.stack.running import exclusively, write
 from isocenter.stack.supervisor import Supervisor
 from isocenter.stack.triton import triton_child
+from isocenter.stack.triton_process import remove_leftovers
 from isocenter.worker import presence
 from isocenter_operators.errors import ConfigurationError
+from isocenter_operators.inference.shared_memory import remove_abandoned
 
 __all__ = ["Stack", "addresses", "stack"]
 
@@ -52,8 +54,11 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
         presence.withdraw(settings)
         config = write(settings)
         children = _children(settings, catalog.models, config)
-        with Supervisor(children, environment=_environment(), say=say) as supervisor:
-            yield Stack(settings, supervisor)
+        try:
+            with Supervisor(children, environment=_environment(), say=say) as supervisor:
+                yield Stack(settings, supervisor)
+        finally:
+            _give_back_shared_memory()
 
 
 def addresses(settings: Settings) -> Mapping[str, str]:
@@ -70,6 +75,13 @@ def wait(supervisor: Supervisor, stop: threading.Event) -> None:
     while not stop.wait(0.5):
         if supervisor.failure is not None:
             raise supervisor.failure
+
+
+def _give_back_shared_memory() -> None:
+    """A child that is ended at once can not give its regions back itself."""
+    remove_leftovers()
+    for _ in remove_abandoned():
+        pass
 
 
 def _absolute(settings: Settings) -> Settings:
