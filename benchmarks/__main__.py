@@ -1,0 +1,46 @@
+"""`make bench`: everything side by side on this machine; prints a table and writes results.json beside this file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import fetch
+import lung_model
+import transport
+import volume
+from comparison import Comparison
+from rich.console import Console
+from rich.table import Table
+from series import chest_ct
+
+
+def main() -> None:
+    table = Table(
+        "benchmark", "ours", "peer", "ratio", "against", title="smaller is better; ratio = peer / ours"
+    )
+    results = {}
+    console = Console()
+    for one in _comparisons():
+        peer = "" if one.peer is None else f"{one.peer:.2f} {one.unit}"
+        ratio = "" if one.ratio is None else f"{one.ratio:.1f}"
+        table.add_row(one.name, f"{one.ours:.2f} {one.unit}", peer, ratio, one.against)
+        results[one.name] = one.as_json()
+        console.print(f"{one.name}: {one.ours:.2f} {one.unit}", style="dim")
+    console.print(table)
+    file = Path(__file__).with_name("results.json")
+    file.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"written to {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
+
+
+def _comparisons() -> Iterator[Comparison]:
+    with chest_ct() as chest:
+        yield from volume.compare(chest)
+        yield from fetch.compare(chest)
+        yield from transport.compare()
+        yield from lung_model.compare(chest)
+
+
+if __name__ == "__main__":
+    main()
