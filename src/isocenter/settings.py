@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -68,6 +77,23 @@ class OrthancSettings(_Section):
     aet: str = "ISOCENTER"
     username: str | None = None
     password: SecretStr | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://here")
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("should be like http://pacs:8042")
+        if "@" in parts.netloc:
+            # The address stands in messages and logs.
+            raise ValueError("must not hold a password: set orthanc.username and orthanc.password")
+        return url
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password: set both, or neither")
+        return self
 
     @property
     def embedded(self) -> bool:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -41,6 +45,8 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
         ("orthanc: {htp_port: 1}", r"isocenter.yaml: orthanc.htp_port: Extra inputs"),
         ("orhtanc: {}", r"isocenter.yaml: orhtanc: Extra inputs"),
         ("gateway: {port: many}", r"gateway.port: Input should be a valid integer"),
+        ("orthanc: {username: u}", r"orthanc: .*username and password: set both, or neither"),
+        ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
         ("- a list", r"expected keys and values at the top, found list"),
         ("a: [", r"not valid YAML"),
     ],
@@ -75,3 +81,18 @@ def test_a_password_does_not_show() -> None:
 def test_the_database_is_in_the_data_folder_unless_it_is_elsewhere(tmp_path: Path) -> None:
     assert Settings(data_dir=tmp_path).database == f"sqlite:///{tmp_path / 'isocenter.sqlite'}"
     assert Settings(database_url="postgresql://db/x").database == "postgresql://db/x"
+
+
+def test_a_password_in_the_archives_address_is_refused_and_not_repeated(file: Path) -> None:
+    file.write_text("orthanc: {url: 'http://u:hidden@pacs:8042'}")
+    with pytest.raises(ConfigurationError, match="must not hold a password") as refused:
+        Settings.load(file)
+    assert "hidden" not in str(refused.value)
+
+
+def test_the_page_lists_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    listed = yaml.safe_load(page.split("```yaml")[1].split("```")[0])
+
+    assert listed == Settings().model_dump(mode="json")

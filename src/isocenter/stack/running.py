@@ -24,7 +24,8 @@ def _folder(settings: Settings) -> Path:
 def exclusively(settings: Settings) -> Iterator[None]:
     """Hold the data folder. Raises ConfigurationError when another stack holds it, or it can not be written."""
     try:
-        _folder(settings).mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold patients' images
+        _folder(settings).mkdir(exist_ok=True)
         lock = (_folder(settings) / "lock").open("a+")
     except OSError as error:
         raise ConfigurationError(

@@ -191,6 +191,7 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 process_group=0,
+                umask=0o077,  # images, logs and the database are nobody else's business
                 preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - one call into the C library, nothing else
             )
         run.started_at = time.monotonic()
