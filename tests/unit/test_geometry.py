@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.geometry import slices_of, volume_of
 from isocenter_operators.dicom.read import read_folder
-from isocenter_operators.errors import GeometryError, InputError
+from isocenter_operators.errors import GeometryError, InputError, UnreadableInput
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,43 @@ def test_unused_high_bits_do_not_reach_the_values(few: list[Dataset]) -> None:
     np.testing.assert_array_equal(volume_of(few).voxels, clean)
 
 
+def test_ct_without_its_rescale_is_not_taken_for_hounsfield_units(few: list[Dataset]) -> None:
+    del few[3].RescaleIntercept
+    with pytest.raises(InputError, match="not known to be Hounsfield units"):
+        volume_of(few)
+    for instance in few:
+        instance.Modality = "MR"
+        instance.pop("RescaleSlope", None)
+        instance.pop("RescaleIntercept", None)
+    np.testing.assert_array_equal(volume_of(few).voxels[0], few[0].pixel_array)
+
+
+@pytest.mark.parametrize(("padding", "limit"), [(-32768, None), (-32768, -32760), (32768, None)])
+def test_padding_that_does_not_fit_is_no_reason_to_refuse(
+    few: list[Dataset], padding: int, limit: int | None
+) -> None:
+    clean = volume_of(few).voxels.copy()
+    for instance in few:
+        values = instance.pixel_array.astype(np.int16)
+        values[:5] = -32768  # with an intercept of -1024: below int16
+        instance.PixelData = values.astype("<i2").tobytes()
+        instance.PixelPaddingValue = padding  # 32768: the same bits, written as US
+        if limit is not None:
+            instance.PixelPaddingRangeLimit = limit
+    voxels = volume_of(few).voxels
+    assert (voxels[:, :5] == -32768).all()
+    np.testing.assert_array_equal(voxels[:, 5:], clean[:, 5:])
+    few[2].PixelPaddingValue = -2000
+    with pytest.raises(InputError, match=r"from -33792 to .* do not fit 16 bits"):
+        volume_of(few)
+
+
+def test_values_above_the_lowest_bit_are_refused(few: list[Dataset]) -> None:
+    few[0].BitsStored, few[0].HighBit = 12, 15
+    with pytest.raises(UnreadableInput, match="High Bit is 15 for 12 Bits Stored"):
+        volume_of(few)
+
+
 def _drop_middle(few: list[Dataset]) -> list[Dataset]:
     return few[:3] + few[4:]
 
@@ -94,6 +131,28 @@ def _no_position(few: list[Dataset]) -> list[Dataset]:
     return few
 
 
+def _no_width(few: list[Dataset]) -> list[Dataset]:
+    few[2].PixelSpacing = [0.8, 0]
+    return few
+
+
+def _two_cosines(few: list[Dataset]) -> list[Dataset]:
+    few[2].ImageOrientationPatient = [1, 0]
+    return few
+
+
+def _sheared(few: list[Dataset]) -> list[Dataset]:
+    for instance in few:
+        instance.ImageOrientationPatient = [0.5, 0, 0, 0, 2, 0]  # whose cross product is a unit vector
+    return few
+
+
+def _shifted(few: list[Dataset]) -> list[Dataset]:
+    x, y, z = few[3].ImagePositionPatient
+    few[3].ImagePositionPatient = [x + 4, y, z]
+    return few
+
+
 def _one(few: list[Dataset]) -> list[Dataset]:
     return few[:1]
 
@@ -107,6 +166,10 @@ def _one(few: list[Dataset]) -> list[Dataset]:
         (_other_frame, "mixes 2 values of FrameOfReferenceUID"),
         (_no_position, "no ImagePositionPatient"),
         (_one, "has one slice"),
+        (_no_width, r"PixelSpacing is \[0\.8, 0\.0\], not 2 positive numbers"),
+        (_two_cosines, "ImageOrientationPatient is .* not 6 numbers"),
+        (_sheared, "not two unit vectors"),
+        (_shifted, "not in line"),
     ],
 )
 def test_what_is_not_one_volume_is_refused_by_its_reason(

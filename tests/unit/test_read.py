@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmwrite
+from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.geometry import volume_of
 from isocenter_operators.dicom.read import read_bytes, read_file, read_folder
@@ -62,3 +66,27 @@ def test_a_dicomdir_and_other_files_are_passed_over(test_data: Path) -> None:
 def test_bytes_that_are_no_dicom_name_their_origin() -> None:
     with pytest.raises(UnreadableInput, match="part 3 of the answer"):
         read_bytes(b"<html>502 Bad Gateway</html>" * 10, origin="part 3 of the answer")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda image: image.pop("Rows"), "it has pixels, but no Rows"),
+        (lambda image: image.file_meta.pop("TransferSyntaxUID"), "transfer syntax none"),
+        (
+            lambda image: setattr(image.file_meta, "TransferSyntaxUID", "1.2.840.113619.5.2"),
+            "not one of DICOM",
+        ),
+    ],
+)
+def test_what_does_not_say_how_to_read_its_pixels_is_refused(
+    test_data: Path, tmp_path: Path, damage: Callable[[Dataset], object], said: str
+) -> None:
+    image = read_file(min((test_data / "ct-abdomen-41" / "image").iterdir()))
+    assert image is not None
+    damage(image)
+    content = BytesIO()
+    dcmwrite(content, image, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    (tmp_path / "odd.dcm").write_bytes(content.getvalue())
+    with pytest.raises(UnreadableInput, match=rf"odd\.dcm.*{said}"):
+        read_folder(tmp_path)

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from isocenter_operators.errors import GeometryError, InputError, UnreadableInput
+from isocenter_operators.dicom.voxels import rescale_into
+from isocenter_operators.errors import GeometryError
 
 __all__ = ["Volume", "slices_of", "volume_of"]
 
 _PLANE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-_COSINE_TOLERANCE = 1e-3  # direction cosines are written with few digits
+_VALUES = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+# Direction cosines are written with few digits. Half a millimetre over the width of a patient, for spacings too.
+_PLANE_TOLERANCE = 1e-3
+_SAME_PLACE_MM = 0.01
 _POSITION_TOLERANCE = 0.1  # of the slice spacing: how far a slice may lie from its place on the regular grid
 
 
@@ -47,15 +50,15 @@ class Volume:
 def volume_of(instances: Sequence[Dataset]) -> Volume:
     """The one volume that these single-frame instances of one series make.
 
-    Raises GeometryError where they make none (see `slices_of`), UnreadableInput where pixel data can not be decoded,
-    and InputError where a rescaled value does not fit 16 bits.
+    Raises GeometryError where they make none (see `slices_of`), UnreadableInput and InputError where their values can
+    not be had (see `rescale_into`).
     """
     slices = slices_of(instances)
     affine = _affine(slices)
     first = slices[0]
     voxels = np.empty((len(slices), int(first.Rows), int(first.Columns)), np.int16)
     for plane, instance in zip(voxels, slices, strict=True):
-        _rescale_into(plane, instance)
+        rescale_into(plane, instance)
     return Volume(voxels, affine, tuple(slices))
 
 
@@ -74,7 +77,7 @@ def slices_of(instances: Sequence[Dataset]) -> list[Dataset]:
         _refuse_mixed(keyword, {str(instance.get(keyword)) for instance in instances}, uid)
     for keyword in ("ImageOrientationPatient", "PixelSpacing"):
         values = np.array([instance[keyword].value for instance in instances], np.float64)
-        if np.ptp(values, axis=0).max() > _COSINE_TOLERANCE:
+        if np.ptp(values, axis=0).max() > _PLANE_TOLERANCE:
             distinct = {tuple(row) for row in np.round(values, 3).tolist()}
             _refuse_mixed(keyword, {str(row) for row in distinct}, uid)
     if len(instances) < 2:
@@ -103,6 +106,21 @@ def _refuse_no_plane(instance: Dataset, uid: str) -> None:
             "is not known",
             series_uid=uid,
         )
+    for keyword, count in _VALUES.items():
+        _refuse_no_numbers(instance, keyword, count, uid)
+
+
+def _refuse_no_numbers(instance: Dataset, keyword: str, count: int, uid: str) -> None:
+    try:
+        values = np.array(instance[keyword].value, np.float64)
+    except (TypeError, ValueError):  # an empty component
+        values = np.empty(0)
+    if values.shape != (count,) or not np.isfinite(values).all() or (count == 2 and (values <= 0).any()):
+        raise GeometryError(
+            f"series {uid}, instance {instance.SOPInstanceUID}: {keyword} is {instance[keyword].value}, not {count} "
+            f"{'positive ' if count == 2 else ''}numbers",
+            series_uid=uid,
+        )
 
 
 def _refuse_mixed(keyword: str, values: set[str], uid: str) -> None:
@@ -118,16 +136,23 @@ def _refuse_irregular(slices: Sequence[Dataset], along: NDArray[np.float64], uid
     """Each slice must lie on the regular line from the first to the last (PS3.3, C.7.6.2.1.1)."""
     steps = np.diff(along)
     spacing = float(np.median(steps))
-    if (steps < 0.01).any():
+    together = int((steps < _SAME_PLACE_MM).sum())
+    if together:
         where = int(np.argmin(steps))
         raise GeometryError(
-            f"series {uid} has {int((steps < 0.01).sum())} slices at a position that another slice already has "
+            f"series {uid} has {together} slices at a position that another slice already has "
             f"(instance {slices[where + 1].SOPInstanceUID}): several time points or reconstructions in one series",
             series_uid=uid,
         )
     positions = np.array([_position(instance) for instance in slices])
     even = np.linspace(positions[0], positions[-1], len(positions))
     if np.linalg.norm(positions - even, axis=1).max() > _POSITION_TOLERANCE * spacing:
+        if np.ptp(steps) <= _POSITION_TOLERANCE * spacing:
+            raise GeometryError(
+                f"series {uid}: its slices are not in line, some lie shifted to the side: several reconstructions in "
+                "one series",
+                series_uid=uid,
+            )
         where = int(np.argmax(steps))
         raise GeometryError(
             f"series {uid} has a gap or uneven spacing: {steps.max():.2f} mm after slice {where + 1} of {len(slices)}, "
@@ -141,16 +166,15 @@ def _position(instance: Dataset) -> NDArray[np.float64]:
 
 
 def _normal(instance: Dataset) -> NDArray[np.float64]:
-    cosines = np.array(instance.ImageOrientationPatient, np.float64)
-    normal = np.cross(cosines[:3], cosines[3:])
-    length = float(np.linalg.norm(normal))
-    if abs(length - 1.0) > 0.01:
+    cosines = np.array(instance.ImageOrientationPatient, np.float64).reshape(2, 3)
+    if np.abs(cosines @ cosines.T - np.eye(2)).max() > _PLANE_TOLERANCE:
         raise GeometryError(
-            f"series {instance.SeriesInstanceUID}: ImageOrientationPatient {list(cosines)} is not two unit vectors at "
-            "right angles",
+            f"series {instance.SeriesInstanceUID}: ImageOrientationPatient {cosines.ravel().tolist()} is not two unit "
+            "vectors at right angles",
             series_uid=str(instance.SeriesInstanceUID),
         )
-    return np.asarray(normal / length, np.float64)
+    normal = np.cross(cosines[0], cosines[1])
+    return np.asarray(normal / np.linalg.norm(normal), np.float64)
 
 
 def _affine(slices: Sequence[Dataset]) -> NDArray[np.float64]:
@@ -163,53 +187,3 @@ def _affine(slices: Sequence[Dataset]) -> NDArray[np.float64]:
     affine[:3, 2] = (_position(last) - _position(first)) / (len(slices) - 1)
     affine[:3, 3] = _position(first)
     return affine
-
-
-def _rescale_into(plane: NDArray[np.int16], instance: Dataset) -> None:
-    """Write the instance's rescaled values into `plane` (Y, X) (PS3.3, C.11.1.1.2)."""
-    stored = _stored_values(instance)
-    slope = float(instance.get("RescaleSlope") or 1)
-    intercept = float(instance.get("RescaleIntercept") or 0)
-    low, high = sorted(float(value) * slope + intercept for value in (stored.min(), stored.max()))
-    if low < -32768 or high > 32767:
-        raise InputError(
-            f"series {instance.SeriesInstanceUID}, instance {instance.SOPInstanceUID}: values from {low:.0f} to "
-            f"{high:.0f} do not fit 16 bits",
-            series_uid=str(instance.SeriesInstanceUID),
-        )
-    if slope == 1 and intercept.is_integer():
-        # Sums modulo 2**16 are right whenever the result fits, which was just checked.
-        np.add(stored.astype(np.uint16, copy=False), int(intercept) % 65536, out=plane.view(np.uint16))
-    else:
-        np.rint(stored.astype(np.float64) * slope + intercept, out=plane, casting="unsafe")
-
-
-def _stored_values(instance: Dataset) -> NDArray[Any]:
-    """The stored pixel values (Y, X): only the stored bits, with their sign (PS3.5, 8.1.1)."""
-    shape = (int(instance.Rows), int(instance.Columns))
-    bits, stored_bits = int(instance.BitsAllocated), int(instance.BitsStored)
-    signed = int(instance.PixelRepresentation) == 1
-    syntax = instance.file_meta.TransferSyntaxUID
-    if bits == 16 and not syntax.is_compressed and syntax.is_little_endian:
-        values: NDArray[Any] = np.frombuffer(
-            instance.PixelData, "<i2" if signed else "<u2", count=shape[0] * shape[1]
-        )
-        values = values.reshape(shape)
-    else:
-        values = _decoded(instance)
-    unused = bits - stored_bits
-    if unused and bits == 16 and not syntax.is_compressed:
-        # Old scanners leave overlays in the unused high bits: shift them out, and the sign back in.
-        values = (values << unused) >> unused
-    return values
-
-
-def _decoded(instance: Dataset) -> NDArray[Any]:
-    try:
-        return instance.pixel_array
-    except (RuntimeError, ValueError, AttributeError, NotImplementedError) as error:
-        raise UnreadableInput(
-            f"instance {instance.SOPInstanceUID}: pixel data in {instance.file_meta.TransferSyntaxUID.name} can not be "
-            f"decoded: {error}",
-            series_uid=str(instance.SeriesInstanceUID),
-        ) from error

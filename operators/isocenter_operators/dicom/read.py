@@ -18,6 +18,7 @@ from isocenter_operators.errors import UnreadableInput
 __all__ = ["read_bytes", "read_file", "read_folder"]
 
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_PIXEL_DESCRIPTION = ("Rows", "Columns", "BitsAllocated")
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0"  # (FFFE,E0DD), little endian, as in every encapsulated syntax
 _PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -63,6 +64,12 @@ def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
         raise UnreadableInput(f"{origin} can not be read as DICOM: {error}", path=origin) from error
     if instance.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return None
+    syntax = UID(instance.file_meta.get("TransferSyntaxUID", ""))
+    if not syntax.is_transfer_syntax:
+        raise UnreadableInput(
+            f"{origin} has the transfer syntax {syntax or 'none'}, which is not one of DICOM (PS3.6, A)",
+            path=origin,
+        )
     missing = [keyword for keyword in _REQUIRED if not instance.get(keyword)]
     if missing:
         raise UnreadableInput(
@@ -80,12 +87,16 @@ def _refuse_truncated_pixels(instance: FileDataset, origin: str) -> None:
     pixels = instance.get("PixelData")
     if pixels is None:
         return
+    undescribed = [keyword for keyword in _PIXEL_DESCRIPTION if not instance.get(keyword)]
+    if undescribed:
+        raise UnreadableInput(f"{origin} is damaged: it has pixels, but no {undescribed[0]}", path=origin)
     if instance.file_meta.TransferSyntaxUID.is_compressed:
         if not bytes(pixels[-8:]).startswith(_SEQUENCE_DELIMITER) and pixels[-2:] != b"\xff\xd9":
             _refuse_open_fragments(instance, origin)
         return
-    bits = int(instance.Rows) * int(instance.Columns) * int(instance.get("NumberOfFrames") or 1)
-    expected = (bits * int(instance.get("SamplesPerPixel", 1)) * int(instance.BitsAllocated) + 7) // 8
+    samples = int(instance.Rows) * int(instance.Columns) * int(instance.get("SamplesPerPixel", 1))
+    frames = int(instance.get("NumberOfFrames") or 1)
+    expected = (samples * frames * int(instance.BitsAllocated) + 7) // 8
     subsampled = str(instance.get("PhotometricInterpretation", "")).endswith("_422")
     if not subsampled and len(pixels) < expected:
         raise UnreadableInput(

@@ -1,0 +1,131 @@
+"""From stored pixel values to the values they stand for: of CT, Hounsfield units (PS3.3, C.11.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from isocenter_operators.errors import InputError, UnreadableInput
+
+__all__ = ["rescale_into"]
+
+_LOWEST, _HIGHEST = -32768, 32767  # of int16
+
+
+def rescale_into(plane: NDArray[np.int16], instance: Dataset) -> None:
+    """Write a single-frame image's rescaled values into `plane` (Y, X) (PS3.3, C.11.1.1.2).
+
+    Padding (C.7.5.1.1.2) keeps its value, or the nearest that fits: it is no measurement.
+
+    Raises UnreadableInput where pixel data can not be decoded; InputError where a CT image does not say how its values
+    become Hounsfield units, where values need a Modality LUT, or where one does not fit 16 bits.
+    """
+    slope, intercept = _rescale_of(instance)
+    stored = _stored_values(instance)
+    low, high = sorted(float(value) * slope + intercept for value in (stored.min(), stored.max()))
+    if low < _LOWEST or high > _HIGHEST:
+        values = stored.astype(np.float64) * slope + intercept
+        _refuse_wide(values[~_padding(stored, instance)], instance)
+        np.rint(values.clip(_LOWEST, _HIGHEST), out=plane, casting="unsafe")
+    elif slope == 1 and intercept.is_integer():
+        # Sums modulo 2**16 are right whenever the result fits, which was just checked.
+        np.add(stored.astype(np.uint16, copy=False), int(intercept) % 65536, out=plane.view(np.uint16))
+    else:
+        np.rint(stored.astype(np.float64) * slope + intercept, out=plane, casting="unsafe")
+
+
+def _rescale_of(instance: Dataset) -> tuple[float, float]:
+    """Slope and intercept. Of CT they are type 1 (PS3.3, C.8.2.1): without them nobody knows what the values are."""
+    if instance.get("ModalityLUTSequence"):
+        raise InputError(
+            f"{_named(instance)}: its values need a Modality LUT, which is not read",
+            series_uid=str(instance.SeriesInstanceUID),
+        )
+    slope, intercept = instance.get("RescaleSlope"), instance.get("RescaleIntercept")
+    if instance.get("Modality") == "CT" and (slope is None or intercept is None):
+        raise InputError(
+            f"{_named(instance)}: no Rescale Slope or no Rescale Intercept, so its values are not known to be "
+            "Hounsfield units",
+            series_uid=str(instance.SeriesInstanceUID),
+        )
+    slope, intercept = float(1 if slope is None else slope), float(0 if intercept is None else intercept)
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        raise InputError(
+            f"{_named(instance)}: Rescale Slope {slope:g} and Rescale Intercept {intercept:g} give no values",
+            series_uid=str(instance.SeriesInstanceUID),
+        )
+    return slope, intercept
+
+
+def _refuse_wide(measured: NDArray[np.float64], instance: Dataset) -> None:
+    if measured.size and (measured.min() < _LOWEST or measured.max() > _HIGHEST):
+        raise InputError(
+            f"{_named(instance)}: values from {measured.min():.0f} to {measured.max():.0f} do not fit 16 bits",
+            series_uid=str(instance.SeriesInstanceUID),
+        )
+
+
+def _padding(stored: NDArray[Any], instance: Dataset) -> NDArray[np.bool_]:
+    """Where the stored values (Y, X) say that there is no image."""
+    value = instance.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, np.bool_)
+    ends = [_as_stored(end, instance) for end in (value, instance.get("PixelPaddingRangeLimit", value))]
+    within: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
+    return within
+
+
+def _as_stored(value: int, instance: Dataset) -> int:
+    """With the sign of the stored values: the attribute's own VR, US or SS, is not always theirs."""
+    modulus = 1 << int(instance.BitsAllocated)
+    unsigned = int(value) % modulus
+    negative = int(instance.PixelRepresentation) == 1 and unsigned >= modulus // 2
+    return unsigned - modulus if negative else unsigned
+
+
+def _stored_values(instance: Dataset) -> NDArray[Any]:
+    """The stored pixel values (Y, X): only the stored bits, with their sign (PS3.5, 8.1.1)."""
+    shape = (int(instance.Rows), int(instance.Columns))
+    bits, stored_bits = int(instance.BitsAllocated), int(instance.BitsStored)
+    _refuse_high_bit(instance, stored_bits)
+    signed = int(instance.PixelRepresentation) == 1
+    syntax = instance.file_meta.TransferSyntaxUID
+    if bits == 16 and not syntax.is_compressed and syntax.is_little_endian:
+        values: NDArray[Any] = np.frombuffer(
+            instance.PixelData, "<i2" if signed else "<u2", count=shape[0] * shape[1]
+        )
+        values = values.reshape(shape)
+    else:
+        values = _decoded(instance)
+    unused = bits - stored_bits
+    if unused and bits == 16 and not syntax.is_compressed:
+        # Old scanners leave overlays in the unused high bits: shift them out, and the sign back in.
+        values = (values << unused) >> unused
+    return values
+
+
+def _refuse_high_bit(instance: Dataset, stored_bits: int) -> None:
+    if int(instance.get("HighBit", stored_bits - 1)) != stored_bits - 1:
+        raise UnreadableInput(
+            f"{_named(instance)}: High Bit is {instance.HighBit} for {stored_bits} Bits Stored; values that do not end "
+            "at the lowest bit (PS3.5, 8.1.1) are not read",
+            series_uid=str(instance.SeriesInstanceUID),
+        )
+
+
+def _decoded(instance: Dataset) -> NDArray[Any]:
+    try:
+        return instance.pixel_array
+    except (RuntimeError, ValueError, AttributeError, NotImplementedError) as error:
+        syntax = instance.file_meta.TransferSyntaxUID.name
+        raise UnreadableInput(
+            f"{_named(instance)}: pixel data in {syntax} can not be decoded: {error}",
+            series_uid=str(instance.SeriesInstanceUID),
+        ) from error
+
+
+def _named(instance: Dataset) -> str:
+    return f"series {instance.SeriesInstanceUID}, instance {instance.SOPInstanceUID}"
