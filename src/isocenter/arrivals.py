@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,8 +87,19 @@ class Arrivals:
         with self._engine.connect() as connection:
             return connection.execute(query).scalar_one_or_none()
 
-    def record(self, sequence: int, seen: Sequence[ArchiveSeries], now: float) -> None:
-        """Note how far the log was read and what was seen there: both, or neither."""
+    def record(
+        self,
+        sequence: int,
+        seen: Sequence[ArchiveSeries],
+        now: float,
+        *,
+        created: Collection[str] = frozenset(),
+    ) -> None:
+        """Note how far the log was read and what was seen there: both, or neither.
+
+        `created` are the resources that the archive made anew: such a series settles even if it was known with the
+        same instances, because it was deleted in between.
+        """
         with self._engine.begin() as connection:
             moved = connection.execute(
                 sa.update(_position).where(_position.c.log == _LOG).values(sequence=sequence)
@@ -96,7 +107,7 @@ class Arrivals:
             if moved.rowcount == 0:
                 connection.execute(sa.insert(_position).values(log=_LOG, sequence=sequence))
             for series in seen:
-                _note(connection, series, now)
+                _note(connection, series, now, created=series.resource in created)
 
     def settling(self) -> list[Arrival]:
         """The series that are still arriving, or were quiet but not judged yet."""
@@ -110,23 +121,17 @@ class Arrivals:
         """The series of one study."""
         return self._select(sa.select(_series).where(_series.c.study_uid == study_uid))
 
-    def get(self, resource: str) -> Arrival | None:
-        found = self._select(sa.select(_series).where(_series.c.resource == resource))
-        return found[0] if found else None
-
     def judge(self, arrival: Arrival, verdicts: Sequence[Verdict]) -> None:
         """Note what became of the series, unless it has changed meanwhile."""
-        self._update(arrival, settling=False, verdicts=json.dumps([asdict(each) for each in verdicts]))
+        same = (_series.c.resource == arrival.resource) & (_series.c.fingerprint == arrival.fingerprint)
+        said = json.dumps([asdict(each) for each in verdicts])
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_series).where(same).values(settling=False, verdicts=said))
 
     def forget(self, arrival: Arrival) -> None:
         """The series is no longer in the archive."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(_series).where(_series.c.resource == arrival.resource))
-
-    def _update(self, arrival: Arrival, **values: Any) -> None:
-        same = (_series.c.resource == arrival.resource) & (_series.c.fingerprint == arrival.fingerprint)
-        with self._engine.begin() as connection:
-            connection.execute(sa.update(_series).where(same).values(**values))
 
     def _select(self, query: sa.Select[Any]) -> list[Arrival]:
         with self._engine.connect() as connection:
@@ -137,13 +142,13 @@ class Arrivals:
         ]
 
 
-def _note(connection: sa.Connection, series: ArchiveSeries, now: float) -> None:
+def _note(connection: sa.Connection, series: ArchiveSeries, now: float, *, created: bool) -> None:
     """A series that is new, or has other instances than before, settles anew from now."""
     print_now = fingerprint(series.instances)
     known = connection.execute(
         sa.select(_series.c.fingerprint).where(_series.c.resource == series.resource)
     ).scalar_one_or_none()
-    if known == print_now:
+    if known == print_now and not created:
         return
     values = {
         "study_uid": series.study_uid,

@@ -7,9 +7,11 @@ wait for something that is away holds no place in a worker. The work itself is i
 from __future__ import annotations
 
 import logging
+import re
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ QUEUE = "isocenter"
 WORKFLOW = "run_job"
 
 _PAGE = 200  # workflows read at once
+_ID = re.compile("[0-9a-f]{1,64}")  # of a job, or the beginning of one
 _LOST = "the worker was lost each time it worked on this (out of memory?); its log says more"
 
 
@@ -73,24 +76,35 @@ def database_error(settings: Settings, error: Exception) -> Unavailable:
 
 
 class Jobs:
-    """Asks the queue for work and tells how it stands, from any process. Safe to use from several threads."""
+    """Asks the queue for work and tells how it stands, from any process. Safe to use from several threads.
+
+    Every call raises Unavailable when the database does not do its work.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._opening = threading.Lock()
+        self._open: DBOSClient | None = None
 
-    @cached_property
+    @property
     def _client(self) -> DBOSClient:
         from dbos import DBOSClient
 
-        prepare(self._settings)
-        return DBOSClient(
-            system_database_url=self._settings.database, serializer=serializer(), application_name=SERVICE
-        )
+        with self._opening:
+            if self._open is None:
+                prepare(self._settings)
+                self._open = DBOSClient(
+                    system_database_url=self._settings.database,
+                    serializer=serializer(),
+                    application_name=SERVICE,
+                )
+            return self._open
 
     def close(self) -> None:
-        if "_client" in self.__dict__:
-            self._client.destroy()
-            del self.__dict__["_client"]
+        with self._opening:
+            if self._open is not None:
+                self._open.destroy()
+            self._open = None
 
     def submit(self, spec: JobSpec) -> str:
         """Queue this work, unless the same work is known already, and give the job's ID either way."""
@@ -121,7 +135,8 @@ class Jobs:
         job = _job(status)
         if not job.over:
             raise InputError(f"job {job.id[:12]} is {job.state}: only a job that has ended can be run again")
-        inputs = self._client.list_workflows(workflow_ids=[status.workflow_id])[0].input
+        with self._translated():
+            inputs = self._client.list_workflows(workflow_ids=[status.workflow_id])[0].input
         if inputs is None:
             raise InputError(f"job {job.id[:12]} has no record of what it was asked to do")
         self._enqueue(job.id, job.attempts + 1, inputs["args"][0])
@@ -131,12 +146,15 @@ class Jobs:
         """Take a job that waits out of the queue. Raises InputError for one that runs or has ended."""
         status = self._there(job_id)
         job = _job(status)
-        if job.state != "queued":
-            hint = "; it ends by itself" if job.state == "running" else ""
+        if job.state == "running":
             raise InputError(
-                f"job {job.id[:12]} is {job.state}: only a job that waits can be cancelled{hint}"
+                f"job {job.id[:12]} runs already and can not be stopped: wait until it has ended, and delete its "
+                "results from the archive if they are not wanted"
             )
-        self._client.cancel_workflow(status.workflow_id)
+        if job.state != "queued":
+            raise InputError(f"job {job.id[:12]} is {job.state}: only a job that waits can be cancelled")
+        with self._translated():
+            self._client.cancel_workflow(status.workflow_id)
         return self._job(job.id)
 
     def supersede(self, job_id: str) -> None:
@@ -146,7 +164,7 @@ class Jobs:
             self.cancel(job.id)
 
     def _enqueue(self, job_id: str, attempt: int, spec: Mapping[str, Any]) -> None:
-        try:
+        with self._translated():
             self._client.enqueue(
                 {
                     "workflow_name": WORKFLOW,
@@ -158,6 +176,11 @@ class Jobs:
                 attempt,
                 1,
             )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except sqlalchemy.exc.OperationalError as error:
             raise database_error(self._settings, error) from error
 
@@ -165,20 +188,23 @@ class Jobs:
         """Attempts, newest first, without their inputs."""
         offset = 0
         while True:
-            page = self._client.list_workflows(
-                name=WORKFLOW,
-                workflow_id_prefix=prefix,
-                sort_desc=True,
-                load_input=False,
-                limit=_PAGE,
-                offset=offset,
-            )
+            with self._translated():
+                page = self._client.list_workflows(
+                    name=WORKFLOW,
+                    workflow_id_prefix=prefix,
+                    sort_desc=True,
+                    load_input=False,
+                    limit=_PAGE,
+                    offset=offset,
+                )
             yield from page
             if len(page) < _PAGE:
                 return
             offset += _PAGE
 
     def _newest(self, job_id: str) -> WorkflowStatus | None:
+        if not _ID.fullmatch(job_id):
+            return None
         newest: WorkflowStatus | None = None
         for status in self._attempts(job_id):
             if newest is None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,9 +21,10 @@ from isocenter.jobs import Jobs, database_error, prepare
 from isocenter.pacs import ArchiveSeries, Change, Orthanc
 from isocenter.rules import RouteVerdict, Series, explain
 from isocenter.settings import Settings
+from isocenter.surprise import log_way, where
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
-__all__ = ["RouteVerdict", "Router", "Series", "explain"]
+__all__ = ["Router"]
 
 log = logging.getLogger("isocenter.routing")
 
@@ -43,12 +43,17 @@ class Router:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._away = ""
+        self._opening = threading.Lock()
+        self._arrivals: Arrivals | None = None
 
-    @cached_property
+    @property
     def arrivals(self) -> Arrivals:
-        """What has arrived, and what became of it."""
-        prepare(self._settings)
-        return Arrivals(self._settings.database)
+        """What has arrived, and what became of it. Raises Unavailable when there is no database to tell."""
+        with self._opening:
+            if self._arrivals is None:
+                prepare(self._settings)
+                self._arrivals = Arrivals(self._settings.database)
+            return self._arrivals
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="router", daemon=True)
@@ -68,63 +73,95 @@ class Router:
 
     def status(self) -> dict[str, Any]:
         """`away`: one sentence on what the router waits for, "" when nothing; `settling`: how many series."""
-        return {"away": self._away, "settling": len(self.arrivals.settling())}
+        return {"away": self._away, "settling": len(self.settling())}
+
+    def settling(self) -> list[Arrival]:
+        """The series that are still arriving, or could not be judged yet. Raises Unavailable."""
+        return self._told(self.arrivals.settling)
+
+    def newest(self, limit: int = 100) -> list[Arrival]:
+        """The series that arrived last, with what became of them. Raises Unavailable."""
+        return self._told(lambda: self.arrivals.newest(limit))
+
+    def _told(self, ask: Callable[[], list[Arrival]]) -> list[Arrival]:
+        try:
+            return ask()
+        except SQLAlchemyError as error:
+            raise database_error(self._settings, error) from error
 
     def look(self) -> float:
-        """Read what is new and judge what is quiet. Gives the seconds until it is worth looking again."""
+        """Read what is new and judge what is quiet. Gives the seconds until it is worth looking again.
+
+        Raises Unavailable for what is away, and, when all others are judged, for a series that can not be judged.
+        """
         self._read_log()
-        waiting = [arrival for arrival in self.arrivals.settling() if not self._judged(arrival)]
-        return _LOOK_S if waiting else self._settings.routing.reconcile_every_s
+        arriving, unjudged = False, ""
+        for arrival in self.arrivals.settling():
+            try:
+                arriving |= not self._judged(arrival)
+            except (Unavailable, SQLAlchemyError):
+                raise
+            except ConfigurationError as error:
+                unjudged = str(error)
+            except Exception as error:  # noqa: BLE001 - one strange series must not hold up the others
+                log_way(log, error)
+                unjudged = f"series {arrival.series_uid} can not be judged: {where(error)}"
+        if unjudged:
+            raise Unavailable(unjudged)
+        return _LOOK_S if arriving else self._settings.routing.reconcile_every_s
 
     def _work(self) -> None:
         while not self._stop.is_set():
             self._wake.clear()
             try:
                 pause_s = self.look()
-                self._back()
-            except (Unavailable, SQLAlchemyError) as error:
+                self._gone("")
+            except Unavailable as error:
                 pause_s = _AWAY_S
-                known = isinstance(error, Unavailable)
-                self._gone(str(error if known else database_error(self._settings, error)))
-            except Exception as error:
+                self._gone(str(error))
+            except SQLAlchemyError as error:
                 pause_s = _AWAY_S
-                self._gone(f"the router met an unexpected {type(error).__name__} and tries again")
-                log.debug("unexpected", exc_info=error)
+                self._gone(str(database_error(self._settings, error)))
+            except Exception as error:  # noqa: BLE001 - told, and tried again: routing ends with the process only
+                pause_s = _AWAY_S
+                log_way(log, error)
+                self._gone(f"the router met an unexpected {where(error)}, and tries again")
             self._wake.wait(pause_s)
 
     def _gone(self, reason: str) -> None:
-        if reason != self._away:
+        """Tell once what is waited for; "" when nothing is."""
+        if reason and reason != self._away:
             log.warning("%s; waiting", reason)
+        elif self._away and not reason:
+            log.warning("routing goes on")
         self._away = reason
 
-    def _back(self) -> None:
-        if self._away:
-            log.warning("routing goes on")
-        self._away = ""
-
     def _read_log(self) -> None:
-        since = self._position()
+        known = self.arrivals.position()
+        since = self._start(known)
         while not self._stop.is_set():
             page = self._orthanc.changes(since)
             seen = self._touched(page.changes)
-            if page.last != since or seen:
-                self.arrivals.record(page.last, seen, time.time())
+            if page.last != known or seen:
+                created = {
+                    c.resource for c in page.changes if c.kind == "NewSeries" and c.sequence > (known or 0)
+                }
+                self.arrivals.record(page.last, seen, time.time(), created=created)
             since = page.last
             if page.done:
                 return
 
-    def _position(self) -> int:
+    def _start(self, known: int | None) -> int:
+        """Where to read on from, having read up to `known`."""
         newest = self._orthanc.last_change()
-        position = self.arrivals.position()
-        if position is None:
-            # An archive that was there before Isocenter: what it holds already was not sent to be analysed.
-            position = 0 if self._settings.orthanc.embedded else newest
-            self.arrivals.record(position, (), time.time())
-            log.info("reading the archive's changes from number %d on", position)
-        elif position > newest:
-            log.warning("the archive's change log has begun anew; reading it from the start")
-            position = 0
-        return position
+        if known is not None and known <= newest:
+            return known
+        # The first time; or the log has become shorter: images were deleted, which takes their lines away, or it is
+        # another archive's. Ours is read from the start, which makes no work twice. What somebody else's archive
+        # holds already was not sent to be analysed.
+        start = 0 if self._settings.orthanc.embedded else newest
+        log.info("reading the archive's changes from number %d on", start)
+        return start
 
     def _touched(self, changes: Sequence[Change]) -> list[ArchiveSeries]:
         """The series that these changes are about, as they are now, with as few questions as possible."""
@@ -167,32 +204,33 @@ class Router:
     def _verdicts(self, arrival: Arrival, series: ArchiveSeries, quiet_s: float) -> list[Verdict]:
         attributes = self._orthanc.attributes(min(series.instances))
         what = Series(series.study_uid, series.series_uid, len(series.instances), attributes)
-        verdicts = []
-        for said in explain(self._settings.routes, what):
-            if not said.wanted:
-                verdicts.append(Verdict(said.route, said.application, None, said.reason))
-                continue
-            self._supersede(arrival, said.route)
-            verdicts.append(self._queued(said, series, quiet_s))
-        return verdicts
+        return [
+            self._queued(said, arrival, series, quiet_s)
+            if said.wanted
+            else Verdict(said.route, said.application, None, said.reason)
+            for said in explain(self._settings.routes, what)
+        ]
 
-    def _supersede(self, arrival: Arrival, route: str) -> None:
-        """A job for fewer instances that still waits would only find that there are more."""
-        for earlier in arrival.verdicts:
-            if earlier.route == route and earlier.job_id:
-                self._jobs.supersede(earlier.job_id)
-
-    def _queued(self, said: RouteVerdict, series: ArchiveSeries, quiet_s: float) -> Verdict:
-        try:
-            app = Catalog(self._settings.apps_dir).get(said.application)
-        except ConfigurationError as error:
-            return Verdict(said.route, said.application, None, str(error))
+    def _queued(self, said: RouteVerdict, arrival: Arrival, series: ArchiveSeries, quiet_s: float) -> Verdict:
+        """Raises ConfigurationError when the application is not there: the series then waits for it."""
         spec = JobSpec(
-            algorithm=app.algorithm,
+            algorithm=Catalog(self._settings.apps_dir).get(said.application).algorithm,
             study_uid=series.study_uid,
             series_uid=series.series_uid,
             sop_instance_uids=self._orthanc.sop_instance_uids(series.resource),
             route=said.route,
             settle_s=round(quiet_s, 3),
         )
-        return Verdict(said.route, said.application, self._jobs.submit(spec), "")
+        job_id = self._jobs.submit(spec)
+        job = self._jobs.show(job_id)
+        if job is not None and job.ended is not None and job.ended.timestamp() < arrival.changed_at:
+            # It was taken out for a larger set that is gone, or its series was deleted, results and all.
+            self._jobs.retry(job_id)
+        self._supersede(arrival, said.route, job_id)
+        return Verdict(said.route, said.application, job_id, "")
+
+    def _supersede(self, arrival: Arrival, route: str, job_id: str) -> None:
+        """An earlier job for fewer instances that still waits would only make results that nobody looks at."""
+        for earlier in arrival.verdicts:
+            if earlier.route == route and earlier.job_id not in (None, job_id):
+                self._jobs.supersede(earlier.job_id)

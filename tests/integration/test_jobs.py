@@ -181,6 +181,8 @@ def test_a_killed_worker_finishes_its_job_after_the_restart(
     job_id = jobs.submit(spec("1.2.slow"))
     first = worker()
     wait_for(jobs, job_id, lambda job: job.state == "running")
+    with pytest.raises(InputError, match="runs already and can not be stopped: wait until it has ended"):
+        jobs.cancel(job_id)
     deadline = time.monotonic() + 10
     while lines(settings, "begun", "1.2.slow") == 0 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -214,7 +216,12 @@ def test_a_job_that_waits_is_cancelled_and_can_be_asked_for_again(
     assert wait_for(jobs, job_id, lambda job: job.over).state == "done"
 
 
+@pytest.mark.parametrize("job_id", ["ffff", "%", "", "_"])
+def test_a_job_that_is_not_there_is_not_another_one(jobs: Jobs, job_id: str) -> None:
+    jobs.submit(spec("1.2.good"))
+    assert jobs.show(job_id) is None
+
+
 def test_a_job_that_is_not_there_is_named(jobs: Jobs) -> None:
-    assert jobs.show("ffff") is None
     with pytest.raises(InputError, match="there is no job 'ffff'"):
         jobs.retry("ffff")

@@ -49,6 +49,12 @@ def slices(test_data: Path, tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
+def other_study(test_data: Path) -> list[Path]:
+    """Five slices of the thorax CT."""
+    return sorted((test_data / "ct-chest-275" / "image").rglob("*.dcm"))[:5]
+
+
+@pytest.fixture
 def jobs(settings: Settings) -> Iterator[Jobs]:
     queue = Jobs(settings)
     yield queue
@@ -126,6 +132,90 @@ def test_without_orthanc_the_router_says_so_and_catches_up(
         store(settings, slices)
         wait_for(lambda: len(jobs.list()) == 1)
         assert router.status()["away"] == ""
+
+
+def looked(router: Router) -> bool:
+    """Look once; whether nothing is left to be judged."""
+    return router.look() > 1
+
+
+def test_what_an_archive_of_others_held_before_is_not_analysed(
+    settings: Settings, slices: list[Path], jobs: Jobs, other_study: list[Path]
+) -> None:
+    with running_orthanc(settings):
+        store(settings, slices)
+        url = settings.orthanc.rest_url
+        external = settings.model_copy(
+            update={
+                "orthanc": settings.orthanc.model_copy(update={"url": url}),
+                "routing": settings.routing.model_copy(update={"reconcile_every_s": 9}),
+            }
+        )
+        router = Router(external)
+        assert looked(router)
+        store(settings, other_study)
+        wait_for(lambda: looked(router))
+        assert len(jobs.list()) == 1
+        # Deleting the newest study makes the log shorter: no reason to take up all that was there before.
+        other = str(dcmread(other_study[0], stop_before_pixels=True).StudyInstanceUID)
+        (found,) = httpx.post(
+            f"{url}/tools/find", json={"Level": "Study", "Query": {"StudyInstanceUID": other}}
+        ).json()
+        httpx.delete(f"{url}/studies/{found}").raise_for_status()
+        time.sleep(0.5)
+        wait_for(lambda: looked(router))
+        assert len(jobs.list()) == 1
+        assert len(router.newest()) == 1
+        router.stop()
+
+
+def test_a_study_that_was_deleted_and_sent_again_is_analysed_again(
+    settings: Settings, slices: list[Path], jobs: Jobs, router: Router
+) -> None:
+    with running_orthanc(settings):
+        store(settings, slices)
+        wait_for(lambda: [job.state for job in jobs.list()] == ["queued"])
+        (job,) = jobs.list()
+        jobs.cancel(job.id)  # it ends
+        (study,) = httpx.get(f"{settings.orthanc.rest_url}/studies").json()
+        httpx.delete(f"{settings.orthanc.rest_url}/studies/{study}").raise_for_status()
+        store(settings, slices)
+        wait_for(
+            lambda: [(each.id, each.state, each.attempts) for each in jobs.list()] == [(job.id, "queued", 2)]
+        )
+
+
+def test_a_set_that_comes_back_keeps_its_job(
+    settings: Settings, slices: list[Path], jobs: Jobs, router: Router
+) -> None:
+    with running_orthanc(settings):
+        store(settings, slices[:4])
+        wait_for(lambda: len(jobs.list()) == 1)
+        (job,) = jobs.list()
+        before = set(httpx.get(f"{settings.orthanc.rest_url}/instances").json())
+        store(settings, slices[4:])
+        wait_for(lambda: any(arrival.settling and arrival.instances == 5 for arrival in router.newest()))
+        (fifth,) = set(httpx.get(f"{settings.orthanc.rest_url}/instances").json()) - before
+        httpx.delete(f"{settings.orthanc.rest_url}/instances/{fifth}").raise_for_status()
+        wait_for(lambda: not router.settling())
+        assert [(each.id, each.state) for each in jobs.list()] == [(job.id, "queued")]
+
+
+def test_an_application_that_is_away_loses_no_series_and_holds_up_no_other(
+    settings: Settings, slices: list[Path], jobs: Jobs, router: Router, other_study: list[Path]
+) -> None:
+    description = settings.apps_dir / "trivial" / "app.yaml"
+    content = description.read_text()
+    with running_orthanc(settings):
+        description.write_text("application: [")
+        store(settings, slices)
+        store(settings, other_study[:1])  # too few for the rule that asks for the application
+        wait_for(lambda: "app.yaml: not valid YAML" in router.status()["away"])
+        wait_for(lambda: len(router.settling()) == 1)
+        assert jobs.list() == []
+        description.write_text(content)
+        wait_for(lambda: len(jobs.list()) == 1)
+        wait_for(lambda: router.status() == {"away": "", "settling": 0})
 
 
 def test_what_the_client_reads(settings: Settings, slices: list[Path]) -> None:

@@ -10,7 +10,6 @@ import yaml
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
 
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from isocenter.catalog import Catalog
 from isocenter.job import JobSpec
 from isocenter.jobs import QUEUE, WORKFLOW, attempt_id, summary
 from isocenter.settings import Settings
+from isocenter.surprise import log_way
 from isocenter.worker import runner
 from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
 from isocenter_operators.inference.client import InferenceClient
@@ -76,7 +76,8 @@ def _attempt(settings: Settings, inference: InferenceClient, spec: JobSpec, atte
     except Unavailable as error:
         answer = {"state": "unavailable", "reason": str(error)}
     except IsocenterError as error:
-        _log_place(error.__cause__)
+        if error.__cause__ is not None and not isinstance(error.__cause__, IsocenterError):
+            log_way(log, error.__cause__)
         answer = {"state": "failed", "reason": str(error)}
     log.info("job %s %s %s", job_id[:12], answer["state"], answer["reason"])
     return answer
@@ -107,10 +108,3 @@ def _run(settings: Settings, inference: InferenceClient, spec: JobSpec) -> _Answ
     )
     outcome = runner.run(app, task)
     return {"state": outcome.status, "reason": outcome.reason, **runner.as_json(outcome)}
-
-
-def _log_place(error: BaseException | None) -> None:
-    """The way to an unforeseen error, without its text, which may quote a patient's data."""
-    if error is not None and not isinstance(error, IsocenterError):
-        stack = "".join(traceback.format_tb(error.__traceback__))
-        log.error("%s\n%s", type(error).__name__, stack)

@@ -6,11 +6,11 @@ import errno
 import importlib.util
 import math
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from isocenter.surprise import where
 from isocenter_operators.errors import ConfigurationError, InputError, IsocenterError, StorageFull
 from isocenter_operators.manifest import AppManifest
 from isocenter_operators.run import Outcome, Run
@@ -18,7 +18,7 @@ from isocenter_operators.run import Outcome, Run
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["as_json", "load", "run", "where"]
+__all__ = ["as_json", "load", "run"]
 
 
 def load(app: AppManifest) -> ModuleType:
@@ -79,13 +79,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def where(error: BaseException) -> str:
-    """The kind of an error and the line it came from, without its text."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
