@@ -11,13 +11,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system ohif demo test lint types check bench clean
+.PHONY: install system browser ohif demo test lint types check bench clean
 
-install: $(INSTALLED) ohif
+# Without the viewer the rest works, so what keeps it away is said and not fatal.
+install: $(INSTALLED)
+	@$(BIN)/python scripts/fetch_ohif.py || true
 
-# Debian's parts: Orthanc and its plugins, Chromium, dciodvfy. What can not be installed is named, not fatal.
+# The system's packages: Orthanc and its plugins, dciodvfy, npm. What can not be installed is named, not fatal.
 system:
 	@scripts/install_system.sh
+
+# Chromium too, which is larger than all of them and only looks at the viewer in the tests.
+browser:
+	@scripts/install_system.sh test
 
 $(INSTALLED): requirements.lock pyproject.toml | system
 	@scripts/install_python.sh $(VENV)
@@ -39,7 +45,7 @@ types: $(INSTALLED)
 
 check: lint types
 
-test: install check
+test: browser install check
 	$(BIN)/python -m pytest tests/unit -n 2 -q
 	$(BIN)/python -m pytest tests/integration tests/e2e -q
 

@@ -1,64 +1,104 @@
 #!/usr/bin/env bash
-# Installs Debian's packages that the embedded stack is made of, where this user may; otherwise says what is missing,
-# what works without it, and how to get it. Never fails: what is missing is found again by `isocenter doctor`.
+# Installs the system's packages that the demo is made of, with the argument `test` also the tests' browser, where this
+# user may. Otherwise says what is missing, what works without it, and how to get it. Never fails: what is missing is
+# found again by `isocenter doctor`.
 set -u
+here=$(dirname "$0")
+PATH=$PATH:/usr/sbin:/usr/local/sbin
 
 declare -A without=(
-  [orthanc]="no embedded archive: set orthanc.url to an Orthanc that is already there; 'isocenter run' works without"
-  [orthanc-dicomweb]="the embedded Orthanc has no DICOMweb, so the demo and OHIF do not work; 'isocenter run' does"
-  [orthanc-python]="new scans are noticed by polling only; everything else works"
-  [dicom3tools]="no dciodvfy: 'isocenter validate' uses its own checks alone, and its tests are skipped"
-  [chromium]="no browser test; everything else works"
+  [python3-venv]="nothing works"
+  [libpython]="Triton can not run models, so nothing but an external one (triton.url) works"
+  [orthanc]="no embedded archive, so no demo: set orthanc.url to an Orthanc that is there; 'isocenter run' works"
+  [orthanc-dicomweb]="the embedded Orthanc does not start, so no demo; 'isocenter run' works"
+  [orthanc-python]="the embedded Orthanc does not start, so no demo; 'isocenter run' works"
+  [dicom3tools]="no dciodvfy: results are checked by Isocenter's own rules only, and some tests are skipped"
+  [npm]="OHIF can not be fetched, so there is no viewer; all else works"
+  [chromium]="the browser tests are skipped; all else works"
 )
 
-have() { dpkg-query -W -f='${Status}' "$1" 2>/dev/null | grep -q 'ok installed'; }
+python() { .venv/bin/python -c 'import sys; print(sys.executable)' 2>/dev/null || "$here/find_python.sh" 2>/dev/null; }
 
-if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-  echo "This is not a Debian or Ubuntu system: install Orthanc with its DICOMweb and Python plugins, dicom3tools and" \
-       "Chromium by hand; see 'isocenter doctor' for what is found."
-  exit 0
-fi
+plugin() {
+  local folder
+  for folder in /usr/share/orthanc/plugins /usr/lib/orthanc /usr/local/share/orthanc/plugins; do
+    [ -e "$folder/$1" ] && return
+  done
+  return 1
+}
 
-# The default python3 of this system, its venv module, and the libpython that Triton's Python backend links to.
-python_packages=()
-if [ -x /usr/bin/python3 ]; then
-  version=$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-  python_packages=(python3-venv "libpython$version")
-  apt-cache show "libpython${version}t64" >/dev/null 2>&1 && python_packages=(python3-venv "libpython${version}t64")
-fi
+libpython() { # where Triton's Python backend is given it from: see src/isocenter/stack/tritonserver.py
+  "$(python)" - <<'PYTHON'
+import os, sys, sysconfig
+libdir, multiarch = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("MULTIARCH") or ""
+folders = (libdir, os.path.join(libdir, multiarch), os.path.join(sys.base_prefix, "lib"), f"/usr/lib/{multiarch}")
+name = "libpython%d.%d.so.1.0" % sys.version_info[:2]
+sys.exit(not any(os.path.exists(os.path.join(folder, name)) for folder in folders))
+PYTHON
+}
+
+have() {
+  case $1 in
+    python3-venv) python ;;
+    libpython) libpython ;;
+    orthanc) command -v Orthanc ;;
+    orthanc-dicomweb) plugin libOrthancDicomWeb.so ;;
+    orthanc-python) plugin libOrthancPython.so ;;
+    dicom3tools) command -v dciodvfy ;;
+    npm) [ -e "${ISOCENTER_OHIF:-.cache/ohif}/version" ] || [ -n "${OHIF_TARBALL:-}" ] || command -v npm ;;
+    chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
+  esac >/dev/null 2>&1
+}
+
+package() { # its name here: libpython carries the version of the Python that is found, or would be installed
+  [ "$1" = libpython ] || { echo "$1"; return; }
+  local version=3.11
+  grep -qs '^VERSION_CODENAME=noble' /etc/os-release && version=3.12
+  version=$("$(python)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo "$version")
+  if apt-cache show "libpython${version}t64" >/dev/null 2>&1; then version+=t64; fi
+  echo "libpython$version"
+}
 
 missing=()
-for package in orthanc orthanc-dicomweb orthanc-python dicom3tools chromium; do
-  have "$package" || missing+=("$package")
-done
-for package in "${python_packages[@]}"; do
-  have "$package" || missing+=("$package")
-done
+look() {
+  missing=()
+  local part
+  for part in "$@"; do have "$part" || missing+=("$part"); done
+}
+
+wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm)
+[ "${1:-}" = test ] && wanted+=(chromium)
+look "${wanted[@]}"
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-  if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then as_root=(sudo -n); else as_root=(false); fi
-fi
-
-if [ "${as_root[*]:-}" != "false" ]; then
-  echo "Installing from the system's packages: ${missing[*]}"
+if [ "$(id -u)" -ne 0 ]; then as_root=(sudo -n); fi
+why="neither root nor sudo without a password, so nothing was installed"
+if ! command -v apt-get >/dev/null; then
+  why="no apt-get here, so nothing was installed"
+elif "${as_root[@]}" true 2>/dev/null; then
   log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
+  echo "Installing from the system's packages: ${missing[*]}"
   "${as_root[@]}" apt-get update -qq >"$log" 2>&1
-  for package in "${missing[@]}"; do
-    # One at a time: a package that this release does not have must not keep the others away.
-    # policy-rc.d semantics: Orthanc's own system service is not wanted, it would take our ports.
-    was_there=$(systemctl is-active orthanc 2>/dev/null || true)
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-      apt-get install -y -qq --no-install-recommends "$package" >>"$log" 2>&1 || true
-    if [ "$package" = orthanc ] && [ "$was_there" != active ] && command -v systemctl >/dev/null; then
-      "${as_root[@]}" systemctl disable --now orthanc >>"$log" 2>&1 || true
-    fi
+  # One at a time: a package that this release does not have must not keep the others away.
+  for part in "${missing[@]}"; do
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y -qq --no-install-recommends "$(package "$part")" >>"$log" 2>&1
   done
+  # The package's own service would hold the ports that the embedded Orthanc wants.
+  if [[ " ${missing[*]} " == *" orthanc "* ]] && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl disable --now orthanc >>"$log" 2>&1
+  fi
+  look "${missing[@]}"
+  why=$(grep '^E: ' "$log" | tail -n 1)
 fi
+[ ${#missing[@]} -eq 0 ] && exit 0
 
-for package in "${missing[@]}"; do
-  have "$package" && continue
-  echo "missing: $package (${without[$package]:-needed for the Python environment}); get it with: apt-get install $package" >&2
-done
+{
+  echo "Missing here (${why:-apt-get did not install it}):"
+  for part in "${missing[@]}"; do echo "  $part: without it ${without[$part]}"; done
+  echo "To get it on Debian or Ubuntu: sudo apt-get install $(for part in "${missing[@]}"; do package "$part"; done | xargs)"
+  [ "${missing[*]}" != "${missing[*]#chromium}" ] && echo "  (Ubuntu has Chromium as a snap: sudo snap install chromium)"
+} >&2
 exit 0
