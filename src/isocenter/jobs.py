@@ -61,7 +61,7 @@ def prepare(settings: Settings) -> None:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             engine.dispose()
         run_dbos_database_migrations(system_database_url=settings.database)
-    except (OSError, sqlalchemy.exc.OperationalError) as error:
+    except (OSError, sqlalchemy.exc.DBAPIError) as error:
         raise database_error(settings, error) from error
 
 
@@ -181,7 +181,7 @@ class Jobs:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlalchemy.exc.OperationalError as error:
+        except sqlalchemy.exc.DBAPIError as error:
             raise database_error(self._settings, error) from error
 
     def _attempts(self, prefix: str | None = None) -> Iterator[WorkflowStatus]:

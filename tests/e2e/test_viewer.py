@@ -20,6 +20,7 @@ from reader import Viewport, chromium, coloured, reader
 from scipy import ndimage
 from served import served
 
+from isocenter.arrivals import Arrival
 from isocenter.gateway import create_app
 from isocenter.job import Job
 from isocenter.settings import OrthancSettings, Settings
@@ -48,6 +49,9 @@ class NoRouter:
 
     def status(self) -> dict[str, str]:
         return {"away": ""}
+
+    def newest(self, limit: int = 100) -> list[Arrival]:
+        return []
 
 
 class NoJobs:

@@ -19,9 +19,11 @@ import yaml
 from pydicom import dcmread
 from served import served
 
+from isocenter.arrivals import Arrival
 from isocenter.gateway import create_app
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
+from isocenter.routing import Router
 from isocenter.settings import GatewaySettings, OrthancSettings, Settings
 from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import Algorithm
@@ -40,6 +42,9 @@ class Nudges:
 
     def status(self) -> dict[str, str]:
         return {"away": ""}
+
+    def newest(self, limit: int = 100) -> list[Arrival]:
+        return []
 
 
 @pytest.fixture
@@ -109,7 +114,19 @@ def test_a_query_reaches_the_archive_as_it_was_written(
 
 
 @pytest.mark.parametrize(
-    "path", ["servers", "info", "studies/../servers", "studies/%2e%2e/servers", "..%2finstances"]
+    "path",
+    [
+        "servers",
+        "info",
+        "studies/../servers",
+        "studies/%2e%2e/servers",
+        "studies/%252e%252e/servers",
+        "studies/%2e%2e%2fservers",
+        "studies%3f/../servers",
+        "studies%23",
+        "..%2finstances",
+        "studies/1.2\\..\\..",
+    ],
 )
 def test_nothing_but_dicomweb_resources_passes(proxied: httpx.Client, path: str) -> None:
     # http.client sends the path as it is; httpx would tidy it.
@@ -156,15 +173,21 @@ def test_the_plugins_nudge_arrives(settings: Settings, jobs: Jobs, test_data: Pa
 
 
 @pytest.mark.parametrize(
-    ("content", "status"), [(b'{"changes": []}', 202), (b"not JSON", 400), (b" " * 70_000, 413)]
+    ("content", "status"),
+    [(b'{"changes": []}', 202), (b"not JSON", 400), (b"[" * 60_000, 400), (b" " * 70_000, 413)],
 )
 def test_an_event_is_small_json(gateway: httpx.Client, content: bytes, status: int) -> None:
     assert gateway.post("/api/events/orthanc", content=content).status_code == status
+    # In chunks, of which no header says how many there will be.
+    assert gateway.post("/api/events/orthanc", content=iter([content])).status_code == status
 
 
 def test_other_sites_pages_can_neither_act_nor_read(gateway: httpx.Client) -> None:
     crossing = {"Sec-Fetch-Site": "cross-site"}
     assert gateway.post("/api/events/orthanc", json={}, headers=crossing).status_code == 403
+    for origin, status in (("http://elsewhere.example", 403), ("null", 403), (str(gateway.base_url), 202)):
+        answer = gateway.post("/api/events/orthanc", json={}, headers={"Origin": origin.rstrip("/")})
+        assert answer.status_code == status, origin
     assert gateway.get("/api/jobs", headers={"Host": "rebound.example:8080"}).status_code == 400
     assert gateway.get("/api/jobs", headers={"Host": "localhost:8080"}).status_code == 200
 
@@ -201,6 +224,7 @@ def test_without_ohif_the_page_says_how_to_get_it(gateway: httpx.Client) -> None
     assert page.status_code == 200
     assert "make ohif" in page.text
     assert gateway.get("/viewer?StudyInstanceUIDs=1").status_code == 503
+    assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
 def test_the_viewers_files_have_their_types_and_lifetimes(gateway: httpx.Client, settings: Settings) -> None:
@@ -227,7 +251,42 @@ def test_the_viewers_files_have_their_types_and_lifetimes(gateway: httpx.Client,
     assert gateway.get("/gone.bundle.js").status_code == 404
     assert gateway.get("/init-service-worker.js").text == ""
     assert "secret" not in gateway.get("/..%2fsecret.txt").text
+    for strange in ("/%00", f"/{'a' * 5000}"):
+        assert gateway.get(strange).status_code == 200  # a place inside the viewer, for all that is known
     assert "'/dicom-web'" in gateway.get("/app-config.js").text
+
+
+def test_the_status_page_says_of_each_series_why_it_has_no_job(
+    settings: Settings, jobs: Jobs, stored: tuple[str, str], orthanc: OrthancSettings
+) -> None:
+    routes = [{"name": "<i>chest</i>", "application": "a", "when": {"Modality": "^MR$"}}]
+    site = Settings.model_validate(
+        {
+            **settings.model_dump(),
+            "orthanc": orthanc.model_dump(),
+            "routing": {"settle_s": 0.2},
+            "routes": routes,
+        }
+    )
+    router = Router(site)
+    with (
+        served(create_app(site, router=router, jobs=jobs), site.gateway.port) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        router.look()
+        settling = client.get("/status").text
+        assert "images may still be coming" in settling
+        assert stored[1] in settling
+        time.sleep(0.3)
+        router.look()
+        page = client.get("/status").text
+        reason = "&lt;i&gt;chest&lt;/i&gt;: Modality is &#x27;CT&#x27;, and should be like &#x27;^MR$&#x27;"
+        assert reason in page
+        assert "images may still be coming" not in page
+        (settings.data_dir / "isocenter.sqlite").write_bytes(b"no database" * 1000)
+        assert client.get("/status").status_code == 503
+        assert "can not be used" in client.get("/healthz").json()["parts"]["router"]["missing"]
+    router.stop()
 
 
 @pytest.fixture

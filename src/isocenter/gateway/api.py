@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from isocenter.arrivals import Arrival
 from isocenter.gateway.page import status_page
 from isocenter.job import Job
 from isocenter_operators.errors import InputError, IsocenterError
@@ -28,6 +29,7 @@ class RouterLike(Protocol):
 
     def nudge(self) -> None: ...
     def status(self) -> Mapping[str, Any]: ...
+    def newest(self, limit: int = 100) -> list[Arrival]: ...
 
 
 class JobsLike(Protocol):
@@ -61,11 +63,12 @@ class API:
 
     async def event(self, request: Request) -> Response:
         """The archive's plugin says that something changed."""
-        if int(request.headers.get("content-length", _LARGEST_EVENT + 1)) > _LARGEST_EVENT:
-            return JSONResponse({"error": "an event has a Content-Length of at most 64 KiB"}, 413)
+        content = await _content(request, _LARGEST_EVENT)
+        if content is None:
+            return JSONResponse({"error": "an event has at most 64 KiB"}, 413)
         try:
-            json.loads(await request.body())
-        except ValueError:
+            json.loads(content)
+        except (ValueError, RecursionError):
             return JSONResponse({"error": "an event is a JSON document"}, 400)
         # What it says is not believed: the router reads the archive's own log.
         await run_in_threadpool(self._router.nudge)
@@ -112,8 +115,23 @@ class API:
         return JSONResponse({"status": "up" if up else "degraded", "parts": parts}, 200 if up else 503)
 
     async def status(self, request: Request) -> Response:
-        """The page with the list of jobs."""
-        return HTMLResponse(status_page(await run_in_threadpool(self._jobs.list, 100)))
+        """The page that says of each series what became of it."""
+        jobs, arrivals, router = await asyncio.gather(
+            run_in_threadpool(self._jobs.list, 100),
+            run_in_threadpool(self._router.newest, 100),
+            run_in_threadpool(self._router.status),
+        )
+        return status_page(jobs, arrivals, router["away"])
+
+
+async def _content(request: Request, most_bytes: int) -> bytes | None:
+    """What was posted; None when it is more than that, whatever its headers say."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > most_bytes:
+            return None
+    return bytes(content)
 
 
 def _no_job(request: Request) -> Response:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -20,7 +21,7 @@ from isocenter.gateway.proxy import DICOMwebProxy
 from isocenter.gateway.viewer import Viewer
 from isocenter.pacs import Orthanc
 from isocenter.settings import Settings
-from isocenter_operators.errors import IsocenterError
+from isocenter_operators.errors import IsocenterError, Unavailable
 
 __all__ = ["create_app"]
 
@@ -43,7 +44,10 @@ def create_app(settings: Settings, *, router: RouterLike, jobs: JobsLike) -> Sta
         return None if viewer.installed else f"OHIF is not in {viewer.folder}: run `make ohif`"
 
     def router_missing() -> str | None:
-        return router.status()["away"] or None
+        try:
+            return router.status()["away"] or None
+        except Unavailable as error:
+            return str(error)
 
     checks = {"orthanc": orthanc_missing, "router": router_missing, "viewer": viewer_missing}
 
@@ -76,11 +80,19 @@ class SameSite:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         changes_something = scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if changes_something and Headers(scope=scope).get("sec-fetch-site") in ("cross-site", "same-site"):
+        if changes_something and _comes_from_elsewhere(Headers(scope=scope)):
             refusal = JSONResponse({"error": "requests that change something must come from this site"}, 403)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+def _comes_from_elsewhere(headers: Headers) -> bool:
+    """Whether a page of another site sent it. Programs send neither header, and old browsers only the second."""
+    if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        return True
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
 
 
 def _hosts(host: str) -> list[str]:

@@ -1,23 +1,38 @@
-"""The gateway's own pages, rendered here: the list of jobs, and what is shown where OHIF is not installed."""
+"""The gateway's own pages, rendered here: what became of each series, and what is shown where OHIF is not installed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from starlette.responses import HTMLResponse
+
+from isocenter.arrivals import Arrival
 from isocenter.job import Job
 
 __all__ = ["missing_viewer_page", "status_page", "study_link"]
+
+_SAFE = {
+    # Nothing is loaded, nobody frames it, and its buttons ask this server only.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
        color: #dce3ee; background: #0b1220; }
 a { color: #7cb7ff; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .75rem; border-bottom: 1px solid #24304a; }
-.done { color: #6fd08c; } .failed { color: #ff8a80; } .not_applicable, .cancelled { color: #e6c46a; }
+h1 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+.done { color: #6fd08c; }
+.running, .queued { color: #7cb7ff; } .failed { color: #ff8a80; } .not_applicable, .cancelled { color: #e6c46a; }
 small, .uid { color: #93a1b8; } .uid { font-family: ui-monospace, monospace; font-size: 12px; }
 button { color: inherit; background: #1b2942; border: 1px solid #3a4a6b; border-radius: 4px; cursor: pointer; }
 form { display: inline; }
@@ -31,21 +46,36 @@ def study_link(study_uid: str) -> str:
     return f"/viewer?StudyInstanceUIDs={quote(study_uid)}"
 
 
-def status_page(jobs: Iterable[Job]) -> str:
-    """The newest jobs with their outcome, as one HTML page that keeps itself up to date."""
-    rows = "".join(_row(job) for job in jobs)
-    table = (
-        "<table><thead><tr><th>State</th><th>Application</th><th>Study</th><th>Outcome</th><th>Time</th><th></th>"
-        f"</tr></thead><tbody>{rows}</tbody></table>"
-        if rows
-        else "<p>No jobs yet. Send a study (<code>isocenter send FOLDER</code>) and it appears here.</p>"
+def status_page(jobs: Sequence[Job], arrivals: Sequence[Arrival], away: str) -> HTMLResponse:
+    """The newest jobs, then the newest series without one and why, as a page that keeps itself up to date."""
+    waiting = f'<p class="failed">Waiting: {escape(away)}</p>' if away else ""
+    without = [arrival for arrival in arrivals if not any(each.job_id for each in arrival.verdicts)]
+    nothing = "<p>No jobs yet. Send a study (<code>isocenter send FOLDER</code>) and it appears here.</p>"
+    body = (
+        f'<p><a href="/">Studies in the viewer</a></p>{waiting}<h1>Jobs</h1>'
+        + (
+            _table(("State", "Application", "Study", "Outcome", "Time (UTC)", ""), map(_row, jobs))
+            if jobs
+            else nothing
+        )
+        + "<h1>Series without a job</h1>"
+        + (
+            _table(
+                ("State", "Study and series", "Images", "Why", "Time (UTC)"), map(_row_of_arrival, without)
+            )
+            if without
+            else "<p>None.</p>"
+        )
     )
-    return _page(
-        "Isocenter", f'<h1>Jobs</h1><p><a href="/">Studies in the viewer</a></p>{table}', refresh_s=5
-    )
+    return _page("Isocenter", body, refresh_s=5)
 
 
-def missing_viewer_page(folder: Path) -> str:
+def _table(header: Iterable[str], rows: Iterable[str]) -> str:
+    cells = "".join(f"<th>{title}</th>" for title in header)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def missing_viewer_page(folder: Path, status: int) -> HTMLResponse:
     """What `/` says without OHIF."""
     return _page(
         "Isocenter",
@@ -55,26 +85,44 @@ def missing_viewer_page(folder: Path) -> str:
         "the npm package @ohif/app.</p>"
         '<p>All else works: <a href="/status">jobs and their results</a>, the DICOMweb proxy at '
         "<code>/dicom-web</code> for any other viewer, and <a href='/healthz'>what is up</a>.</p>",
+        status=status,
     )
 
 
-def _page(title: str, body: str, refresh_s: int | None = None) -> str:
+def _page(title: str, body: str, *, refresh_s: int | None = None, status: int = 200) -> HTMLResponse:
     refresh = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
-    return (
+    return HTMLResponse(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>{refresh}'
-        f"<style>{_STYLE}</style></head><body>{body}</body></html>"
+        f"<style>{_STYLE}</style></head><body>{body}</body></html>",
+        status,
+        _SAFE,
     )
+
+
+def _study(study_uid: str) -> str:
+    link = f'<a href="{study_link(study_uid)}">open in the viewer</a>'
+    return f'{link}<br><span class="uid">{escape(study_uid)}</span>'
 
 
 def _row(job: Job) -> str:
     state = _SHOWN_STATE.get(job.state, job.state)
-    link = f'<a href="{study_link(job.study_uid)}">open in the viewer</a>'
-    study = f'{link}<br><span class="uid">{escape(job.study_uid)}</span>'
     took = f"{(job.ended - job.created).total_seconds():.1f} s" if job.ended else ""
     return (
-        f'<tr><td class="{job.state}">{state}</td><td>{escape(job.application)}</td><td>{study}</td>'
+        f'<tr><td class="{job.state}">{state}</td><td>{escape(job.application)}</td><td>{_study(job.study_uid)}</td>'
         f"<td>{_outcome(job)}</td><td>{job.created:%Y-%m-%d %H:%M:%S}<br><small>{took}</small></td>"
         f"<td>{_actions(job)}</td></tr>"
+    )
+
+
+def _row_of_arrival(arrival: Arrival) -> str:
+    state, kind = ("settling", "queued") if arrival.settling else ("not wanted", "not_applicable")
+    reasons = [f"{escape(each.route)}: {escape(each.reason)}" for each in arrival.verdicts]
+    why = "images may still be coming" if arrival.settling else "<br>".join(reasons) or "there are no rules"
+    changed = datetime.fromtimestamp(arrival.changed_at, UTC)
+    return (
+        f'<tr><td class="{kind}">{state}</td><td>{_study(arrival.study_uid)}<br>'
+        f'<span class="uid">{escape(arrival.series_uid)}</span></td><td>{arrival.instances}</td>'
+        f"<td>{why}</td><td>{changed:%Y-%m-%d %H:%M:%S}</td></tr>"
     )
 
 

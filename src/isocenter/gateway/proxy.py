@@ -7,6 +7,7 @@ below `/dicom-web`, such as sending to other servers, stays inside.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 import httpx
@@ -20,7 +21,8 @@ __all__ = ["DICOMwebProxy"]
 
 _log = logging.getLogger(__name__)
 
-_RESOURCES = frozenset({"studies", "series", "instances"})
+# UIDs, tags and the standard's own words: nothing that another server could decode once more.
+_RESOURCE = re.compile(r"(studies|series|instances)(/[0-9A-Za-z][0-9A-Za-z.,_-]*)*/?")
 _REQUEST_HEADERS = frozenset({"accept", "accept-charset", "content-type", "content-length", "range"})
 # Hop by hop (RFC 9110, 7.6.1), and what this server says for itself.
 _NOT_PASSED_BACK = frozenset(
@@ -59,8 +61,7 @@ class DICOMwebProxy:
 
     async def respond(self, request: Request) -> Response:
         path: str = request.path_params["path"]
-        segments = path.split("/")
-        if segments[0] not in _RESOURCES or ".." in segments:
+        if not _RESOURCE.fullmatch(path):
             return JSONResponse({"error": f"/dicom-web/{path} is no DICOMweb resource of this gateway"}, 404)
         has_body = request.method == "POST"
         upstream = self._http.build_request(
@@ -78,12 +79,14 @@ class DICOMwebProxy:
         return StreamingResponse(
             self._chunks(answer),
             status_code=answer.status_code,
-            headers=dict(_passed_back(answer.headers.multi_items())),
+            headers={**dict(_passed_back(answer.headers.multi_items())), "X-Content-Type-Options": "nosniff"},
             background=BackgroundTask(answer.aclose),
         )
 
     def _request_headers(self, request: Request) -> Mapping[str, str]:
         headers = {name: value for name, value in request.headers.items() if name in _REQUEST_HEADERS}
+        if "transfer-encoding" in request.headers:
+            headers.pop("content-length", None)  # RFC 9112, 6.3: it does not count then
         headers["Accept-Encoding"] = "identity"
         # Orthanc builds RetrieveURL and BulkDataURI from this, so that they stay on the gateway's origin.
         headers["Forwarded"] = f"host={request.url.netloc};proto={request.url.scheme}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, Response
 
 from isocenter.gateway.page import missing_viewer_page
 
@@ -31,7 +31,7 @@ _WITHHELD = frozenset({"sw.js", "init-service-worker.js"})
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
     "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self' data: blob:; frame-ancestors 'self'; base-uri 'self'"
+    "font-src 'self' data:; connect-src 'self' data: blob:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )
 
 
@@ -54,21 +54,27 @@ class Viewer:
 
     async def respond(self, request: Request) -> Response:
         if not self.installed:
-            return HTMLResponse(missing_viewer_page(self.folder), 503 if request.url.path != "/" else 200)
+            return missing_viewer_page(self.folder, 200 if request.url.path == "/" else 503)
         path: str = request.path_params["path"]
         if path in _WITHHELD:
             return Response("", media_type="text/javascript", headers={"Cache-Control": "no-cache"})
-        file = (self.folder / path).resolve()
-        if file.is_file() and file.is_relative_to(self.folder):
-            return _file(file, request.headers)
+        file = self._file(path)
+        if file is not None:
+            return _response(file, request.headers)
         if Path(path).suffix in _TYPES or path.startswith("assets/"):
             return Response(f"OHIF has no file {path}", 404, media_type="text/plain")
-        return _file(
-            self.folder / "index.html", request.headers
-        )  # a place inside the viewer, such as /viewer
+        # A place inside the viewer, such as /viewer.
+        return _response(self.folder / "index.html", request.headers)
+
+    def _file(self, path: str) -> Path | None:
+        try:
+            file = (self.folder / path).resolve()
+            return file if file.is_relative_to(self.folder) and file.is_file() else None
+        except (OSError, ValueError):  # longer than a file's name can be, or with a zero byte in it
+            return None
 
 
-def _file(file: Path, request_headers: Headers) -> Response:
+def _response(file: Path, request_headers: Headers) -> Response:
     hashed = _HASHED.search(file.name) is not None
     headers = {
         "Cache-Control": "public, max-age=31536000, immutable" if hashed else "no-cache",
