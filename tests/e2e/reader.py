@@ -8,6 +8,7 @@ By hand, for a gateway that runs (this is how docs/images/ohif.png is made):
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import sys
@@ -18,9 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Locator, Page, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+VIEWER = ROOT / ".cache" / "ohif" / "dist"
+ARTIFACTS = ROOT / "tests" / "artifacts"
 
 FLAGS = (
     "--no-sandbox",
@@ -43,6 +49,19 @@ _SLOWEST_S = 90.0  # two busy cores and no GPU
 def chromium() -> str | None:
     """The browser of the distribution."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def require_viewer() -> Path:
+    """OHIF's built files. Skips, or with ISOCENTER_REQUIRE_TEST_DATA=1 fails, without them or without a browser."""
+    for missing, how in (
+        (not (VIEWER / "index.html").exists(), "OHIF is not fetched: make ohif"),
+        (chromium() is None, "no Chromium: apt-get install chromium"),
+    ):
+        if missing and os.environ.get("ISOCENTER_REQUIRE_TEST_DATA") == "1":
+            pytest.fail(how)
+        if missing:
+            pytest.skip(how)
+    return VIEWER
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,11 @@ class Reader:
 
     def open(self, study_uid: str) -> None:
         self._page.goto(f"{self.origin}/viewer?StudyInstanceUIDs={study_uid}")
+
+    def open_page(self, path: str) -> str:
+        """Open one of the gateway's own pages and give its text."""
+        self._page.goto(f"{self.origin}{path}")
+        return self._page.locator("body").inner_text()
 
     def viewports(self) -> list[Viewport]:
         """What the viewports show at this moment, from left to right."""
