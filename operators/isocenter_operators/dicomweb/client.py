@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.dicomweb.multipart import boundary_of, parts
 from isocenter_operators.errors import (
     ArchiveUnavailable,
+    ConfigurationError,
     DeadlineExceeded,
     InputError,
     InvalidResult,
@@ -28,7 +28,8 @@ __all__ = ["DICOMwebClient"]
 # Any transfer syntax, as stored: asking for one makes the archive transcode.
 _WHOLE_INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _CHUNK_BYTES = 1 << 20
-_PASSING = {408, 425, 429, 502, 503, 504}
+_PASSING = {408, 425, 429}
+_PROCESSING_FAILURE = 0x0110  # PS3.7, C.5.8: nothing is said of its cause
 
 
 class DICOMwebClient:
@@ -105,9 +106,12 @@ class DICOMwebClient:
     def store(self, instances: Sequence[Dataset]) -> None:
         """STOW-RS (PS3.18, 10.5): all of them in one request, every one acknowledged or an error is raised.
 
-        Storing what is already there succeeds. Raises ArchiveUnavailable, StorageFull, or InvalidResult where the
-        archive refuses an instance, with its reason.
+        Storing what is already there succeeds; a warning, as of a coerced attribute, is no failure. Raises StorageFull;
+        InvalidResult where the archive refuses an instance, with its reason; ArchiveUnavailable where it did not store
+        one without a reason, as Orthanc on a full disk.
         """
+        if not instances:
+            return
         boundary = uuid.uuid4().hex
         with self._translated("storing results"):
             response = self._http.post(
@@ -130,7 +134,9 @@ class DICOMwebClient:
         if response.status_code == 204:
             return []
         self._refuse_error(response, f"searching {path}")
-        found: list[dict[str, Any]] = response.json()
+        found = self._json(response, f"searching {path}")
+        if not isinstance(found, list):
+            raise ArchiveUnavailable(f"{self.base_url}: searching {path}: the answer is no list")
         return found
 
     @contextmanager
@@ -140,38 +146,74 @@ class DICOMwebClient:
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"{self.base_url}: no answer in time, {doing}") from error
         except httpx.HTTPError as error:
-            raise ArchiveUnavailable(f"{self.base_url}: {doing}: {error or type(error).__name__}") from error
+            raise ArchiveUnavailable(
+                f"{self.base_url}: {doing}: {str(error) or type(error).__name__}"
+            ) from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ConfigurationError(
+                f"{self.base_url} is not the URL of a DICOMweb service: {error}"
+            ) from error
 
     def _refuse_error(self, response: httpx.Response, doing: str) -> None:
         if response.is_success:
             return
-        said = f"{self.base_url}: {doing}: HTTP {response.status_code} {response.reason_phrase}"
-        if response.status_code == 507 or "full" in response.text.lower()[:2000]:
+        said = f"{self.base_url}: {doing}: HTTP {response.status_code} {response.reason_phrase}{_reason(response)}"
+        if response.status_code == 507:
             raise StorageFull(f"{said}: the archive's disk is full")
+        if response.status_code in (401, 403):
+            raise ConfigurationError(f"{said}: the archive wants another name or password")
         if response.status_code in _PASSING or response.status_code >= 500:
             raise ArchiveUnavailable(said)
         raise InputError(said)
 
     def _refuse_unstored(self, response: httpx.Response, wanted: set[str]) -> None:
-        try:
-            answer: dict[str, Any] = response.json()
-        except json.JSONDecodeError as error:
-            raise ArchiveUnavailable(
-                f"{self.base_url}: storing results: the answer is not DICOM JSON"
-            ) from error
-        stored = {item["00081155"]["Value"][0] for item in answer.get("00081199", {}).get("Value", [])}
-        reasons = {
-            item["00081155"]["Value"][0]: item.get("00081197", {}).get("Value", [0])[0]
-            for item in answer.get("00081198", {}).get("Value", [])
-        }
+        answer = self._json(response, "storing results")
+        if isinstance(answer, list):  # DICOM JSON wraps every answer in an array; Orthanc does not
+            answer = answer[0] if answer else {}
+        stored = {_value(item, "00081155") for item in _items(answer, "00081199")}
+        reasons = {_value(item, "00081155"): _value(item, "00081197") for item in _items(answer, "00081198")}
         missing = sorted(wanted - stored)
         if not missing:
             return
-        reason = reasons.get(missing[0], 0)
         said = f"{self.base_url}: {len(missing)} of {len(wanted)} results were not stored ({missing[0]}"
-        if 0xA700 <= reason <= 0xA7FF:  # PS3.18, I.2: out of resources
-            raise StorageFull(f"{said}: reason {reason:#06x}, out of resources)")
-        raise InvalidResult(f"{said}: reason {reason:#06x})")
+        given = [reasons.get(uid) for uid in missing]
+        known = [reason for reason in given if reason not in (None, _PROCESSING_FAILURE)]
+        if any(0xA700 <= reason <= 0xA7FF for reason in known):  # PS3.18, I.2
+            raise StorageFull(f"{said}): the archive is out of resources; is its disk full?")
+        if known:
+            raise InvalidResult(
+                f"{said}): the archive refuses them with reason {known[0]:#06x} (PS3.18, I.2)"
+            )
+        raise ArchiveUnavailable(f"{said}), and the archive does not say why; is its disk full?")
+
+    def _json(self, response: httpx.Response, doing: str) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ArchiveUnavailable(
+                f"{self.base_url}: {doing}: the answer (HTTP {response.status_code}) is not DICOM JSON"
+            ) from error
+
+
+def _reason(response: httpx.Response) -> str:
+    """Orthanc's own word for what went wrong, which quotes nothing of the request."""
+    try:
+        answer = response.json()
+    except ValueError:
+        return ""
+    message = answer.get("Message") if isinstance(answer, dict) else None
+    return f" ({message})" if isinstance(message, str) else ""
+
+
+def _items(answer: Any, tag: str) -> list[Any]:
+    """The items of a sequence in DICOM JSON (PS3.18, F.2)."""
+    element = answer.get(tag) if isinstance(answer, dict) else None
+    return (element.get("Value") or []) if isinstance(element, dict) else []
+
+
+def _value(item: Any, tag: str) -> Any:
+    """The first value of an item's attribute; None where it has none, as of an instance that could not be read."""
+    return next(iter(_items(item, tag)), None)
 
 
 def _stow_body(instances: Sequence[Dataset], boundary: str) -> Iterator[bytes]:
