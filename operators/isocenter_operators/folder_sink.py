@@ -7,8 +7,7 @@ from typing import Any
 
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 
-from isocenter_operators.errors import IsocenterError
-from isocenter_operators.result_gate import checked, stored_instance, write_instance
+from isocenter_operators.result_gate import checked, stored_instance, write_instances
 from isocenter_operators.run import Record
 
 __all__ = ["FolderSinkOperator"]
@@ -19,7 +18,7 @@ class FolderSinkOperator(Operator):
 
     Named input: `dicom_instances`, from any number of writers: each a list of pydicom Datasets.
 
-    Raises InvalidResult or StorageFull; then nothing is left in the folder.
+    Raises InvalidResult, StorageFull or ConfigurationError; then the folder is as it was.
     """
 
     def __init__(
@@ -43,15 +42,8 @@ class FolderSinkOperator(Operator):
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
             instances = checked(batches, self._rejected)
-        written: list[Path] = []
         with self._record.step("store"):
-            try:
-                for instance in instances:
-                    written.append(write_instance(instance, self._output_folder))
-            except IsocenterError:
-                for path in written:
-                    path.unlink(missing_ok=True)
-                raise
+            written = write_instances(instances, self._output_folder)
         self._record.results += [
             stored_instance(instance, path) for instance, path in zip(instances, written, strict=True)
         ]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.validate import check
-from isocenter_operators.errors import InvalidResult, StorageFull
+from isocenter_operators.errors import ConfigurationError, InvalidResult, IsocenterError, StorageFull
 from isocenter_operators.run import StoredInstance
 
-__all__ = ["checked", "stored_instance", "write_instance"]
+__all__ = ["checked", "stored_instance", "write_instances"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def checked(batches: Iterable[Sequence[Dataset]], rejected: Path | None) -> list[Dataset]:
+def checked(batches: Iterable[Sequence[Dataset]], rejected: Path | None = None) -> list[Dataset]:
     """All instances of all writers, each of them valid.
 
     Raises InvalidResult naming what is wrong; then every instance lies in `rejected`, where given, for whoever has to
@@ -24,28 +27,48 @@ def checked(batches: Iterable[Sequence[Dataset]], rejected: Path | None) -> list
     try:
         for instance in instances:
             check(instance)
-    except InvalidResult:
-        if rejected is not None:
-            for instance in instances:
-                write_instance(instance, rejected)
-        raise
+    except InvalidResult as problem:
+        if rejected is None:
+            raise
+        raise InvalidResult(
+            f"{problem}; {_kept(instances, rejected)}", series_uid=problem.series_uid
+        ) from problem
     return instances
 
 
-def write_instance(instance: Dataset, folder: Path) -> Path:
-    """Write `<SOP Instance UID>.dcm` whole or not at all. Raises StorageFull."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{instance.SOPInstanceUID}.dcm"
-    unfinished = path.with_suffix(".part")
+def _kept(instances: Sequence[Dataset], folder: Path) -> str:
     try:
-        instance.save_as(unfinished, enforce_file_format=True)
-        unfinished.replace(path)
+        write_instances(instances, folder)
+    except IsocenterError as error:
+        return f"the results could not be kept: {error}"
+    return f"the results are kept in {folder}"
+
+
+def write_instances(instances: Sequence[Dataset], folder: Path) -> list[Path]:
+    """Write each as `<SOP Instance UID>.dcm`: all of them, or none.
+
+    What lay there under these names before is replaced only when all are written. Raises StorageFull, or
+    ConfigurationError where the folder can not be written.
+    """
+    paths = [folder / f"{instance.SOPInstanceUID}.dcm" for instance in instances]
+    unfinished = [path.with_suffix(".part") for path in paths]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for instance, part in zip(instances, unfinished, strict=True):
+            instance.save_as(part, enforce_file_format=True)
+        for part, path in zip(unfinished, paths, strict=True):
+            part.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise StorageFull(
-            f"{folder}: {instance.SOPInstanceUID} could not be written: {error.strerror}"
-        ) from error
-    return path
+        for part in unfinished:
+            _discard(part)
+        kind = StorageFull if error.errno in _FULL else ConfigurationError
+        raise kind(f"{folder}: results could not be written: {error.strerror}", path=str(folder)) from error
+    return paths
+
+
+def _discard(path: Path) -> None:
+    if path.parent.is_dir():
+        path.unlink(missing_ok=True)
 
 
 def stored_instance(instance: Dataset, path: Path | None = None) -> StoredInstance:

@@ -11,11 +11,12 @@ import numpy as np
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
-from isocenter_operators.dicom.findings import Segment
+from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
+from isocenter_operators.dicom.findings import Code, Segment
 from isocenter_operators.dicom.geometry import slices_of
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.seg import segmentation
-from isocenter_operators.result_gate import checked, write_instance
+from isocenter_operators.result_gate import checked, write_instances
 from isocenter_operators.run import Record
 from isocenter_operators.study import identity_of, selected_instances
 
@@ -35,10 +36,12 @@ class SegWriterOperator(Operator):
         What each value of the label map stands for, in order from 1.
     algorithm
         Who made it; with the series' instances it gives the result's UIDs.
+    algorithm_family
+        What kind of algorithm that is (PS3.16, CID 7162).
     output_folder
         Also write the object there, as the SDK's writer does; for graphs without one of our sinks.
 
-    Raises InputError, GeometryError or InvalidResult.
+    Raises InputError, GeometryError or InvalidResult; with a folder, StorageFull or ConfigurationError.
 
     Example: `SegWriterOperator(self, segments=[LUNG_RIGHT, LUNG_LEFT], algorithm=Algorithm("lungs", "1.0"))`
     """
@@ -49,6 +52,7 @@ class SegWriterOperator(Operator):
         *args: Any,
         segments: Sequence[Segment],
         algorithm: Algorithm,
+        algorithm_family: Code = ARTIFICIAL_INTELLIGENCE,
         created: datetime | None = None,
         output_folder: Path | None = None,
         record: Record | None = None,
@@ -56,6 +60,7 @@ class SegWriterOperator(Operator):
     ) -> None:
         self._segments = tuple(segments)
         self._algorithm = algorithm
+        self._algorithm_family = algorithm_family
         self._created = created
         self._output_folder = output_folder
         self._record = record or Record()
@@ -77,9 +82,9 @@ class SegWriterOperator(Operator):
                 sources=sources,
                 segments=self._segments,
                 algorithm=self._algorithm,
+                algorithm_family=self._algorithm_family,
                 identity=identity_of(sources, self._algorithm, self._created),
             )
         if self._output_folder is not None:
-            for instance in checked([[seg]], None):
-                write_instance(instance, self._output_folder)
+            write_instances(checked([[seg]]), self._output_folder)
         op_output.emit([seg], "dicom_instances")

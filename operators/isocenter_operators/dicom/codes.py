@@ -21,6 +21,7 @@ __all__ = [
     "LUNG",
     "MEAN",
     "MILLILITER",
+    "MORPHOLOGICAL_OPERATIONS",
     "PERCENT",
     "PERCENTILE_15",
     "PRIVATE_SCHEME",
@@ -53,5 +54,6 @@ PERCENT = Code("%", "UCUM", "Percent")
 
 # CID 7162 Surface Processing Algorithm Families; TID 1500 rows 4 and 12.
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+MORPHOLOGICAL_OPERATIONS = Code("123104", "DCM", "Morphological Operations")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 COMMENT = Code("121106", "DCM", "Comment")

@@ -14,7 +14,7 @@ from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import ExplicitVRLittleEndian
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
-from isocenter_operators.dicom.findings import Segment
+from isocenter_operators.dicom.findings import Code, Segment
 from isocenter_operators.dicom.header import DISCLAIMER, coded, has_sound, plane_of, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
@@ -29,6 +29,7 @@ def segmentation(
     segments: Sequence[Segment],
     algorithm: Algorithm,
     identity: JobIdentity,
+    algorithm_family: Code = ARTIFICIAL_INTELLIGENCE,
     series_number: int = 9001,
     series_description: str | None = None,
     disclaimer: str = DISCLAIMER,
@@ -43,6 +44,8 @@ def segmentation(
         One single-frame image per slice, in the order of Z; their pixels are not needed.
     segments
         What each number stands for, in order from 1.
+    algorithm_family
+        The kind of algorithm (PS3.16, CID 7162).
 
     Raises GeometryError where `labels` does not have the shape of the sources, InputError where the sources have no
     frame of reference, InvalidResult where nothing is segmented or a number has no segment.
@@ -55,7 +58,9 @@ def segmentation(
         source_images=planes,
         pixel_array=labels,
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(segment, algorithm, identity) for segment in segments],
+        segment_descriptions=[
+            _description(segment, algorithm, algorithm_family, identity) for segment in segments
+        ],
         series_instance_uid=identity.uid("seg.series"),
         series_number=series_number,
         sop_instance_uid=identity.uid("seg"),
@@ -128,7 +133,9 @@ def _refuse_wrong_numbers(labels: NDArray[np.uint8], segments: Sequence[Segment]
         )
 
 
-def _description(segment: Segment, algorithm: Algorithm, identity: JobIdentity) -> SegmentDescription:
+def _description(
+    segment: Segment, algorithm: Algorithm, family: Code, identity: JobIdentity
+) -> SegmentDescription:
     description = SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.label,
@@ -137,7 +144,7 @@ def _description(segment: Segment, algorithm: Algorithm, identity: JobIdentity) 
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
             name=algorithm.name,
-            family=PydicomCode(*ARTIFICIAL_INTELLIGENCE),
+            family=PydicomCode(*family),
             version=algorithm.version,
             source=algorithm.manufacturer,
             parameters=dict(sorted(algorithm.models.items())) or None,

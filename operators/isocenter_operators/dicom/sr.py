@@ -76,20 +76,22 @@ def measurement_report(
     Raises InvalidResult where there is nothing to report, or a group names a segment that `seg` does not have.
     """
     _refuse_unreportable(findings, seg, segments)
-    planes = [plane_of(source) for source in sources]
+    plane = plane_of(sources[0])
     description = series_description or f"{algorithm.name} measurements"
-    groups = [_group(group, seg, planes[0], algorithm, identity) for group in findings.groups]
+    groups = [_group(group, seg, plane, algorithm, identity) for group in findings.groups]
     report = MeasurementReport(
         observation_context=_observer(algorithm),
-        procedure_reported=_concept(_PROCEDURES.get(planes[0].Modality, codes.IMAGING_PROCEDURE)),
+        procedure_reported=_concept(_PROCEDURES.get(plane.Modality, codes.IMAGING_PROCEDURE)),
         imaging_measurements=groups,
         title=CodedConcept("126000", "DCM", "Imaging Measurement Report"),
     )
     content = report[0].ContentSequence
-    content.insert(len(content) - 1, _image_library(planes))  # TID 1500: row 5, before the measurements
+    content.insert(
+        len(content) - 1, _image_library(plane, sources)
+    )  # TID 1500: row 5, before the measurements
     content.extend(_comment(text) for text in (*findings.notes, disclaimer))
     result = Comprehensive3DSR(
-        evidence=[*planes, _reference(seg)],
+        evidence=[plane, *(_reference(each) for each in (*sources[1:], seg))],
         content=report[0],
         series_instance_uid=identity.uid("sr.series"),
         series_number=series_number,
@@ -212,9 +214,8 @@ def _comments(group: MeasurementGroup) -> Iterable[str]:
             yield f"{measurement.name}: there is no value, nothing could be measured"
 
 
-def _image_library(planes: Sequence[Dataset]) -> ContainerContentItem:
+def _image_library(first: Dataset, sources: Sequence[Dataset]) -> ContainerContentItem:
     """TID 1600: what all images have in common stands once, for their group (TID 1602, TID 1604)."""
-    first = planes[0]
     context = RelationshipTypeValues.HAS_ACQ_CONTEXT
     row_mm, column_mm = first.PixelSpacing
     pixels, millimetre = CodedConcept("{pixels}", "UCUM", "Pixels"), CodedConcept("mm", "UCUM", "millimeter")
@@ -234,7 +235,7 @@ def _image_library(planes: Sequence[Dataset]) -> ContainerContentItem:
     ):
         name = CodedConcept(value, "DCM", meaning)
         group.ContentSequence.append(NumContentItem(name, number, unit, relationship_type=context))
-    group.ContentSequence.extend(_library_entry(plane) for plane in planes)
+    group.ContentSequence.extend(_library_entry(source) for source in sources)
     library = _container("111028", "Image Library")
     library.ContentSequence.append(group)
     return library
@@ -248,11 +249,11 @@ def _container(value: str, meaning: str) -> ContainerContentItem:
     return container
 
 
-def _library_entry(plane: Dataset) -> ImageContentItem:
+def _library_entry(source: Dataset) -> ImageContentItem:
     return ImageContentItem(
         name=CodedConcept("260753009", "SCT", "Source"),
-        referenced_sop_class_uid=plane.SOPClassUID,
-        referenced_sop_instance_uid=plane.SOPInstanceUID,
+        referenced_sop_class_uid=source.SOPClassUID,
+        referenced_sop_instance_uid=source.SOPInstanceUID,
         relationship_type=RelationshipTypeValues.CONTAINS,
     )
 
@@ -265,10 +266,11 @@ def _concept(code: Code) -> CodedConcept:
     return CodedConcept(*code)
 
 
-def _reference(seg: Dataset) -> Dataset:
+def _reference(instance: Dataset) -> Dataset:
+    """As much of an instance as a reference to it needs."""
     reference = Dataset()
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(reference, keyword, str(seg[keyword].value))
+        setattr(reference, keyword, str(instance[keyword].value))
     return reference
 
 
