@@ -28,7 +28,21 @@ from isocenter_operators.volume import VolumeOperator
 
 MANIFEST = read_manifest(Path(__file__).parent)
 MODEL = "ct_lung_density"
-SELECTION = json.dumps({"selections": [{"name": "chest CT", "conditions": {"Modality": "^CT$"}}]})
+SELECTION = json.dumps(
+    {
+        "selections": [
+            {
+                "name": "chest CT",
+                "conditions": {
+                    "Modality": "^CT$",
+                    # CT Image Storage, also Enhanced: exam summaries call themselves CT too.
+                    "SOPClassUID": r"^1\.2\.840\.10008\.5\.1\.4\.1\.1\.2(\.1)?$",
+                    "ImageType": "!LOCALIZER",
+                },
+            }
+        ]
+    }
+)
 
 RIGHT_LUNG = Segment(
     number=1,
@@ -56,7 +70,7 @@ class CTLungDensity(Application):
         made_by: dict[str, Any] = {"algorithm": MANIFEST.algorithm, "created": task.created, "record": record}
         source, sink = self.source(), self.sink()
         selector = SeriesSelectorOperator(self, rules=SELECTION, record=record, name="select")
-        volume = VolumeOperator(self, release_pixels=True, record=record, name="volume")
+        volume = VolumeOperator(self, rescale_type="HU", release_pixels=True, record=record, name="volume")
         model = TritonInferenceOperator(
             self,
             model_name=MODEL,
@@ -69,7 +83,9 @@ class CTLungDensity(Application):
         )
         density = LungDensityOperator(self, record=record, name="density")
         segments = (RIGHT_LUNG, LEFT_LUNG)
-        seg = SegWriterOperator(self, segments=segments, name="seg", **made_by)
+        seg = SegWriterOperator(
+            self, segments=segments, algorithm_family=codes.MORPHOLOGICAL_OPERATIONS, name="seg", **made_by
+        )
         sr = SRWriterOperator(self, segments=segments, name="sr", **made_by)
         picture = PictureWriterOperator(self, segments=segments, name="picture", **made_by)
 
@@ -106,8 +122,7 @@ class LungDensityOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         labels = op_input.receive("pred")
-        # Holoscan hands on a dict of arrays as its own tensors.
-        tensors = {name: np.asarray(each) for name, each in op_input.receive("tensors").items()}
+        tensors = op_input.receive("tensors")
         said = json.loads(tensors["findings"].tobytes())
         if not said["applicable"]:
             raise NotApplicable(said["reason"], model=MODEL)
@@ -159,5 +174,5 @@ def _measurements(row: list[float]) -> tuple[Measurement, ...]:
 
 
 def application(task: Run | None = None) -> Application:
-    """One run of the application, ready to be executed."""
-    return CTLungDensity(task)
+    """One run of the application, ready to be executed; without a task, the one that the environment names."""
+    return CTLungDensity(task or Run.from_environment(deadline_s=MANIFEST.deadline_s))

@@ -77,7 +77,7 @@ class Application(DeployApplication):
             status="not_applicable" if reason else "done",
             reason=reason,
             groups=() if reason else groups,
-            notes=self.record.findings.notes,
+            notes=(*self.record.findings.notes, *self.record.notes),
             results=tuple(self.record.results),
             seconds=dict(self.record.seconds),
         )

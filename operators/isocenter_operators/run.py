@@ -50,13 +50,14 @@ class Run:
     sop_instance_uids: frozenset[str] | None = None
 
     @classmethod
-    def from_environment(cls) -> Run:
+    def from_environment(cls, *, deadline_s: float = 300.0) -> Run:
         """The environment of a MONAI Application Package: HOLOSCAN_INPUT_PATH and its kin."""
         env = os.environ
         return cls(
             source=Folder(Path(env.get("HOLOSCAN_INPUT_PATH", "input"))),
             sink=Folder(Path(env.get("HOLOSCAN_OUTPUT_PATH", "output"))),
             triton_url=env.get("TRITON_SERVER_NETLOC", "127.0.0.1:8001"),
+            deadline_s=deadline_s,
         )
 
 
@@ -87,10 +88,14 @@ class Outcome:
 
 
 class Record:
-    """What the operators of one run note down: findings, stored results, and where the time went."""
+    """What the operators of one run note down: findings, stored results, and where the time went.
+
+    notes: what a person should know of the run that is no finding in the patient, so stands in no result.
+    """
 
     def __init__(self) -> None:
         self.findings = Findings(groups=())
+        self.notes: list[str] = []
         self.results: list[StoredInstance] = []
         self.seconds: dict[str, float] = {}
 

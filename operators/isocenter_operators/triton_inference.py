@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.image import Image
+from numpy.typing import NDArray
 
-from isocenter_operators.errors import InvalidResult
+from isocenter_operators.errors import InputError, InvalidResult
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.run import Record
@@ -26,7 +27,8 @@ class TritonInferenceOperator(Operator):
     The model takes `volume` INT16 [Z, Y, X] and `affine` FP64 [4, 4] (index (x, y, z, 1) to LPS mm) and returns
     `labels` UINT8 [Z, Y, X]: the names can be chosen. Nothing is resampled on this side.
 
-    Named input: `image`: an SDK Image, int16 (Z, Y, X), with `affine` in its metadata.
+    Named input: `image`: an SDK Image (Z, Y, X) with `affine` in its metadata. Values that are not int16, as the SDK's
+    volume operator may give, are rounded; those that do not fit are refused.
     Named outputs: `pred`: the label map as an Image with the input's metadata; `tensors`: a mapping of name to array,
     the `further_outputs`.
 
@@ -86,17 +88,34 @@ class TritonInferenceOperator(Operator):
         return nullcontext(self._client) if self._client else TritonClient(self._triton_url)
 
     def _infer(self, client: InferenceClient, image: Image) -> dict[str, Any]:
-        voxels = np.ascontiguousarray(image.asnumpy(), np.int16)
+        voxels = _int16(image.asnumpy(), self._model_name)
         tensors = client.infer(
             self._model_name,
             {"volume": voxels, "affine": lps_affine(image)},
             outputs={self._label_output: voxels.size, **dict.fromkeys(self._further_outputs)},
             deadline_s=self._deadline_s,
         )
-        shape = tensors[self._label_output].shape
-        if shape != voxels.shape:
+        labels = tensors[self._label_output]
+        if labels.shape != voxels.shape or labels.dtype != np.uint8:
             raise InvalidResult(
-                f"model {self._model_name}: labels of shape {shape} for a volume of shape {voxels.shape}",
+                f"model {self._model_name}: labels of {labels.dtype} {labels.shape} for a volume of {voxels.shape}; "
+                "uint8 of the same shape is expected",
                 model=self._model_name,
             )
         return tensors
+
+
+def _int16(values: NDArray[Any], model: str) -> NDArray[np.int16]:
+    """The voxels (Z, Y, X) as the model takes them; never wrapped round, never cut off."""
+    if values.ndim != 3 or not values.size or values.dtype.kind not in "iuf":
+        raise InputError(
+            f"model {model}: an image of {values.dtype} {values.shape} is no volume (Z, Y, X)", model=model
+        )
+    if values.dtype != np.int16:
+        low, high = float(values.min()), float(values.max())
+        if not (low >= -32768 and high <= 32767):  # also of NaN
+            raise InputError(
+                f"model {model}: values from {low:g} to {high:g} do not fit 16 bits", model=model
+            )
+        values = np.rint(values)
+    return np.ascontiguousarray(values, np.int16)
