@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -170,7 +171,7 @@ class Jobs:
                     "workflow_name": WORKFLOW,
                     "queue_name": QUEUE,
                     "workflow_id": attempt_id(job_id, attempt),
-                    "attributes": summary(spec),
+                    "attributes": summary(spec, from_=time.time()),
                 },
                 dict(spec),
                 attempt,
@@ -225,9 +226,13 @@ class Jobs:
         return _job(self._there(job_id))
 
 
-def summary(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a list of jobs shows, kept beside the workflow so that its long input need not be read."""
+def summary(spec: Mapping[str, Any], *, from_: float) -> dict[str, Any]:
+    """What a list of jobs shows, kept beside the workflow so that its long input need not be read.
+
+    `from_`: when the attempt may begin, in seconds since 1970. DBOS's own times are whole seconds on SQLite.
+    """
     return {
+        "from": from_,
         "application": spec["algorithm"]["name"],
         "route": spec["route"],
         "study_uid": spec["study_uid"],
@@ -240,10 +245,6 @@ def summary(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _name(status: WorkflowStatus) -> tuple[str, int]:
     job_id, _, attempt = status.workflow_id.partition(".")
     return job_id, int(attempt)
-
-
-def _moment(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _state(status: WorkflowStatus, answer: Mapping[str, Any]) -> State:
@@ -273,16 +274,20 @@ def _reason(status: WorkflowStatus, answer: Mapping[str, Any]) -> str:
     return str(answer.get("reason", ""))
 
 
-def _seconds(status: WorkflowStatus, answer: Mapping[str, Any], settle_s: float) -> dict[str, float]:
+def _seconds(answer: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, float]:
     """Settling, waiting in the queue, and each step of the graph; what no step accounts for is "rest"."""
-    created, begun, ended = (_moment(t) for t in (status.created_at, status.dequeued_at, status.completed_at))
-    steps = {name: float(value) for name, value in answer.get("seconds", {}).items()}
-    if created is None or begun is None:
-        return {"settle": settle_s}
-    seconds = {"settle": settle_s, "queue": max(0.0, (begun - created).total_seconds()), **steps}
-    if ended is not None:
-        seconds["rest"] = max(0.0, (ended - begun).total_seconds() - sum(steps.values()))
-    return seconds
+    seconds = {"settle": float(about["settle_s"])}
+    if "began" in answer:
+        steps = {name: float(value) for name, value in answer.get("seconds", {}).items()}
+        seconds |= {"queue": max(0.0, answer["began"] - about["from"]), **steps}
+        seconds["rest"] = max(0.0, answer["ended"] - answer["began"] - sum(steps.values()))
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def _ended(status: WorkflowStatus, answer: Mapping[str, Any]) -> datetime | None:
+    if status.completed_at is None:
+        return None
+    return datetime.fromtimestamp(answer.get("ended", status.completed_at / 1000), UTC)
 
 
 def _job(status: WorkflowStatus) -> Job:
@@ -297,11 +302,11 @@ def _job(status: WorkflowStatus) -> Job:
         study_uid=about["study_uid"],
         series_uid=about["series_uid"],
         created=datetime.fromisoformat(about["created"]),
-        ended=_moment(status.completed_at),
+        ended=_ended(status, answer),
         attempts=attempt,
         reason=_reason(status, answer),
         groups=tuple(answer.get("groups", ())),
         notes=tuple(answer.get("notes", ())),
         results=tuple(answer.get("results", ())),
-        seconds=_seconds(status, answer, float(about["settle_s"])),
+        seconds=_seconds(answer, about),
     )

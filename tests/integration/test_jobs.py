@@ -49,7 +49,8 @@ class App:
         if series == "1.2.surprise":
             raise KeyError("^".join(["Doe", "Jane"]))
         if series == "1.2.head":
-            return Outcome("not_applicable", "no lungs in this series", (), (), (), {"fetch": 0.5})
+            time.sleep(0.3)
+            return Outcome("not_applicable", "no lungs in this series", (), (), (), {"fetch": 0.1})
         with (HERE / "finished").open("a") as file:
             file.write(series + chr(10))
         stored = StoredInstance("1.2.840.10008.5.1.4.1.1.66.4", "2.25.1", "2.25.2", "1.2", "SEG")
@@ -151,8 +152,12 @@ def test_every_way_a_job_can_end(
     assert done.results[0]["sop_instance_uid"] == "2.25.1"
     assert list(done.seconds) == ["settle", "queue", "fetch", "rest"]
     assert done.seconds["fetch"] == 0.01
+    assert done.ended is not None
+    whole = (done.ended - done.created).total_seconds()
+    assert 0.01 < done.seconds["queue"] + done.seconds["rest"] <= whole + 0.01
     assert lines(settings, "finished", "1.2.good") == 1
 
+    assert 0.2 <= ended[head].seconds["rest"] < 0.5
     assert (ended[head].state, ended[head].reason) == ("not_applicable", "no lungs in this series")
     assert (ended[bad].state, ended[bad].attempts) == ("failed", 1)
     assert ended[bad].reason == "series 1.2.bad: the slices are not parallel"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def _try_again(settings: Settings, spec: dict[str, Any], attempt: int, tries: in
             "queue_name": QUEUE,
             "workflow_id": attempt_id(job_id, attempt + 1),
             "delay_seconds": wait_s,
-            "attributes": {**summary(spec), "waiting_for": reason},
+            "attributes": {**summary(spec, from_=time.time() + wait_s), "waiting_for": reason},
         },
         spec,
         attempt + 1,
@@ -70,6 +71,7 @@ def _try_again(settings: Settings, spec: dict[str, Any], attempt: int, tries: in
 
 def _attempt(settings: Settings, inference: InferenceClient, spec: JobSpec, attempt: int) -> _Answer:
     job_id = spec.identity.job_id
+    began = time.time()
     log.info("job %s attempt %d: %s on series %s", job_id[:12], attempt, spec.algorithm.name, spec.series_uid)
     try:
         answer = _run(settings, inference, spec)
@@ -80,7 +82,7 @@ def _attempt(settings: Settings, inference: InferenceClient, spec: JobSpec, atte
             log_way(log, error.__cause__)
         answer = {"state": "failed", "reason": str(error)}
     log.info("job %s %s %s", job_id[:12], answer["state"], answer["reason"])
-    return answer
+    return {**answer, "began": began, "ended": time.time()}
 
 
 def _run(settings: Settings, inference: InferenceClient, spec: JobSpec) -> _Answer:
