@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -134,11 +132,3 @@ def written(instance: Dataset, folder: Path, name: str) -> Path:
     path = folder / f"{name}.dcm"
     instance.save_as(path, enforce_file_format=True)
     return path
-
-
-def dcmqi(program: str, *arguments: str) -> None:
-    """Run one of dcmqi's programs, which lie beside this interpreter."""
-    run = subprocess.run(
-        [Path(sys.executable).with_name(program), *arguments], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stdout + run.stderr

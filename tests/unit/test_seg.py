@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import re
 import warnings
 from pathlib import Path
 
@@ -14,13 +12,13 @@ from highdicom.color import CIELabColor
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from read_back import read_seg
 from result_cases import (
     ALGORITHM,
     LEFT,
     RIGHT,
     SEGMENTS,
     SERIES,
-    dcmqi,
     findings_of,
     identity_of,
     phantom_case,
@@ -45,23 +43,6 @@ def phantom() -> Case:
     return phantom_case()
 
 
-def read_nrrd(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """Voxels (Z, Y, X) and the affine, index (x, y, z, 1) to LPS mm, of a gzipped NRRD of shorts."""
-    header, _, content = path.read_bytes().partition(b"\n\n")
-    fields = dict(line.split(": ", 1) for line in header.decode().splitlines() if ": " in line)
-    assert (fields["type"], fields["space"]) == ("short", "left-posterior-superior")
-    shape = [int(size) for size in fields["sizes"].split()][::-1]
-    voxels = np.frombuffer(gzip.decompress(content), "<i2").reshape(shape)
-    columns = [
-        [float(v) for v in group.split(",")]
-        for group in re.findall(r"\(([^)]*)\)", fields["space directions"])
-    ]
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(columns).T
-    affine[:3, 3] = [float(v) for v in fields["space origin"].strip("()").split(",")]
-    return voxels, affine
-
-
 def occupied(voxels: NDArray[np.integer], affine: NDArray[np.float64], number: int) -> NDArray[np.float64]:
     """LPS mm of the voxels that hold this number, in a fixed order."""
     index = np.argwhere(voxels == number)[:, ::-1]
@@ -83,11 +64,7 @@ def test_dcmqi_reads_back_the_same_voxels_at_the_same_places(
 ) -> None:
     volume, labels = phantom_case(orientation=orientation, size=size, spacing_mm=spacing)
     path = written(seg_of(volume, labels), tmp_path, "seg")
-    dcmqi(
-        "segimage2itkimage", "--inputDICOM", str(path), "--outputDirectory", str(tmp_path), "-t", "nrrd",
-        "--mergeSegments",
-    )  # fmt: skip
-    voxels, affine = read_nrrd(tmp_path / "1.nrrd")
+    voxels, affine = read_seg(path, tmp_path)
     for segment in SEGMENTS:
         expected = occupied(labels, volume.affine, segment.number)
         assert len(expected) > 100

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import highdicom
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from result_cases import dcmqi, findings_of, identity_of, phantom_case, report_of, seg_of, written
+from read_back import read_report
+from result_cases import findings_of, identity_of, phantom_case, report_of, seg_of, written
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Findings
@@ -58,9 +57,7 @@ def groups(report: Dataset) -> list[Dataset]:
 def test_dcmqi_reads_the_same_numbers(
     path: Path, findings: Findings, phantom: Case, seg: Dataset, tmp_path: Path
 ) -> None:
-    out = tmp_path / "sr.json"
-    dcmqi("tid1500reader", "--inputDICOM", str(path), "--outputMetadata", str(out))
-    read: list[dict[str, Any]] = json.loads(out.read_text())["Measurements"]
+    read = read_report(path, tmp_path)
     assert len(read) == len(findings.groups)
     for group, got in zip(findings.groups, read, strict=True):
         assert got["ReferencedSegment"] in group.segment_numbers

@@ -1,0 +1,71 @@
+"""Results as other people's programs read them: dcmqi from PyPI."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Placed = tuple[NDArray[np.int16], NDArray[np.float64]]  # voxels (Z, Y, X); index (x, y, z, 1) to LPS mm
+
+
+def dcmqi(program: str, *arguments: str) -> None:
+    """Run one of dcmqi's programs, which lie beside this interpreter."""
+    run = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def read_seg(path: Path, folder: Path) -> Placed:
+    """A SEG's label map and where it lies; dcmqi writes into `folder`. Its box is that of the frames there are."""
+    dcmqi(
+        "segimage2itkimage", "--inputDICOM", str(path), "--outputDirectory", str(folder), "-t", "nrrd",
+        "--mergeSegments",
+    )  # fmt: skip
+    return read_nrrd(folder / "1.nrrd")
+
+
+def read_report(path: Path, folder: Path) -> list[dict[str, Any]]:
+    """The measurement groups of a TID 1500 report."""
+    out = folder / "report.json"
+    dcmqi("tid1500reader", "--inputDICOM", str(path), "--outputMetadata", str(out))
+    groups: list[dict[str, Any]] = json.loads(out.read_text())["Measurements"]
+    return groups
+
+
+def read_nrrd(path: Path) -> Placed:
+    """A gzipped NRRD of shorts."""
+    header, _, content = path.read_bytes().partition(b"\n\n")
+    fields = dict(line.split(": ", 1) for line in header.decode().splitlines() if ": " in line)
+    assert (fields["type"], fields["space"]) == ("short", "left-posterior-superior")
+    shape = [int(size) for size in fields["sizes"].split()][::-1]
+    voxels = np.frombuffer(gzip.decompress(content), "<i2").reshape(shape)
+    columns = [
+        [float(v) for v in group.split(",")]
+        for group in re.findall(r"\(([^)]*)\)", fields["space directions"])
+    ]
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(columns).T
+    affine[:3, 3] = [float(v) for v in fields["space origin"].strip("()").split(",")]
+    return voxels, affine
+
+
+def on_grid(placed: Placed, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.int16]:
+    """The same voxels on another grid (Z, Y, X) of the same spacing: each where it lies in the patient."""
+    voxels, its_affine = placed
+    index = np.argwhere(voxels > 0)
+    points = index[:, ::-1] @ its_affine[:3, :3].T + its_affine[:3, 3]
+    there = (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
+    nearest = np.rint(there).astype(int)
+    assert np.abs(there - nearest).max() < 0.05, "the voxels do not lie on this grid"
+    moved = np.zeros(shape, np.int16)
+    moved[tuple(nearest[:, ::-1].T)] = voxels[tuple(index.T)]
+    return moved
