@@ -27,6 +27,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from isocenter.setting_names import refuse_lookalikes, sentence
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
 
@@ -224,7 +225,7 @@ class Settings(BaseSettings):
         except OSError as error:
             raise ConfigurationError(f"{file}: can not be read: {error.strerror}") from error
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"{file}: not valid YAML: {error}") from error
+            raise ConfigurationError(f"{file}: not valid YAML: {_line(error)}") from error
         if not isinstance(content, dict | None):
             raise ConfigurationError(
                 f"{file}: expected keys and values at the top, found {type(content).__name__}"
@@ -238,22 +239,18 @@ class Settings(BaseSettings):
 
     @classmethod
     def _build(cls, content: dict[str, Any], origin: str) -> Settings:
-        known = {name.upper() for name in cls.model_fields}
-        for variable in os.environ:
-            if variable.startswith("ISOCENTER_") and "__" in variable:
-                section = variable.removeprefix("ISOCENTER_").split("__")[0]
-                if section not in known:
-                    raise ConfigurationError(
-                        f"environment variable {variable}: there is no section {section.lower()!r}"
-                    )
+        refuse_lookalikes(cls, os.environ)
         try:
             return cls(**content)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-                for problem in error.errors()
-            )
-            raise ConfigurationError(f"{origin}: {problems}") from error
+            raise ConfigurationError(sentence(error, cls, os.environ, origin)) from error
+
+
+def _line(error: yaml.YAMLError) -> str:
+    """What is wrong in one line, and in which."""
+    mark = getattr(error, "problem_mark", None)
+    said = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {said}" if mark else said
 
 
 class _Resolved(Settings):

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from isocenter.cli import main
+from isocenter.cli import main, options
 from isocenter.cli.output import groups_table, seconds_table
+from isocenter.cli.validate import lines_of
+from isocenter.settings import Settings
+from isocenter.stack import running
+from isocenter_operators.dicom.problem import Problem
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
 APP = """
@@ -188,11 +192,36 @@ def test_rules_check_names_what_can_not_work(site: Path, capfd: pytest.CaptureFi
     assert "routes.0 (r): Modalty: not a DICOM keyword" in capfd.readouterr().err
 
 
+def test_rules_are_those_of_the_file_and_servers_those_asked_for_though_a_stack_runs(
+    site: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Settings.load().model_copy(update={"routes": ()})
+    with running.exclusively(started):
+        running.write(started)
+        assert main(["rules", "check"]) == 0
+        assert "1 rule: nothing is wrong" in capfd.readouterr().out
+        moved = options.running_settings(None)
+        monkeypatch.setenv("ISOCENTER_TRITON__URL", "elsewhere:8001")
+        asked = options.running_settings(None)
+    assert (moved.routes, moved.triton.grpc_url) == ((), "127.0.0.1:8001")
+    assert (asked.routes, asked.triton.grpc_url) == ((), "elsewhere:8001")
+
+
+def test_what_is_wrong_several_times_is_told_once() -> None:
+    scheme = Problem("warning", "dciodvfy", "Unrecognized defined term ")
+    other = Problem("error", "file", "is not a DICOM object")
+    assert lines_of([scheme, other, scheme]) == [
+        "  warning: dciodvfy: Unrecognized defined term (2 times)",
+        "  error: file: is not a DICOM object",
+    ]
+
+
 def test_jobs_before_there_are_any(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs"]) == 0
     assert "no jobs yet" in capfd.readouterr().out
-    assert main(["jobs", "list", "--json"]) == 0
-    assert json.loads(capfd.readouterr().out) == {"jobs": []}
+    for ways in (["jobs", "list", "--json"], ["jobs", "--json"]):
+        assert main(ways) == 0
+        assert json.loads(capfd.readouterr().out) == {"jobs": []}
     assert main(["jobs", "show", "ffff"]) == 1
     assert "there is no job 'ffff'" in capfd.readouterr().err
 

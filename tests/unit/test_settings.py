@@ -41,8 +41,11 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("orthanc: {htp_port: 1}", r"isocenter.yaml: orthanc.htp_port: Extra inputs"),
-        ("orhtanc: {}", r"isocenter.yaml: orhtanc: Extra inputs"),
+        (
+            "orthanc: {htp_port: 1}",
+            r"isocenter.yaml: orthanc.htp_port: there is no such key; did you mean http_port\?",
+        ),
+        ("orhtanc: {}", r"isocenter.yaml: orhtanc: there is no such key; did you mean orthanc\?"),
         ("gateway: {port: many}", r"gateway.port: Input should be a valid integer"),
         ("orthanc: {username: u}", r"orthanc: .*username and password: set both, or neither"),
         ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
@@ -59,17 +62,37 @@ def test_what_is_wrong_in_the_file_is_named(file: Path, content: str, message: s
 @pytest.mark.parametrize(
     ("variable", "message"),
     [
-        ("ISOCENTER_ORTHANK__HTTP_PORT", r"ISOCENTER_ORTHANK__HTTP_PORT: there is no section 'orthank'"),
-        ("ISOCENTER_ORTHANC__HTP_PORT", r"orthanc.htp_port: Extra inputs"),
+        (
+            "ISOCENTER_ORTHANK__HTTP_PORT",
+            r"ORTHANK__HTTP_PORT: there is no such setting; did you mean ISOCENTER_ORTHANC__HTTP_PORT\?",
+        ),
+        ("ISOCENTER_ORTHANC_HTTP_PORT", r"no such setting; did you mean ISOCENTER_ORTHANC__HTTP_PORT\?"),
+        (
+            "ISOCENTER_WORKER__CONCURRENCY",
+            r"variable ISOCENTER_WORKER__CONCURRENCY: Input should be a valid int",
+        ),
+        (
+            "ISOCENTER_ORTHANC__HTP_PORT",
+            r"variable ISOCENTER_ORTHANC__HTP_PORT: there is no such key; did you mean http_port\?",
+        ),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv(variable, "one")
     with pytest.raises(ConfigurationError, match=message):
         Settings.load()
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ISOCENTER_TEST_DATA", "/data")
+    # As Kubernetes tells the pods of a namespace with a service named isocenter-gateway.
+    monkeypatch.setenv("ISOCENTER_GATEWAY_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("ISOCENTER_GATEWAY_SERVICE_HOST", "10.0.0.1")
+    assert Settings.load().gateway.port == 8080
 
 
 def test_a_password_does_not_show() -> None:

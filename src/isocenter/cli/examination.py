@@ -190,7 +190,7 @@ def _attempt(what: str, look: Callable[[], str], advice: str = "") -> Finding:
 
 
 def _version(program: str) -> str:
-    """`Orthanc --version` begins with "Orthanc 1.10.1"."""
+    """The first line of `Orthanc --version` ends with it."""
     said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
     first = said.stdout.splitlines()[0] if said.stdout else ""
-    return f"{program}, {first.removeprefix('Orthanc ') or 'version unknown'}"
+    return f"{program}, version {first.split()[-1] if first else 'unknown'}"

@@ -22,15 +22,18 @@ __all__ = ["command", "lines_of"]
 
 @click.group(invoke_without_command=True)
 @options.config
+@options.json_option
 @click.pass_context
-def command(context: click.Context, config: Path | None) -> None:
+def command(context: click.Context, config: Path | None, as_json: bool) -> None:
     """The jobs: list (what is done without a further word), show ID, retry ID, cancel ID.
 
     The beginning of an ID is enough.
     """
     context.obj = config
     if context.invoked_subcommand is None:
-        context.invoke(listing)
+        context.invoke(listing, as_json=as_json)
+    elif as_json:
+        raise click.UsageError(f"--json stands behind {context.invoked_subcommand}", context)
 
 
 @contextmanager

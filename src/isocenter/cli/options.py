@@ -22,9 +22,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON doc
 
 
 def running_settings(path: Path | None) -> Settings:
-    """The settings, as the stack that runs with them has resolved them (moved ports), if one runs."""
+    """The settings, as the stack that runs with them has resolved them (moved ports), if one runs.
+
+    A server that is asked for by its address is never exchanged for the one of that stack.
+    """
     from isocenter.settings import Settings
     from isocenter.stack.running import running
 
     settings = Settings.load(path)
-    return running(settings) or settings
+    there = running(settings)
+    if there is None:
+        return settings
+    named = {section: getattr(settings, section) for section in ("orthanc", "triton")}
+    return there.model_copy(update={name: asked for name, asked in named.items() if not asked.embedded})

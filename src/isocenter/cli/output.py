@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "counted",
     "groups_table",
     "print_json",
     "print_lines",
@@ -36,6 +37,11 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, default=str))
+
+
+def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    """`1 study`, `2 studies`: the plural is the noun with an s where `nouns` does not say otherwise."""
+    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:

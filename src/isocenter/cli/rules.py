@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from isocenter.cli import options
-from isocenter.cli.output import print_json, print_lines
+from isocenter.cli.output import counted, print_json, print_lines
 from isocenter_operators.errors import ConfigurationError, UnreadableInput
 
 if TYPE_CHECKING:
@@ -33,13 +33,14 @@ def check(config: Path | None, as_json: bool) -> int:
     """Are the rules themselves right?"""
     from isocenter.catalog import Catalog
     from isocenter.rules import problems
+    from isocenter.settings import Settings
 
-    settings = options.running_settings(config)
+    settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
     found = problems(settings.routes, {app.name for app in Catalog(settings.apps_dir).all()})
     if as_json:
         print_json({"routes": [route.model_dump() for route in settings.routes], "problems": found})
     elif not found:
-        print_lines([f"{len(settings.routes)} rules, nothing wrong with them"])
+        print_lines([f"{counted(len(settings.routes), 'rule')}: nothing is wrong"])
     if found and not as_json:
         raise ConfigurationError("\n".join(found))
     return 2 if found else 0
@@ -52,8 +53,9 @@ def check(config: Path | None, as_json: bool) -> int:
 def explain(config: Path | None, path: Path, as_json: bool) -> int:
     """Which rules fire for the series below PATH, and why each other one does not."""
     from isocenter.rules import explain as ask
+    from isocenter.settings import Settings
 
-    settings = options.running_settings(config)
+    settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
     answers = [(series, ask(settings.routes, series)) for series in _series(path)]
     if as_json:
         print_json(
@@ -69,7 +71,7 @@ def explain(config: Path | None, path: Path, as_json: bool) -> int:
         )
         return 0
     for series, verdicts in answers:
-        print_lines([f"series {series.series_uid} ({series.instances} instances)"])
+        print_lines([f"series {series.series_uid} ({counted(series.instances, 'instance')})"])
         print_lines(
             f"  {verdict.route}: "
             + (f"goes to {verdict.application}" if verdict.wanted else f"not wanted: {verdict.reason}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from isocenter.cli import options
-from isocenter.cli.output import print_json, say
+from isocenter.cli.output import counted, print_json, say
 
 __all__ = ["command"]
 
@@ -29,5 +29,6 @@ def command(path: Path, aet: str | None, stow: bool, config: Path | None, as_jso
     if as_json:
         print_json(sent.as_json())
     else:
-        say(f"{sent.count} files of {len(sent.study_uids)} studies sent to {sent.where}")
+        studies = counted(len(sent.study_uids), "study", "studies")
+        say(f"{counted(sent.count, 'file')} of {studies} sent to {sent.where}")
     return 0 if sent.count and not sent.skipped else 1

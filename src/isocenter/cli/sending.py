@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import MediaStorageDirectoryStorage
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from rich.console import Console
 from rich.progress import Progress
@@ -122,7 +122,7 @@ def _readable(files: Iterable[Path], sent: Sent) -> Iterator[tuple[Path, FileDat
         try:
             instance = read_file(file)
         except UnreadableInput as error:
-            sent.skipped[file] = str(error)
+            sent.skipped[file] = str(error).removeprefix(f"{file} ")
             continue
         if instance is not None:
             yield file, instance
@@ -202,7 +202,9 @@ class _Sender:
             socket.create_connection((self._host, self._port), timeout=_TIMEOUT_S).close()
         except OSError as error:
             raise self._away("does not answer") from error
-        association = entity.associate(self._host, self._port, ae_title=self._called)
+        association = entity.associate(
+            self._host, self._port, ae_title=self._called, evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)]
+        )
         if not association.is_established:
             raise self._away("rejects the association" if association.is_rejected else "does not answer")
         self._associations[place] = association
@@ -213,3 +215,10 @@ class _Sender:
             f"the archive {self._called} at {self._host}:{self._port} {why}; is it running? "
             "(orthanc.dicom_port, --aet)"
         )
+
+
+def _without_delay(event: evt.Event) -> None:
+    """The end of each image would wait for an acknowledgement of its beginning, which the archive delays."""
+    connection = event.assoc.dul.socket.socket
+    if connection is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

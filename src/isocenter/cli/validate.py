@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from isocenter.cli import options
-from isocenter.cli.output import print_json, print_lines
+from isocenter.cli.output import counted, print_json, print_lines
 from isocenter_operators.errors import UnreadableInput
 
 if TYPE_CHECKING:
     from isocenter_operators.dicom.problem import Problem
 
-__all__ = ["command"]
+__all__ = ["command", "lines_of"]
 
 
 @click.command()
@@ -37,14 +38,18 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
         )
     else:
         for file, wrong in found.items():
-            print_lines([f"{file}: {_count(wrong, 'error')}, {_count(wrong, 'warning')}"])
-            print_lines(f"  {each.severity}: {each.where}: {each.message}" for each in wrong)
+            printlines_of([f"{file}: {_count(wrong, 'error')}, {_count(wrong, 'warning')}", *_lines(wrong)])
     return 1 if any(each.severity == "error" for wrong in found.values() for each in wrong) else 0
 
 
 def _count(problems: Sequence[Problem], severity: str) -> str:
-    number = sum(problem.severity == severity for problem in problems)
-    return f"{number} {severity}{'' if number == 1 else 's'}"
+    return counted(sum(problem.severity == severity for problem in problems), severity)
+
+
+def lines_of(problems: Sequence[Problem]) -> list[str]:
+    """One line for each; what is said several times, once."""
+    told = Counter(f"  {each.severity}: {each.where}: {each.message.strip()}" for each in problems)
+    return [line if times == 1 else f"{line} ({times} times)" for line, times in told.items()]
 
 
 def _below(path: Path) -> list[Path]:
