@@ -38,7 +38,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
         )
     else:
         for file, wrong in found.items():
-            printlines_of([f"{file}: {_count(wrong, 'error')}, {_count(wrong, 'warning')}", *_lines(wrong)])
+            print_lines([f"{file}: {_count(wrong, 'error')}, {_count(wrong, 'warning')}", *lines_of(wrong)])
     return 1 if any(each.severity == "error" for wrong in found.values() for each in wrong) else 0
 
 
