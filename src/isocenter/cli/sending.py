@@ -30,6 +30,7 @@ __all__ = ["Sent", "send"]
 _CONTEXTS = 128  # of one association (PS3.8, 9.3.2.2)
 _BATCH = 25  # instances of one STOW-RS request
 _TIMEOUT_S = 30.0
+_TRIES = 2  # of one instance, the second on a new association
 
 _Context = tuple[str, str]  # SOP Class UID, Transfer Syntax UID
 
@@ -174,19 +175,24 @@ class _Sender:
     def store(self, instance: FileDataset) -> str:
         """Why the archive did not take the instance, or ""."""
         context = (str(instance.SOPClassUID), str(instance.file_meta.TransferSyntaxUID))
-        association = self._association(self._place.get(context, 0))
-        try:
-            status = association.send_c_store(instance)
-        except ValueError:
-            return f"the archive does not accept {instance.SOPClassUID.name} in its transfer syntax"
-        if "Status" not in status:
-            raise ArchiveUnavailable(
-                f"the archive at {self._host}:{self._port} stopped answering in the middle; what it had taken "
-                "is stored, and sending again is safe"
-            )
-        # Success, or class warning: stored, with a remark (PS3.7, C).
-        taken = status.Status == 0 or 0xB000 <= status.Status <= 0xBFFF
-        return "" if taken else f"the archive refused it with status 0x{status.Status:04X}"
+        place = self._place.get(context, 0)
+        for _ in range(_TRIES):
+            association = self._association(place)
+            try:
+                status = association.send_c_store(instance)
+            except ValueError:
+                return f"the archive does not accept {instance.SOPClassUID.name} in its transfer syntax"
+            except RuntimeError:
+                continue  # the archive ended the association a moment ago
+            if "Status" in status:
+                # Success, or class warning: stored, with a remark (PS3.7, C).
+                taken = status.Status == 0 or 0xB000 <= status.Status <= 0xBFFF
+                return "" if taken else f"the archive refused it with status 0x{status.Status:04X}"
+            association.abort()
+        raise ArchiveUnavailable(
+            f"the archive at {self._host}:{self._port} stopped answering in the middle; what it had taken "
+            "is stored, and sending again is safe"
+        )
 
     def _association(self, place: int) -> Association:
         known = self._associations.get(place)
