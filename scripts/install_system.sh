@@ -14,6 +14,7 @@ declare -A without=(
   [orthanc-python]="the embedded Orthanc does not start, so no demo; 'isocenter run' works"
   [dicom3tools]="no dciodvfy: results are checked by Isocenter's own rules only, and some tests are skipped"
   [npm]="OHIF can not be fetched, so there is no viewer; all else works"
+  [libatomic1]="Playwright does not start, so the browser tests fail; all else works"
   [chromium]="the browser tests are skipped; all else works"
 )
 
@@ -46,6 +47,7 @@ have() {
     orthanc-python) plugin libOrthancPython.so ;;
     dicom3tools) command -v dciodvfy ;;
     npm) [ -e "${ISOCENTER_OHIF:-.cache/ohif}/version" ] || [ -n "${OHIF_TARBALL:-}" ] || command -v npm ;;
+    libatomic1) ldconfig -p | grep -q 'libatomic\.so\.1 ' ;;
     chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
   esac >/dev/null 2>&1
 }
@@ -67,7 +69,7 @@ look() {
 }
 
 wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm)
-[ "${1:-}" = test ] && wanted+=(chromium)
+[ "${1:-}" = test ] && wanted+=(libatomic1 chromium)
 look "${wanted[@]}"
 [ ${#missing[@]} -eq 0 ] && exit 0
 
