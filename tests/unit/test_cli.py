@@ -131,8 +131,8 @@ def test_a_full_disk_and_a_surprise(site: Path, capfd: pytest.CaptureFixture[str
 
 def test_an_output_that_is_no_folder(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (site / "out").write_text("a file")
-    assert main(["run", "trivial", str(images(site / "in", 1)), "--out", "out"]) == 1
-    assert capfd.readouterr().err == f"{os.strerror(errno.EEXIST)}: out\n"
+    assert main(["run", "trivial", str(images(site / "in", 1)), "--out", "out"]) == 2
+    assert capfd.readouterr().err == f"--out: out can not be written: {os.strerror(errno.EEXIST)}\n"
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,12 @@ def test_what_is_wrong_several_times_is_told_once() -> None:
         "  warning: dciodvfy: Unrecognized defined term (2 times)",
         "  error: file: is not a DICOM object",
     ]
+
+
+def test_validate_names_the_file_and_what_is_wrong(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (site / "readme.txt").write_text("no image")
+    assert main(["validate", "readme.txt"]) == 1
+    assert capfd.readouterr().out.startswith("readme.txt: 1 error")
 
 
 def test_jobs_before_there_are_any(capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from isocenter_operators.errors import StorageFull
 
-__all__ = ["PREFIX", "SHARED_MEMORY", "Region", "abandoned", "hold", "remove_abandoned"]
+__all__ = ["PREFIX", "SHARED_MEMORY", "Region", "abandoned", "hold", "remove_abandoned", "remove_own"]
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "isocenter.tensors."
@@ -62,6 +62,12 @@ def remove_abandoned(prefix: str = PREFIX) -> Iterator[str]:
         if abandoned(path):
             path.unlink(missing_ok=True)
             yield path.name
+
+
+def remove_own() -> None:
+    """Remove the regions of this process, before an end that lets nothing be finalized."""
+    for path in SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}.*"):
+        path.unlink(missing_ok=True)
 
 
 class Region:

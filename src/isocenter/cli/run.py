@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from isocenter.cli import options
+from isocenter.cli.interruption import attended, signals_kept
 from isocenter.cli.output import groups_table, print_json, print_lines, quiet_stdout, say
-from isocenter_operators.errors import UnreadableInput
+from isocenter_operators.errors import ConfigurationError, UnreadableInput
 
 if TYPE_CHECKING:
     from isocenter.settings import Settings
@@ -38,9 +40,12 @@ def command(app: str, path: Path, out: Path, config: Path | None, as_json: bool)
     settings = options.running_settings(config)
     installed = Catalog(settings.apps_dir).get(app)
     _require_files(path)
-    out.mkdir(parents=True, exist_ok=True)
-    with quiet_stdout():
-        outcome = _run(installed, settings, path, out)
+    _require_room(out)
+    try:
+        with signals_kept(), quiet_stdout():
+            outcome = _run(installed, settings, path, out)
+    except KeyboardInterrupt:
+        _leave(out, as_json)
     document = {
         "status": outcome.status,
         "application": installed.name,
@@ -63,39 +68,55 @@ def _require_files(path: Path) -> None:
         raise UnreadableInput(f"{path} is empty: there are no DICOM files to read", path=str(path))
 
 
+def _leave(out: Path, as_json: bool) -> NoReturn:
+    """The graph's thread still runs: nothing that it writes after this moment counts."""
+    from isocenter_operators.inference.shared_memory import remove_own
+
+    remove_own()
+    for unfinished in out.glob("*.part"):
+        unfinished.unlink(missing_ok=True)
+    if as_json:
+        print_json({"status": "failed", "reason": "interrupted"})
+    say("interrupted")
+    sys.stdout.flush()
+    os._exit(130)
+
+
 def _run(app: AppManifest, settings: Settings, path: Path, out: Path) -> Outcome:
     _quiet()
+    with _triton(settings, app) as address:
+        return attended(lambda: _graph(app, path, out, address))
+
+
+def _graph(app: AppManifest, path: Path, out: Path, address: Callable[[], str]) -> Outcome:
+    """Import MONAI Deploy while Triton starts, seconds each; then run."""
     from isocenter.worker import runner
     from isocenter_operators.run import Folder, Run
 
-    with ThreadPoolExecutor(1) as beside:
-        # Importing MONAI Deploy and starting Triton take seconds each, and neither waits for the other.
-        loading = beside.submit(runner.load, app)
-        with _triton(settings, app) as url:
-            loading.result()
-            task = Run(
-                source=Folder(path),
-                sink=Folder(out),
-                triton_url=url,
-                deadline_s=app.deadline_s,
-                rejected=out / "rejected",
-            )
-            return runner.run(app, task)
+    runner.load(app)
+    task = Run(
+        source=Folder(path),
+        sink=Folder(out),
+        triton_url=address(),
+        deadline_s=app.deadline_s,
+        rejected=out / "rejected",
+    )
+    return runner.run(app, task)
 
 
 @contextmanager
-def _triton(settings: Settings, app: AppManifest) -> Iterator[str]:
-    """A server that is there already, or an embedded one for this run only."""
+def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str]]:
+    """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
     from isocenter.stack.ports import moved
     from isocenter.stack.running import running
-    from isocenter.stack.triton import running_triton
+    from isocenter.stack.triton import starting_triton
 
     if not app.models or not settings.triton.embedded or running(settings) is not None:
-        yield settings.triton.grpc_url
+        yield lambda: settings.triton.grpc_url
         return
     say("starting Triton for this run")
-    with running_triton(moved(settings), tuple(app.models)) as url:
-        yield url
+    with starting_triton(moved(settings), tuple(app.models)) as address:
+        yield address
 
 
 def _quiet() -> None:
@@ -104,6 +125,16 @@ def _quiet() -> None:
         os.environ.setdefault(variable, "OFF")  # what goes wrong arrives as an exception
     os.environ.setdefault("MONAI_ENVCHECK", "false")
     logging.basicConfig(level=logging.ERROR)
+
+
+def _require_room(out: Path) -> None:
+    """Find out now, not after minutes, that nothing can be written. Raises ConfigurationError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"--out: {out} can not be written: {error.strerror}") from error
 
 
 def _summary(document: dict[str, Any], outcome: Outcome) -> list[str]:

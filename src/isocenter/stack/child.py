@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Child"]
+__all__ = ["Child", "end_group"]
+
+_GONE_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -24,4 +30,21 @@ class Child:
     ready: Callable[[], str | None]
     address: str  # what a person is told: "http://127.0.0.1:8042"
     ready_within_s: float = 60.0
+    stop_signal: signal.Signals = signal.SIGTERM
     stop_within_s: float = 10.0
+    looks_before_restart: int = 12  # that find in a row, five seconds apart, that it does not serve any more
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a child's process group, such as the stubs of Triton's Python backend, and see it go.
+
+    Until they are gone they hold what they have locked.
+    """
+    gone_by = time.monotonic() + _GONE_WITHIN_S
+    try:
+        while time.monotonic() < gone_by:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.poll()
+            time.sleep(0.01)
+    except (ProcessLookupError, PermissionError):
+        return  # nothing is left of the group

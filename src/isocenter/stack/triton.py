@@ -8,12 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from isocenter.settings import Settings
-from isocenter.stack.child import Child
+from isocenter.stack.child import Child, end_group
 from isocenter.stack.triton_process import remove_leftovers
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
@@ -21,10 +21,10 @@ from isocenter_operators.inference.self_test import MODEL as SELF_TEST
 from isocenter_operators.inference.self_test import self_test
 from isocenter_operators.inference.triton import TritonClient
 
-__all__ = ["running_triton", "triton_child"]
+__all__ = ["running_triton", "starting_triton", "triton_child"]
 
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
-_EXIT_WITHIN_S = 5
+_EXIT_WITHIN_S = 5  # where nobody is left to end it at once
 _STUB_WITHIN_S = 120  # a first `import torch` from a cold disk
 
 
@@ -56,7 +56,8 @@ def triton_child(settings: Settings, models: Sequence[str]) -> Child:
         ready=lambda: _missing(settings, loaded),
         address=settings.triton.grpc_url,
         ready_within_s=_STUB_WITHIN_S,
-        stop_within_s=_EXIT_WITHIN_S + 5,
+        # It keeps nothing, and would take four seconds to say goodbye to its models.
+        stop_signal=signal.SIGKILL,
     )
 
 
@@ -146,14 +147,26 @@ def running_triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
     Raises ConfigurationError as `triton_child` does and when a port is in use, and InferenceUnavailable when the
     server does not come up.
     """
+    with starting_triton(settings, models) as address:
+        yield address()
+
+
+@contextmanager
+def starting_triton(settings: Settings, models: Sequence[str]) -> Iterator[Callable[[], str]]:
+    """As `running_triton`, but yields at once: what it yields waits until the server serves, and gives its address."""
     child = triton_child(settings, models)
     _refuse_ports_in_use(settings)
     process = _start(child)
-    try:
+
+    def address() -> str:
         _wait(child, process)
-        yield settings.triton.grpc_url
+        return settings.triton.grpc_url
+
+    try:
+        yield address
     finally:
-        _stop(child, process)
+        end_group(process)
+        process.wait()
         remove_leftovers()
 
 
@@ -206,16 +219,3 @@ def _last_error(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     errors = [line for line in lines if line[:2] in ("E0", "E1") or line.startswith("error:")]
     return (errors or lines or ["it said nothing"])[-1].strip()
-
-
-def _stop(child: Child, process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(child.stop_within_s)
-    process_group_gone_by = time.monotonic() + 2.0
-    with suppress(ProcessLookupError):  # what we wait for: nothing of the group is left
-        while time.monotonic() < process_group_gone_by:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.poll()
-            time.sleep(0.01)
-    process.wait()

@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "--end-with-parent":
         _end_with_parent(int(arguments[1]))
         arguments = arguments[2:]
+    # Whoever starts us may have blocked signals for itself; the server's own are not.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     remove_leftovers()
     prefix = f"{_PREFIX}{os.getpid()}"
     os.set_inheritable(hold(SHARED_MEMORY / f"{prefix}{_LOCK}"), True)
