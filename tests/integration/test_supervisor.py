@@ -91,6 +91,45 @@ def test_what_dies_is_started_again_and_all_stop_in_reverse_order(tmp_path: Path
     assert gone(after)
 
 
+def test_what_hangs_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isocenter.stack.supervisor._LOOK_EVERY_S", 0.1)
+    serves = tmp_path / "hangs.pid"
+    said: list[str] = []
+    hangs = child(tmp_path, "hangs", SERVE, looks_before_restart=3)
+    with Supervisor([hangs], environment=os.environ, say=said.append) as supervisor:
+        assert supervisor.wait_until_ready()
+        before = supervisor.pid("hangs")
+        assert before is not None
+        serves.rename(tmp_path / "away")  # once: a busy moment
+        time.sleep(0.1)
+        (tmp_path / "away").rename(serves)
+        time.sleep(0.5)
+        assert supervisor.pid("hangs") == before
+        serves.unlink()
+        wait_for(lambda: "hangs is back" in said)
+        assert supervisor.pid("hangs") != before
+    assert gone(before)
+    assert said[0].startswith(
+        "hangs does not serve any more: hangs has not written its number; starting it again"
+    )
+
+
+def test_no_room_to_start_again_is_told_and_tried_later(tmp_path: Path) -> None:
+    said: list[str] = []
+    lacks = child(tmp_path, "lacks", SERVE, log=tmp_path / "logs" / "lacks.log")
+    with Supervisor([lacks], environment=os.environ, say=said.append) as supervisor:
+        assert supervisor.wait_until_ready()
+        (tmp_path / "logs").rename(tmp_path / "kept")
+        (tmp_path / "logs").write_text("in the way of the folder")
+        pid = supervisor.pid("lacks")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: any("lacks can not be started: File exists" in each for each in said))
+        assert supervisor.failure is None
+        (tmp_path / "logs").unlink()
+        wait_for(lambda: "lacks is back" in said)
+
+
 def test_a_child_that_ends_while_starting_is_told_with_its_last_words(tmp_path: Path) -> None:
     good = child(tmp_path, "good", SERVE)
     bad = child(tmp_path, "bad", "print('no such licence'); sys.exit(3)")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from isocenter.stack.child import Child
+from isocenter.stack.child import Child, end_group
 from isocenter_operators.errors import Unavailable
 
 __all__ = ["Supervisor"]
@@ -26,6 +26,7 @@ _TICK_S = 0.1
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _SETTLED_S = 60.0  # a child that lived this long is started again at once
+_LOOK_EVERY_S = 5.0  # at a child that serves
 _LOG_LINES = 8
 _LOG_BYTES = 20_000_000
 _PR_SET_PDEATHSIG = 1
@@ -42,6 +43,8 @@ class _Run:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_again_at: float = 0.0
+    look_again_at: float = 0.0
+    failed_looks: int = 0  # in a row, of a child that had served
     pause_s: float = _FIRST_PAUSE_S
     ready: bool = False
     missing: str = "it was not started yet"
@@ -150,31 +153,54 @@ class Supervisor:
         now = time.monotonic()
         if run.process is None:
             if now >= run.start_again_at:
-                self._launch(run)
+                self._launch_again(run)
             return
         code = run.process.poll()
-        if code is None:
-            if not run.ready:
-                self._ask(run)
-                if run.ready:
-                    self._say(f"{run.child.name} is back")
-            return
+        if code is not None:
+            end_group(run.process)
+            self._start_later(run, f"ended ({_ended(code)})")
+        elif not run.ready:
+            self._ask(run)
+            if run.ready:
+                self._say(f"{run.child.name} is back")
+            elif now - run.started_at > run.child.ready_within_s:
+                self._stop_one(run)
+                self._start_later(run, f"did not get ready: {run.missing}")
+        elif now >= run.look_again_at:
+            self._look_at_service(run)
+
+    def _look_at_service(self, run: _Run) -> None:
+        """A child that hangs does not end by itself. One look may fail on a busy machine, many in a row do not."""
+        run.look_again_at = time.monotonic() + _LOOK_EVERY_S
+        missing = run.child.ready()
+        run.failed_looks = run.failed_looks + 1 if missing else 0
+        if missing and run.failed_looks >= run.child.looks_before_restart:
+            self._stop_one(run)
+            self._start_later(run, f"does not serve any more: {missing}")
+
+    def _start_later(self, run: _Run, why: str) -> None:
+        now = time.monotonic()
         if now - run.started_at > _SETTLED_S:
             run.pause_s = _FIRST_PAUSE_S
-        _end_group(run.process)
         self._say(
-            f"{run.child.name} ended ({_ended(code)}); starting it again in {run.pause_s:g} s, "
-            f"its log is {run.child.log}"
+            f"{run.child.name} {why}; starting it again in {run.pause_s:g} s, its log is {run.child.log}"
         )
-        run.process, run.ready = None, False
+        run.process, run.ready, run.failed_looks = None, False, 0
         run.start_again_at = now + run.pause_s
         run.pause_s = min(run.pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _launch_again(self, run: _Run) -> None:
+        try:
+            self._launch(run)
+        except OSError as error:  # no room for its log, no memory for another process
+            self._start_later(run, f"can not be started: {error.strerror}")
 
     def _ask(self, run: _Run) -> None:
         missing = run.child.ready()
         run.missing = missing or ""
         if missing is None:
             run.ready = True
+            run.look_again_at = time.monotonic() + _LOOK_EVERY_S
             with self._changed:
                 self._changed.notify_all()
 
@@ -198,18 +224,21 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         for run in reversed(self._runs):
-            if run.process is None:
-                continue
-            if run.process.poll() is None:
-                run.process.terminate()
-                try:
-                    run.process.wait(run.child.stop_within_s)
-                except subprocess.TimeoutExpired:
-                    self._say(f"{run.child.name} did not stop within {run.child.stop_within_s:g} s; killed")
-                    run.process.kill()
-                    run.process.wait()
-            _end_group(run.process)
-            run.process = None
+            self._stop_one(run)
+
+    def _stop_one(self, run: _Run) -> None:
+        if run.process is None:
+            return
+        if run.process.poll() is None:
+            run.process.send_signal(run.child.stop_signal)
+            try:
+                run.process.wait(run.child.stop_within_s)
+            except subprocess.TimeoutExpired:
+                self._say(f"{run.child.name} did not stop within {run.child.stop_within_s:g} s; killed")
+                run.process.kill()
+                run.process.wait()
+        end_group(run.process)
+        run.process = None
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
@@ -224,14 +253,6 @@ def _die_with(parent: int) -> Callable[[], None] | None:
             os._exit(1)  # it went away in between
 
     return ask
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what a child has left behind, such as the stubs of Triton's Python backend."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return  # nothing is left of the group
 
 
 def _ended(code: int) -> str:
