@@ -16,6 +16,7 @@ from read_back import on_grid, read_seg
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Segment
 from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.errors import InputError
 from isocenter_operators.testing import ThoraxPhantom, thorax_phantom, write_series
 
 pytestmark = [
@@ -32,7 +33,9 @@ SEGMENTS = (
     Segment(1, "Right lung", codes.ANATOMICAL_STRUCTURE, codes.LUNG, (92, 156, 219), codes.RIGHT),
     Segment(2, "Left lung", codes.ANATOMICAL_STRUCTURE, codes.LUNG, (236, 167, 84), codes.LEFT),
 )
-RULES = '{"selections": [{"name": "CT", "conditions": {"Modality": "(?i)CT", "PatientID": "(?i)isocenter-p"}}]}'
+RULES = (
+    '{"selections": [{"name": "CT", "conditions": {"Modality": "(?i)CT", "PatientID": "(?i)isocenter-p"}}]}'
+)
 # Of a left-handed orientation too: there the slices' order is not the array's.
 GRIDS = [
     ("LPS", {"size": (150, 120, 100), "spacing_mm": (2.3, 2.3, 3.0)}),
@@ -162,3 +165,20 @@ def test_our_selector_keeps_the_patient_out_of_the_log(
         said[graph.__name__] = caplog.text
     assert "ISOCENTER-PHANTOM" in said["theirs"], "there was something to keep out"
     assert "ISOCENTER-PHANTOM" not in said["ours"]
+
+
+def test_voxels_of_another_type_are_rounded_or_refused_never_wrapped() -> None:
+    """The SDK's volume is of whatever type its values fit."""
+    from isocenter_operators.triton_inference import _int16
+
+    for values in ([[[-1000.6, 39.5001]]], [[[-1001, 40]]]):
+        voxels = _int16(np.array(values), MODEL)
+        assert (voxels.dtype, voxels.tolist()) == (np.int16, [[[-1001, 40]]])
+    assert _int16(np.full((2, 2, 2), 3071, np.uint16), MODEL).max() == 3071
+    for wrong in (
+        np.full((2, 2, 2), 40000, np.uint16),
+        np.full((2, 2, 2), np.nan),
+        np.zeros((2, 2), np.int16),
+    ):
+        with pytest.raises(InputError, match=r"do not fit 16 bits|no volume"):
+            _int16(wrong, MODEL)

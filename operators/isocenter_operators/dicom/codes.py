@@ -32,7 +32,7 @@ __all__ = [
 PRIVATE_SCHEME = "99ISOCENTER"
 
 # Segmented properties: CID 7150 categories, CID 7192 anatomical structures, CID 244 laterality.
-ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
+ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")
 LUNG = Code("39607008", "SCT", "Lung")
 RIGHT = Code("24028007", "SCT", "Right")
 LEFT = Code("7771000", "SCT", "Left")

@@ -31,7 +31,7 @@ _BLACK, _TEXT, _QUIET, _RULE, _CAUTION = (
 _FILL = 0.20  # opacity of a segment's inside
 _UNITS = {"[hnsf'U]": "HU"}
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def drawn(
@@ -60,7 +60,7 @@ def drawn(
 
 
 @cache
-def _font(size: int) -> Font:
+def _font(size: int) -> _Font:
     return ImageFont.load_default(size)
 
 

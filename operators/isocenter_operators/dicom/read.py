@@ -76,6 +76,7 @@ def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
             f"{origin} is truncated or damaged: it has no {', '.join(missing)}", path=origin
         )
     _refuse_truncated_pixels(instance, origin)
+    instance.buffer = None  # pydicom would keep the whole file a second time
     return instance
 
 

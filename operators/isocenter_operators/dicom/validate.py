@@ -23,7 +23,7 @@ from isocenter_operators.dicom.seg_rules import segmentation_problems
 from isocenter_operators.dicom.sr_rules import report_problems
 from isocenter_operators.errors import InvalidResult, UnreadableInput
 
-__all__ = ["Problem", "check", "dciodvfy", "problems"]
+__all__ = ["check", "dciodvfy", "problems"]
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _TYPE_2 = (

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from isocenter_operators.errors import InputError
 from isocenter_operators.testing.emphysema import emphysema
 from isocenter_operators.testing.grid import Field, Grid
-from isocenter_operators.testing.solids import coverage, ellipsoid
+from isocenter_operators.testing.solids import Triple, coverage, ellipsoid
 from isocenter_operators.testing.thorax import LEFT, RIGHT, parenchyma_hu, sample
 from isocenter_operators.testing.truth import ThoraxTruth, measure
 from isocenter_operators.testing.tubes import AIRWAYS, WALL_MM, fill, vessel_trees
 
 __all__ = ["Phantom", "ThoraxPhantom", "abdomen_phantom", "head_phantom", "thorax_phantom"]
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 _LUMEN_HU, _WALL_HU, _VESSEL_HU, _NODULE_HU, _EMPHYSEMA_HU = -990, 25, 30, 60, -980
 _NODULE_CENTRE_MM = (-88.0, 8.0, 4.0)
@@ -58,9 +58,9 @@ class ThoraxPhantom(Phantom):
     """
 
     labels: NDArray[np.uint8]  # (Z, Y, X)
-    airways: Mask  # (Z, Y, X)
-    nodule: Mask  # (Z, Y, X)
-    emphysema: Mask  # (Z, Y, X)
+    airways: _Mask  # (Z, Y, X)
+    nodule: _Mask  # (Z, Y, X)
+    emphysema: _Mask  # (Z, Y, X)
     truth: ThoraxTruth
 
 
@@ -139,7 +139,7 @@ def _check(emphysema_fraction: float, noise_hu: float, nodule_diameter_mm: float
         raise InputError(f"nodule_diameter_mm {nodule_diameter_mm}: give 0 to {_NODULE_LARGEST_MM:g} mm")
 
 
-def _solids(grid: Grid) -> tuple[Field, NDArray[np.uint8], Mask]:
+def _solids(grid: Grid) -> tuple[Field, NDArray[np.uint8], _Mask]:
     """HU, labels, and which voxels are lung all through: each (Z, Y, X)."""
     columns, rows, slices = (slice(0, count) for count in grid.size)
     shape = grid.size[::-1]
@@ -191,7 +191,7 @@ def head_phantom(
     *, size: tuple[int, int, int] = (64, 64, 24), spacing_mm: tuple[float, float, float] = (3.6, 3.6, 7.0)
 ) -> Phantom:
     """A head in air: skull, brain, and air in the sinuses."""
-    layers: list[tuple[_Triple, _Triple, float]] = [
+    layers: list[tuple[Triple, Triple, float]] = [
         ((0, 0, 0), (75, 95, 95), 40),  # scalp
         ((0, 0, 0), (69, 89, 89), 900),  # skull
         ((0, 0, 0), (62, 82, 82), 35),  # brain
@@ -206,7 +206,7 @@ def abdomen_phantom(
     *, size: tuple[int, int, int] = (96, 96, 40), spacing_mm: tuple[float, float, float] = (3.6, 3.6, 5.0)
 ) -> Phantom:
     """An abdomen below the lungs: liver, spine, and two flanks of bowel full of gas, as large as lung bases."""
-    layers: list[tuple[_Triple, _Triple, float]] = [
+    layers: list[tuple[Triple, Triple, float]] = [
         ((0, 0, 0), (162, 112, 900), -105),  # fat
         ((0, 0, 0), (145, 98, 900), 50),  # muscle and bowel
         ((-60, -5, 60), (75, 75, 90), 60),  # liver
@@ -219,10 +219,7 @@ def abdomen_phantom(
     return _layered("ABDOMEN", Grid(size, spacing_mm), layers)
 
 
-_Triple = tuple[float, float, float]
-
-
-def _layered(body_part: str, grid: Grid, layers: list[tuple[_Triple, _Triple, float]]) -> Phantom:
+def _layered(body_part: str, grid: Grid, layers: list[tuple[Triple, Triple, float]]) -> Phantom:
     """Ellipsoids (centre, semi-axes, HU) painted over each other in air."""
     points = grid.block(*(slice(0, count) for count in grid.size))
     hu = np.full(grid.size[::-1], -1000, np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from isocenter_operators.testing.grid import Field, Points
 
-__all__ = ["coverage", "ellipsoid", "elliptic_cylinder", "smooth_max", "smooth_step"]
+__all__ = ["Triple", "coverage", "ellipsoid", "elliptic_cylinder", "smooth_max", "smooth_step"]
 
 Triple = tuple[float, float, float]
 

@@ -16,7 +16,7 @@ _SHORTEST_MM = 80.0  # of the scan, along each axis of the patient
 _FEWEST_PLANES = 12
 _OPEN_SIDE_MM2 = 200.0
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 _ENDS = (("top", "upper", -1), ("bottom", "lower", 0))
 
 
@@ -31,7 +31,7 @@ def refuse_small(grid: Grid) -> None:
         )
 
 
-def refuse_cut_off(lung: Mask) -> None:
+def refuse_cut_off(lung: _Mask) -> None:
     """Raises Refusal where too much of a lung, or of both in one mask (S, P, L), lies beyond an end of the scan."""
     for place, _, end in _ENDS:
         share = _share_at(lung, end)
@@ -42,7 +42,7 @@ def refuse_cut_off(lung: Mask) -> None:
             )
 
 
-def cut_off_notes(lungs: tuple[Mask, Mask]) -> list[str]:
+def cut_off_notes(lungs: tuple[_Mask, _Mask]) -> list[str]:
     """What to tell of lungs (S, P, L) that reach an end of the scan."""
     return [
         f"cut off at the {name} end of the scan"
@@ -51,12 +51,12 @@ def cut_off_notes(lungs: tuple[Mask, Mask]) -> list[str]:
     ]
 
 
-def _share_at(lung: Mask, end: int) -> float:
+def _share_at(lung: _Mask, end: int) -> float:
     areas = np.count_nonzero(lung, axis=(1, 2))
     return float(areas[end] / areas.max())
 
 
-def refuse_open_side(lungs: Mask, outside: Mask, plane_voxel_mm2: float) -> None:
+def refuse_open_side(lungs: _Mask, outside: _Mask, plane_voxel_mm2: float) -> None:
     """Raises Refusal where a lung goes on, in the next plane, in what is open to the side of the image.
 
     There a plane has cut the wall of the chest away, and lung with it.

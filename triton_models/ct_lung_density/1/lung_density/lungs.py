@@ -30,8 +30,8 @@ _CLOSING_MM = 6.0  # vessels and nodules at the surface up to twice as thick are
 _LARGEST_HOLE_MM2 = 350.0  # in one plane; a larger one may be the dome of the liver
 _EROSIONS_MM = 16.0
 
-Mask = NDArray[np.bool_]
-Labels = NDArray[np.uint8]
+_Mask = NDArray[np.bool_]
+_Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def aerated(hu: Tensor, inside: Tensor, airways: Tensor) -> Tensor:
     return (hu < LUNG_HU) & inside & ~airways
 
 
-def find_lungs(hu: Tensor, air: Tensor, trachea_l: int | None, spacing_mm: Sequence[float]) -> Labels:
+def find_lungs(hu: Tensor, air: Tensor, trachea_l: int | None, spacing_mm: Sequence[float]) -> _Labels:
     """1 right, 2 left, with vessels and nodules filled: uint8 (S, P, L).
 
     trachea_l: where the trachea lies, as an index along L; None where none was found.
@@ -99,7 +99,7 @@ def _parts(hu: Tensor, air: Tensor, voxel_ml: float) -> tuple[list[_Part], NDArr
 
 def _pair(
     labels: NDArray[np.int32], parts: Sequence[_Part], middle: int, spacing_mm: Sequence[float]
-) -> Labels:
+) -> _Labels:
     """Right and left lung, each one connected part: uint8 (S, P, L)."""
     first = parts[0]
     in_box = labels[first.box] == first.label
@@ -125,7 +125,7 @@ def _pair(
     )
 
 
-def _separated(fused: Mask, middle: int, spacing_mm: Sequence[float]) -> Labels:
+def _separated(fused: _Mask, middle: int, spacing_mm: Sequence[float]) -> _Labels:
     """Two lungs that touch, cut where they hang together by least: eroded until they part, then grown back."""
     core = torch.from_numpy(np.pad(fused, 1))
     for _ in range(max(1, int(_EROSIONS_MM / min(spacing_mm)))):
@@ -146,7 +146,7 @@ def _separated(fused: Mask, middle: int, spacing_mm: Sequence[float]) -> Labels:
     raise Refusal("the right and the left lung could not be told apart: they hang together over a large area")
 
 
-def _grown_back(right: Tensor, left: Tensor, within: Tensor) -> Labels:
+def _grown_back(right: Tensor, left: Tensor, within: Tensor) -> _Labels:
     """Both grow at the same pace until they meet or `within` is full."""
     while True:
         free = within & ~right & ~left
@@ -157,7 +157,7 @@ def _grown_back(right: Tensor, left: Tensor, within: Tensor) -> Labels:
         right, left = right | new_right, left | new_left
 
 
-def _with_smaller_parts(pair: Labels, labels: NDArray[np.int32], parts: Sequence[_Part]) -> Labels:
+def _with_smaller_parts(pair: _Labels, labels: NDArray[np.int32], parts: Sequence[_Part]) -> _Labels:
     """Adds parts of a lung that disease has cut off from the rest.
 
     Bowel full of stool looks the same, so a part must lie between the lung's own surfaces on every side but
@@ -180,7 +180,7 @@ def _with_smaller_parts(pair: Labels, labels: NDArray[np.int32], parts: Sequence
     return pair
 
 
-def _filled(pair: Labels, spacing_mm: Sequence[float]) -> Labels:
+def _filled(pair: _Labels, spacing_mm: Sequence[float]) -> _Labels:
     """Each lung with its vessels, nodules and small bronchi."""
     result = pair.copy()
     margin = [int(_CLOSING_MM / spacing) + 2 for spacing in spacing_mm]
@@ -204,7 +204,7 @@ def _grown_box(
     return s, p, l
 
 
-def _holes_filled(lung: Mask, spacing_mm: Sequence[float]) -> Mask:
+def _holes_filled(lung: _Mask, spacing_mm: Sequence[float]) -> _Mask:
     filled = fill_holes(lung)
     for axis in range(3):
         across_mm2 = float(np.prod([spacing for other, spacing in enumerate(spacing_mm) if other != axis]))

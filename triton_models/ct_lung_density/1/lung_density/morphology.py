@@ -23,7 +23,7 @@ __all__ = [
     "line_open",
 ]
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 _AXIS_PLANES = tuple(
     np.array([plane if axis == 1 else np.zeros((3, 3), bool) for axis in range(3)])
     for plane in (ndimage.generate_binary_structure(2, 1),)
@@ -90,7 +90,7 @@ def ball_close(mask: Tensor, radius_mm: float, spacing_mm: Sequence[float]) -> T
     return ~ball_dilate(~ball_dilate(mask, radius_mm, spacing_mm), radius_mm, spacing_mm) | mask
 
 
-def components(mask: Mask, *, planes_of: int | None = None) -> tuple[NDArray[np.int32], int]:
+def components(mask: _Mask, *, planes_of: int | None = None) -> tuple[NDArray[np.int32], int]:
     """Labels from 1 of the face-connected components; with `planes_of`, of each plane across that axis alone."""
     structure = ndimage.generate_binary_structure(3, 1)
     if planes_of is not None:
@@ -106,7 +106,7 @@ def _border_labels(labels: NDArray[np.int32], axes: Sequence[int]) -> NDArray[np
     return np.unique(np.concatenate(ends))
 
 
-def fill_holes(mask: Mask, *, planes_of: int | None = None, largest_voxels: int | None = None) -> Mask:
+def fill_holes(mask: _Mask, *, planes_of: int | None = None, largest_voxels: int | None = None) -> _Mask:
     """With what the mask encloses, in space or in each plane across an axis, up to a size in voxels."""
     labels, count = components(~mask, planes_of=planes_of)
     axes = [axis for axis in range(3) if axis != planes_of]
