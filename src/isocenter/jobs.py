@@ -33,7 +33,7 @@ WORKFLOW = "run_job"
 
 _PAGE = 200  # workflows read at once
 _ID = re.compile("[0-9a-f]{1,64}")  # of a job, or the beginning of one
-_LOST = "the worker was lost each time it worked on this (out of memory?); its log says more"
+_LOST = "the worker was lost each time it worked on this (out of memory? too slow?); its log says more"
 
 
 def attempt_id(job_id: str, attempt: int) -> str:

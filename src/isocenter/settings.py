@@ -144,6 +144,7 @@ class WorkerSettings(_Section):
     concurrency: int = Field(default=1, ge=1)
     attempts: int = Field(default=8, ge=1)
     retry_after_s: float = Field(default=1.0, gt=0)  # doubled after each attempt, up to a minute
+    longest_attempt_s: float = Field(default=1800.0, gt=0)  # then it hangs, and the worker is started again
 
 
 class RoutingSettings(_Section):

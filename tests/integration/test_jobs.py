@@ -85,16 +85,20 @@ def jobs(settings: Settings) -> Iterator[Jobs]:
 
 
 @pytest.fixture
-def worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+def worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a worker of these settings; every one that was started is ended with the test."""
     config = tmp_path / "isocenter.yaml"
     config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(**options: object) -> subprocess.Popen[bytes]:
+        changed = {f"ISOCENTER_WORKER__{name.upper()}": str(value) for name, value in options.items()}
         with (tmp_path / "worker.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "isocenter.worker", "--config", str(config)], stdout=log, stderr=log
+                [sys.executable, "-m", "isocenter.worker", "--config", str(config)],
+                env=os.environ | changed,
+                stdout=log,
+                stderr=log,
             )
         started.append(process)
         return process
@@ -133,7 +137,7 @@ def lines(settings: Settings, name: str, series_uid: str) -> int:
 
 
 def test_every_way_a_job_can_end(
-    jobs: Jobs, settings: Settings, worker: Callable[[], object], tmp_path: Path
+    jobs: Jobs, settings: Settings, worker: Callable[..., object], tmp_path: Path
 ) -> None:
     good, head, bad, flaky, away, surprise = (
         jobs.submit(spec(f"1.2.{name}")) for name in ("good", "head", "bad", "flaky", "away", "surprise")
@@ -181,7 +185,7 @@ def test_every_way_a_job_can_end(
 
 
 def test_a_killed_worker_finishes_its_job_after_the_restart(
-    jobs: Jobs, settings: Settings, worker: Callable[[], subprocess.Popen[bytes]]
+    jobs: Jobs, settings: Settings, worker: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     job_id = jobs.submit(spec("1.2.slow"))
     first = worker()
@@ -193,7 +197,7 @@ def test_a_killed_worker_finishes_its_job_after_the_restart(
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    worker()
+    worker(name="another")
 
     job = wait_for(jobs, job_id, lambda job: job.over)
 
@@ -203,8 +207,35 @@ def test_a_killed_worker_finishes_its_job_after_the_restart(
     assert [each.id for each in jobs.list()] == [job_id]
 
 
+def test_a_job_that_hangs_is_given_to_another_worker(
+    jobs: Jobs, settings: Settings, worker: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    job_id = jobs.submit(spec("1.2.slow"))
+    assert worker(longest_attempt_s=0.5).wait(30) == 1
+    assert jobs.submit(spec("1.2.good")) != job_id
+    worker()
+    assert wait_for(jobs, job_id, lambda job: job.over).state == "done"
+    assert lines(settings, "finished", "1.2.slow") == 1
+
+
+def test_a_job_from_before_an_update_is_done_by_the_version_installed(
+    jobs: Jobs, settings: Settings, worker: Callable[..., object]
+) -> None:
+    old = jobs.submit(spec("1.2.good"))
+    (settings.apps_dir / "trivial" / "app.yaml").write_text(
+        yaml.safe_dump({"application": {"title": "Trivial", "version": "2.0"}, "isocenter": {"models": {}}})
+    )
+    worker()
+    left = wait_for(jobs, old, lambda job: job.over)
+    assert left.state == "cancelled"
+    (new,) = (job.id for job in jobs.list() if job.id != old)
+    assert left.reason == f"trivial 2.0 is installed by now: job {new[:12]} does this"
+    assert wait_for(jobs, new, lambda job: job.over).state == "done"
+    assert lines(settings, "finished", "1.2.good") == 1
+
+
 def test_a_job_that_waits_is_cancelled_and_can_be_asked_for_again(
-    jobs: Jobs, settings: Settings, worker: Callable[[], object]
+    jobs: Jobs, settings: Settings, worker: Callable[..., object]
 ) -> None:
     job_id = jobs.submit(spec("1.2.good"))
     with pytest.raises(InputError, match="is queued: only a job that has ended can be run again"):

@@ -83,7 +83,9 @@ def _launch(settings: Settings) -> None:
             "serializer": serializer(),
             # Constant: an update of Isocenter must find the jobs that were queued before it.
             "application_version": "1",
-            "executor_id": settings.worker.name,
+            # What a lost worker had begun is taken up by the next of its name. A SQLite database has one worker at
+            # a time, so there the next one, whatever it is called.
+            "executor_id": SERVICE if settings.database.startswith("sqlite") else settings.worker.name,
             "log_level": "WARNING",
             "enable_otlp": False,
         }

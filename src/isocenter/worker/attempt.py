@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dbos import DBOS
@@ -15,7 +16,8 @@ from isocenter.jobs import QUEUE, WORKFLOW, attempt_id, summary
 from isocenter.settings import Settings
 from isocenter.surprise import log_way
 from isocenter.worker import runner
-from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
+from isocenter.worker.watchdog import at_most
+from isocenter_operators.errors import IsocenterError, Unavailable
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.run import Archive, Run
@@ -44,28 +46,31 @@ def register(settings: Settings) -> None:
     def run_job(spec: dict[str, Any], attempt: int, tries: int) -> _Answer:
         """`attempt` counts all there were, `tries` those since a person last asked."""
         answer = attempt_step(spec, attempt)
+        if "renewed" in answer:
+            _enqueue(answer.pop("renewed"), 1, 1)
         if answer["state"] != "unavailable":
             return answer
         if tries >= settings.worker.attempts:
             return {**answer, "state": "failed", "reason": f"{answer['reason']} (tried {tries} times)"}
-        _try_again(settings, spec, attempt, tries, answer["reason"])
+        wait_s = min(settings.worker.retry_after_s * 2 ** (tries - 1), _LONGEST_WAIT_S)
+        _enqueue(spec, attempt + 1, tries + 1, wait_s=wait_s, waiting_for=answer["reason"])
         return {**answer, "state": "queued"}
 
 
-def _try_again(settings: Settings, spec: dict[str, Any], attempt: int, tries: int, reason: str) -> None:
-    job_id = JobSpec.from_json(spec).identity.job_id
-    wait_s = min(settings.worker.retry_after_s * 2 ** (tries - 1), _LONGEST_WAIT_S)
+def _enqueue(
+    spec: dict[str, Any], attempt: int, tries: int, *, wait_s: float = 0.0, waiting_for: str = ""
+) -> None:
     DBOS.enqueue_workflow_with_options(
         {
             "workflow_name": WORKFLOW,
             "queue_name": QUEUE,
-            "workflow_id": attempt_id(job_id, attempt + 1),
+            "workflow_id": attempt_id(JobSpec.from_json(spec).identity.job_id, attempt),
             "delay_seconds": wait_s,
-            "attributes": {**summary(spec, from_=time.time() + wait_s), "waiting_for": reason},
+            "attributes": {**summary(spec, from_=time.time() + wait_s), "waiting_for": waiting_for},
         },
         spec,
-        attempt + 1,
-        tries + 1,
+        attempt,
+        tries,
     )
 
 
@@ -74,7 +79,8 @@ def _attempt(settings: Settings, inference: InferenceClient, spec: JobSpec, atte
     began = time.time()
     log.info("job %s attempt %d: %s on series %s", job_id[:12], attempt, spec.algorithm.name, spec.series_uid)
     try:
-        answer = _run(settings, inference, spec)
+        with at_most(settings.worker.longest_attempt_s):
+            answer = _run(settings, inference, spec)
     except Unavailable as error:
         answer = {"state": "unavailable", "reason": str(error)}
     except IsocenterError as error:
@@ -88,10 +94,12 @@ def _attempt(settings: Settings, inference: InferenceClient, spec: JobSpec, atte
 def _run(settings: Settings, inference: InferenceClient, spec: JobSpec) -> _Answer:
     app = Catalog(settings.apps_dir).get(spec.algorithm.name)
     if app.algorithm != spec.algorithm:
-        raise ConfigurationError(
-            f"this job is for {app.name} {spec.algorithm.version}, but {app.version} is installed; "
-            "send the series again for a job with the new version"
-        )
+        renewed = replace(spec, algorithm=app.algorithm)
+        return {
+            "state": "cancelled",
+            "reason": f"{app.name} {app.version} is installed by now: job {renewed.identity.job_id[:12]} does this",
+            "renewed": renewed.as_json(),
+        }
     archive = Archive(
         settings.orthanc.dicomweb_url,
         spec.study_uid,
