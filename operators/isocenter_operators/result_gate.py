@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -61,9 +62,20 @@ def write_instances(instances: Sequence[Dataset], folder: Path) -> list[Path]:
     except OSError as error:
         for part in unfinished:
             _discard(part)
-        kind = StorageFull if error.errno in _FULL else ConfigurationError
-        raise kind(f"{folder}: results could not be written: {error.strerror}", path=str(folder)) from error
+        number = _errno(error)
+        kind = StorageFull if number in _FULL else ConfigurationError
+        why = os.strerror(number) if number else "the system does not say why"
+        raise kind(f"{folder}: results could not be written: {why}", path=str(folder)) from error
     return paths
+
+
+def _errno(error: BaseException | None) -> int | None:
+    """Of the first error that has one: pydicom raises an OSError without, with the element's value in its text."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _discard(path: Path) -> None:

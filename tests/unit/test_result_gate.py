@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,21 +23,26 @@ def results() -> list[Dataset]:
     return [seg_of(volume, labels), *pictures_of(volume, labels, findings_of(volume, labels))]
 
 
-def test_a_full_disk_leaves_the_folder_as_it_was(
-    results: list[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = {path.name: path.read_bytes() for path in write_instances(results, tmp_path)}
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """As on a disk that is full, the system's own refusal."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_folder_as_it_was(results: list[Dataset], tmp_path: Path) -> None:
+    sizes = [path.stat().st_size for path in write_instances(results, tmp_path)]
+    results = [results[index] for index in sorted(range(len(results)), key=sizes.__getitem__)]
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(before) == {f"{each.SOPInstanceUID}.dcm" for each in results}
-    save = Dataset.save_as
-
-    def save_as(self: Dataset, path: Path, **options: bool) -> None:
-        if self is results[-1]:
-            path.write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(self, path, **options)
-
-    monkeypatch.setattr(Dataset, "save_as", save_as)
-    with pytest.raises(StorageFull, match="No space left"):
+    with (
+        no_file_larger_than(max(sizes) - 1000),
+        pytest.raises(StorageFull, match=f"results could not be written: {os.strerror(errno.EFBIG)}"),
+    ):
         write_instances(results, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
