@@ -10,7 +10,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
-echo "Installing the Python environment into $venv (2 GB with a CPU build of PyTorch, 7 GB with CUDA)"
+echo "Installing the Python environment into $venv (2.5 GB with a CPU build of PyTorch, 6.5 GB with CUDA)"
 # PyTorch first and with its own dependencies: a CUDA build brings libraries that a CPU build does not have. Everything
 # else is complete in the lock, so nothing is resolved anew (nvidia-pytriton would ask for an older NumPy).
 "${pip[@]}" install --constraint requirements.lock torch
