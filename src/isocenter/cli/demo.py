@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +14,7 @@ import click
 
 from isocenter.cli import options
 from isocenter.cli.jobs import lines_of
-from isocenter.cli.output import print_lines, say, table
+from isocenter.cli.output import counted, print_lines, say, table
 from isocenter.cli.up import stop_on_signals
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def command(study: Path | None, once: bool, config: Path | None) -> int:
 
     began = time.monotonic()
     settings = _soon(Settings.load(config))
+    if study is not None:
+        from isocenter.cli.sending import files_below
+
+        files_below(study)  # refused before anything is started for nothing
     stop = stop_on_signals()
     with ThreadPoolExecutor(1) as beside, stack(settings, move_ports=True, say=say) as started:
         images = beside.submit(_images, study, settings)
@@ -48,10 +53,12 @@ def command(study: Path | None, once: bool, config: Path | None) -> int:
             return 130
         say(f"everything is ready after {time.monotonic() - began:.1f} s")
         found = _show(images.result(), started.settings, stop)
-        print_lines(["", *table(["what", "where"], addresses(started.settings).items())[1:]])
         if not once and not stop.is_set():
+            print_lines(["", *_where_to_look(found, started.settings), ""])
+            print_lines(table(["what", "where"], addresses(started.settings).items())[1:])
             say("Ctrl-C stops everything")
             wait(started.supervisor, stop)
+        say("stopping")
     return 0 if found or not once else 1
 
 
@@ -75,22 +82,31 @@ def _images(study: Path | None, settings: Settings) -> Path:
     return folder
 
 
-def _show(images: Path, settings: Settings, stop: threading.Event) -> bool:
-    """Send, wait, and tell; whether every result of a finished job is in the archive."""
+def _where_to_look(studies: Sequence[str], settings: Settings) -> list[str]:
+    return [f"look at it: {settings.gateway.url}/viewer?StudyInstanceUIDs={uid}" for uid in studies]
+
+
+def _show(images: Path, settings: Settings, stop: threading.Event) -> list[str]:
+    """Send, wait, and tell; the studies with results, none when one of the results is not in the archive."""
     from isocenter.cli.sending import send
 
+    began = datetime.now(UTC)
     sent = send(images, settings)
-    say(f"{sent.count} images sent to {sent.where}")
+    for file, reason in sent.skipped.items():
+        say(f"not sent: {file}: {reason}")
+    say(f"{counted(sent.count, 'image')} sent to {sent.where}")
     jobs = _jobs(sent, settings, stop)
     for job in jobs:
         print_lines(["", *lines_of(job)])
-        if job.state == "done":
-            print_lines([f"look at it: {settings.gateway.url}/viewer?StudyInstanceUIDs={job.study_uid}"])
+        if job.over and job.created < began and (job.ended or began) < began:
+            print_lines(
+                ["", "these images were here before: this is the answer of then, nothing was computed again"]
+            )
     done = [job for job in jobs if job.state == "done" and job.results]
     missing = [uid for job in done for uid in _not_there(job, settings)]
     for uid in missing:
         say(f"the archive does not know the result {uid}")
-    return bool(done) and not missing
+    return [] if missing else sorted({job.study_uid for job in done})
 
 
 def _jobs(sent: Sent, settings: Settings, stop: threading.Event) -> list[Job]:

@@ -25,7 +25,7 @@ from isocenter_operators.dicom.read import read_file
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, IsocenterError, UnreadableInput
 
-__all__ = ["Sent", "send"]
+__all__ = ["Sent", "files_below", "send"]
 
 _CONTEXTS = 128  # of one association (PS3.8, 9.3.2.2)
 _BATCH = 25  # instances of one STOW-RS request
@@ -68,7 +68,7 @@ def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool =
     is nothing to send, ArchiveUnavailable when nobody takes it.
     """
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    files = _files(path)
+    files = files_below(path)
     orthanc = settings.orthanc
     host = orthanc.host if orthanc.embedded else urlsplit(orthanc.rest_url).hostname or orthanc.host
     called = aet or orthanc.aet
@@ -86,7 +86,7 @@ def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool =
     return sent
 
 
-def _files(path: Path) -> list[Path]:
+def files_below(path: Path) -> list[Path]:
     if not path.exists():
         raise UnreadableInput(f"{path} does not exist", path=str(path))
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]

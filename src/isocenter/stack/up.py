@@ -54,6 +54,7 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
         presence.withdraw(settings)
         config = write(settings)
         children = _children(settings, catalog.models, config)
+        say(f"starting {', '.join(child.name for child in children)}")
         try:
             with Supervisor(children, environment=_environment(), say=say) as supervisor:
                 yield Stack(settings, supervisor)
