@@ -57,13 +57,6 @@ def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
 
 
 @pytest.fixture
-def jobs(settings: Settings) -> Iterator[Jobs]:
-    queue = Jobs(settings)
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def gateway(settings: Settings, jobs: Jobs) -> Iterator[httpx.Client]:
     """A gateway whose Orthanc is away."""
     app = create_app(settings, router=Nudges(), jobs=jobs)

@@ -78,13 +78,6 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def jobs(settings: Settings) -> Iterator[Jobs]:
-    queue = Jobs(settings)
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts a worker of these settings; every one that was started is ended with the test."""
     config = tmp_path / "isocenter.yaml"

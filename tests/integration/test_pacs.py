@@ -55,13 +55,6 @@ def other_study(test_data: Path) -> list[Path]:
 
 
 @pytest.fixture
-def jobs(settings: Settings) -> Iterator[Jobs]:
-    queue = Jobs(settings)
-    yield queue
-    queue.close()
-
-
-@pytest.fixture
 def router(settings: Settings) -> Iterator[Router]:
     router = Router(settings)
     router.start()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +213,17 @@ def test_a_port_in_use_is_named_with_its_setting_and_can_be_moved_past(
         assert moved.gateway.port == settings.gateway.port
         ports.require_free(ports.needed(moved))
     ports.require_free(ports.needed(settings))
+
+
+def test_who_only_asks_keeps_no_stack_from_starting(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    with exclusively(settings):
+        pass
+    with (tmp_path / "run" / "lock").open() as asked:
+        fcntl.flock(asked, fcntl.LOCK_SH)
+        threading.Timer(0.1, fcntl.flock, [asked, fcntl.LOCK_UN]).start()
+        with exclusively(settings):
+            pass
 
 
 def test_one_stack_on_a_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

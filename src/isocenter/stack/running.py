@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
@@ -14,6 +16,8 @@ from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
 
 __all__ = ["exclusively", "running", "write"]
+
+_TRIES, _PAUSE_S = 5, 0.05
 
 
 def _folder(settings: Settings) -> Path:
@@ -32,18 +36,28 @@ def exclusively(settings: Settings) -> Iterator[None]:
             f"data_dir: {settings.data_dir} can not be written: {error.strerror}"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(lock):
             lock.seek(0)
             raise ConfigurationError(
                 f"another isocenter (process {lock.read().strip() or 'unknown'}) runs on {settings.data_dir}; "
                 "stop it, or set another data_dir"
-            ) from None
+            )
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _taken(lock: TextIO) -> bool:
+    """Take the lock. A command that only asks whether a stack runs holds it for a moment."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE_S)
+        else:
+            return True
+    return False
 
 
 def write(settings: Settings) -> Path:
