@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
-from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
+from monai.deploy.core import ConditionType, OperatorSpec
 
-from isocenter_operators.dicom.findings import Segment
-from isocenter_operators.dicom.geometry import Volume, slices_of
-from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.dicom.geometry import Volume
 from isocenter_operators.dicom.picture import overlay_pictures
-from isocenter_operators.run import Record
-from isocenter_operators.study import identity_of, selected_instances
+from isocenter_operators.result_writer import ResultWriter
 from isocenter_operators.volume import lps_affine
 
 __all__ = ["PictureWriterOperator"]
 
 
-class PictureWriterOperator(Operator):
+class PictureWriterOperator(ResultWriter):
     """Draws a coronal and an axial overlay with the numbers beside it, as Secondary Capture images.
 
     Named inputs: `image`; `seg_image`; `findings`; `study_selected_series_list`.
@@ -27,22 +22,6 @@ class PictureWriterOperator(Operator):
 
     Raises InputError.
     """
-
-    def __init__(
-        self,
-        fragment: Fragment,
-        *args: Any,
-        segments: Sequence[Segment],
-        algorithm: Algorithm,
-        created: datetime | None = None,
-        record: Record | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._segments = tuple(segments)
-        self._algorithm = algorithm
-        self._created = created
-        self._record = record or Record()
-        super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
         spec.input("image")
@@ -57,13 +36,13 @@ class PictureWriterOperator(Operator):
         findings = op_input.receive("findings")
         selection = op_input.receive("study_selected_series_list")
         with self._record.step("picture"):
-            sources = tuple(slices_of(selected_instances(selection)))
+            sources = self._sources(selection)
             pictures = overlay_pictures(
                 volume=Volume(image.asnumpy(), lps_affine(image), sources),
                 labels=seg_image.asnumpy(),
                 segments=self._segments,
                 findings=findings,
                 algorithm=self._algorithm,
-                identity=identity_of(sources, self._algorithm, self._created),
+                identity=self._identity(sources),
             )
         op_output.emit(list(pictures), "dicom_instances")

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
+from monai.deploy.core import ConditionType, Fragment, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
-from isocenter_operators.dicom.findings import Code, Segment
-from isocenter_operators.dicom.geometry import slices_of
-from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.seg import segmentation
 from isocenter_operators.result_gate import checked, write_instances
-from isocenter_operators.run import Record
-from isocenter_operators.study import identity_of, selected_instances
+from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["SegWriterOperator"]
 
 
-class SegWriterOperator(Operator):
+class SegWriterOperator(ResultWriter):
     """Writes a label map on the grid of its series. Stands in for the SDK's `DICOMSegmentationWriterOperator`.
 
     Named inputs: `seg_image`: an SDK Image or an array, uint8 (Z, Y, X), 0 for background;
@@ -32,12 +27,10 @@ class SegWriterOperator(Operator):
 
     Parameters
     ----------
-    segments
-        What each value of the label map stands for, in order from 1.
-    algorithm
-        Who made it; with the series' instances it gives the result's UIDs.
+    segments, algorithm, created
+        See `ResultWriter`.
     algorithm_family
-        What kind of algorithm that is (PS3.16, CID 7162).
+        What kind of algorithm it is (PS3.16, CID 7162).
     output_folder
         Also write the object there, as the SDK's writer does; for graphs without one of our sinks.
 
@@ -50,20 +43,12 @@ class SegWriterOperator(Operator):
         self,
         fragment: Fragment,
         *args: Any,
-        segments: Sequence[Segment],
-        algorithm: Algorithm,
         algorithm_family: Code = ARTIFICIAL_INTELLIGENCE,
-        created: datetime | None = None,
         output_folder: Path | None = None,
-        record: Record | None = None,
         **kwargs: Any,
     ) -> None:
-        self._segments = tuple(segments)
-        self._algorithm = algorithm
         self._algorithm_family = algorithm_family
-        self._created = created
         self._output_folder = output_folder
-        self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -76,14 +61,14 @@ class SegWriterOperator(Operator):
         selection = op_input.receive("study_selected_series_list")
         labels = seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)
         with self._record.step("SEG"):
-            sources = slices_of(selected_instances(selection))
+            sources = self._sources(selection)
             seg = segmentation(
                 labels=labels,
                 sources=sources,
                 segments=self._segments,
                 algorithm=self._algorithm,
                 algorithm_family=self._algorithm_family,
-                identity=identity_of(sources, self._algorithm, self._created),
+                identity=self._identity(sources),
             )
         if self._output_folder is not None:
             write_instances(checked([[seg]]), self._output_folder)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
-from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
+from monai.deploy.core import ConditionType, OperatorSpec
 
-from isocenter_operators.dicom.findings import Segment
-from isocenter_operators.dicom.geometry import slices_of
-from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.sr import measurement_report
-from isocenter_operators.run import Record
-from isocenter_operators.study import identity_of, selected_instances
+from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["SRWriterOperator"]
 
 
-class SRWriterOperator(Operator):
+class SRWriterOperator(ResultWriter):
     """Writes each number with its unit and its reference to the segment it was measured in.
 
     Named inputs: `findings`: Findings; `dicom_seg`: what the SEG writer emitted; `study_selected_series_list`.
@@ -26,22 +20,6 @@ class SRWriterOperator(Operator):
 
     Raises InputError or InvalidResult.
     """
-
-    def __init__(
-        self,
-        fragment: Fragment,
-        *args: Any,
-        segments: Sequence[Segment],
-        algorithm: Algorithm,
-        created: datetime | None = None,
-        record: Record | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._segments = tuple(segments)
-        self._algorithm = algorithm
-        self._created = created
-        self._record = record or Record()
-        super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
         spec.input("findings")
@@ -54,13 +32,13 @@ class SRWriterOperator(Operator):
         (seg,) = op_input.receive("dicom_seg")
         selection = op_input.receive("study_selected_series_list")
         with self._record.step("SR"):
-            sources = slices_of(selected_instances(selection))
+            sources = self._sources(selection)
             report = measurement_report(
                 findings=findings,
                 seg=seg,
                 sources=sources,
                 segments=self._segments,
                 algorithm=self._algorithm,
-                identity=identity_of(sources, self._algorithm, self._created),
+                identity=self._identity(sources),
             )
         op_output.emit([report], "dicom_instances")
