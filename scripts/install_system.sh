@@ -48,24 +48,32 @@ have() {
     dicom3tools) command -v dciodvfy ;;
     npm) [ -e "${ISOCENTER_OHIF:-.cache/ohif}/version" ] || [ -n "${OHIF_TARBALL:-}" ] || command -v npm ;;
     libatomic1) ldconfig -p | grep -q 'libatomic\.so\.1 ' ;;
-    chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
+    chromium) command -v chromium || chromium-browser --version || command -v google-chrome ;;
   esac >/dev/null 2>&1
 }
+
+# Ubuntu's package of that name is a script that asks for the snap.
+snap() { [ "$1" = chromium ] && grep -qs '^ID=ubuntu' /etc/os-release; }
 
 package() { # its name here: libpython carries the version of the Python that is found, or would be installed
   [ "$1" = libpython ] || { echo "$1"; return; }
   local version=3.11
-  grep -qs '^VERSION_CODENAME=noble' /etc/os-release && version=3.12
+  grep -qs '^VERSION_CODENAME=noble' /etc/os-release && version=3.12t64
   version=$("$(python)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo "$version")
   if apt-cache show "libpython${version}t64" >/dev/null 2>&1; then version+=t64; fi
   echo "libpython$version"
 }
 
-missing=()
+missing=() # and of these, what apt-get may have
+by_apt=()
 look() {
-  missing=()
+  missing=() by_apt=()
   local part
-  for part in "$@"; do have "$part" || missing+=("$part"); done
+  for part in "$@"; do
+    have "$part" && continue
+    missing+=("$part")
+    snap "$part" || by_apt+=("$part")
+  done
 }
 
 wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm)
@@ -76,15 +84,17 @@ look "${wanted[@]}"
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then as_root=(sudo -n); fi
 why="neither root nor sudo without a password, so nothing was installed"
-if ! command -v apt-get >/dev/null; then
+if [ ${#by_apt[@]} -eq 0 ]; then
+  why="Ubuntu has it as a snap only"
+elif ! command -v apt-get >/dev/null; then
   why="no apt-get here, so nothing was installed"
 elif "${as_root[@]}" true 2>/dev/null; then
   log=$(mktemp)
   trap 'rm -f "$log"' EXIT
-  echo "Installing from the system's packages: ${missing[*]}"
+  echo "Installing from the system's packages: ${by_apt[*]}"
   "${as_root[@]}" apt-get update -qq >"$log" 2>&1
   # One at a time: a package that this release does not have must not keep the others away.
-  for part in "${missing[@]}"; do
+  for part in "${by_apt[@]}"; do
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
       apt-get install -y -qq --no-install-recommends "$(package "$part")" >>"$log" 2>&1
   done
@@ -100,7 +110,9 @@ fi
 {
   echo "Missing here (${why:-apt-get did not install it}):"
   for part in "${missing[@]}"; do echo "  $part: without it ${without[$part]}"; done
-  echo "To get it on Debian or Ubuntu: sudo apt-get install $(for part in "${missing[@]}"; do package "$part"; done | xargs)"
-  [ "${missing[*]}" != "${missing[*]#chromium}" ] && echo "  (Ubuntu has Chromium as a snap: sudo snap install chromium)"
+  if [ ${#by_apt[@]} -gt 0 ]; then
+    echo "To get it on Debian or Ubuntu: sudo apt-get install $(for part in "${by_apt[@]}"; do package "$part"; done | xargs)"
+  fi
+  if [ ${#by_apt[@]} -lt ${#missing[@]} ]; then echo "To get Chromium on Ubuntu: sudo snap install chromium"; fi
 } >&2
 exit 0

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -47,8 +48,13 @@ _SLOWEST_S = 90.0  # two busy cores and no GPU
 
 
 def chromium() -> str | None:
-    """The browser of the distribution."""
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    """The browser of the distribution. Ubuntu's package without the snap is a script that only asks for it."""
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next((path for path in found if path and _answers(path)), None)
+
+
+def _answers(program: str) -> bool:
+    return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0
 
 
 def require_viewer() -> Path:
