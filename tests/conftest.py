@@ -6,10 +6,14 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from isocenter.settings import OrthancSettings
+from isocenter.settings import OrthancSettings, Settings
+
+if TYPE_CHECKING:
+    from isocenter.jobs import Jobs
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +47,7 @@ def _free_port() -> int:
 @pytest.fixture(scope="session")
 def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The gRPC address of one real Triton for all tests, with every model of the repository loaded."""
-    from isocenter.settings import Settings, TritonSettings
+    from isocenter.settings import TritonSettings
     from isocenter.stack.triton import running_triton
 
     settings = Settings(
@@ -63,7 +67,7 @@ def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancSettings]:
     """One real Orthanc for all tests that only add to it: its URLs, DICOM port and application entity title."""
-    from isocenter.settings import GatewaySettings, Settings
+    from isocenter.settings import GatewaySettings
     from isocenter.stack.orthanc import running_orthanc
 
     settings = Settings(
@@ -73,3 +77,13 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancSetting
     )
     with running_orthanc(settings):
         yield settings.orthanc
+
+
+@pytest.fixture
+def jobs(settings: Settings) -> Iterator[Jobs]:
+    """The queue of the test's own `settings`."""
+    from isocenter.jobs import Jobs
+
+    queue = Jobs(settings)
+    yield queue
+    queue.close()
