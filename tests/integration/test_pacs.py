@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -278,6 +279,36 @@ def test_send_takes_what_is_dicom_and_names_what_is_not(
         assert main(["send", str(study), "--config", str(config), *way]) == 0
 
 
+@contextmanager
+def archive_that(store: Callable[[evt.Event], int]) -> Iterator[Settings]:
+    """The settings for an archive that answers each C-STORE as `store` says."""
+    scp = AE(ae_title="ARCHIVE")
+    for syntax in ALL_TRANSFER_SYNTAXES:
+        scp.add_supported_context("1.2.840.10008.5.1.4.1.1.2", syntax)
+    server = scp.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    assert server is not None
+    try:
+        yield Settings(orthanc=OrthancSettings(dicom_port=server.server_address[1]))
+    finally:
+        server.shutdown()
+
+
+def test_what_an_archive_refuses_is_named_with_its_reason(slices: list[Path], tmp_path: Path) -> None:
+    statuses = [0x0000, 0xB007, 0xA700, 0xC000, 0x0000]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, file in enumerate(slices):
+        (folder / str(index)).write_bytes(file.read_bytes())
+    answers = iter(statuses)
+    with archive_that(lambda _: next(answers)) as settings:
+        sent = send(folder, settings, aet="ARCHIVE")
+    assert sent.count == 3
+    assert {file.name: reason for file, reason in sent.skipped.items()} == {
+        "2": "the archive refused it with status 0xA700 (out of resources: is its disk full?)",
+        "3": "the archive refused it with status 0xC000",
+    }
+
+
 def test_an_archive_that_drops_the_association_gets_the_image_again(
     slices: list[Path], tmp_path: Path
 ) -> None:
@@ -296,15 +327,7 @@ def test_an_archive_that_drops_the_association_gets_the_image_again(
     folder.mkdir()
     for file in slices:
         (folder / file.name).write_bytes(file.read_bytes())
-    scp = AE(ae_title="ARCHIVE")
-    for syntax in ALL_TRANSFER_SYNTAXES:
-        scp.add_supported_context("1.2.840.10008.5.1.4.1.1.2", syntax)
-    server = scp.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    assert server is not None
-    try:
-        port = server.server_address[1]
-        sent = send(folder, Settings(orthanc=OrthancSettings(dicom_port=port)), aet="ARCHIVE")
-    finally:
-        server.shutdown()
+    with archive_that(store) as settings:
+        sent = send(folder, settings, aet="ARCHIVE")
     assert (sent.count, sent.skipped) == (5, {})
     assert len(set(kept)) == len(kept) == 5

@@ -153,6 +153,14 @@ def _store(instances: Iterable[tuple[Path, FileDataset]], sender: _Sender, sent:
             sent.add(instance)
 
 
+def _refusal(status: int) -> str:
+    """Why an image was refused, by a C-STORE response (PS3.4, B.2.3), or "". A warning stored it, with a remark."""
+    if status == 0 or 0xB000 <= status <= 0xBFFF:
+        return ""
+    why = " (out of resources: is its disk full?)" if 0xA700 <= status <= 0xA7FF else ""
+    return f"the archive refused it with status 0x{status:04X}{why}"
+
+
 class _Sender:
     """C-STORE to one archive; as many associations as the contexts need. Raises ArchiveUnavailable."""
 
@@ -185,9 +193,7 @@ class _Sender:
             except RuntimeError:
                 continue  # the archive ended the association a moment ago
             if "Status" in status:
-                # Success, or class warning: stored, with a remark (PS3.7, C).
-                taken = status.Status == 0 or 0xB000 <= status.Status <= 0xBFFF
-                return "" if taken else f"the archive refused it with status 0x{status.Status:04X}"
+                return _refusal(status.Status)
             association.abort()
         raise ArchiveUnavailable(
             f"the archive at {self._host}:{self._port} stopped answering in the middle; what it had taken "
