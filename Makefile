@@ -42,6 +42,9 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+	MYPYPATH=orthanc $(BIN)/mypy --strict orthanc/nudger.py orthanc/isocenter_plugin.py
+	MYPYPATH=src:operators $(BIN)/mypy apps/ct_lung_density/app.py
+	MYPYPATH=triton_models/ct_lung_density/1 $(BIN)/mypy -p lung_density
 
 check: lint types
 

@@ -142,7 +142,8 @@ class WorkerSettings(_Section):
 
     name: str = "worker"  # one per worker: after a crash, a worker of the same name takes its work up again
     concurrency: int = Field(default=1, ge=1)
-    attempts: int = Field(default=8, ge=1)
+    # Of a job whose archive or inference server is away: about eight hours of a PACS that is being upgraded.
+    attempts: int = Field(default=500, ge=1)
     retry_after_s: float = Field(default=1.0, gt=0)  # doubled after each attempt, up to a minute
     longest_attempt_s: float = Field(default=1800.0, gt=0)  # then it hangs, and the worker is started again
 
