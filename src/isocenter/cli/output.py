@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from isocenter.measurements import measurement_table
+
 __all__ = [
     "counted",
     "groups_table",
@@ -21,8 +23,6 @@ __all__ = [
     "seconds_table",
     "table",
 ]
-
-_UNITS = {"percent": "%"}
 
 
 def say(sentence: str) -> None:
@@ -59,9 +59,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
 
 def groups_table(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """The measurements: a row for each region, a column for each number, its unit in the header."""
-    names = [name for name in (groups[0] if groups else {}) if name not in {"label", "notes"}]
-    rows = [[str(group["label"]), *(_number(group.get(name)) for name in names)] for group in groups]
-    lines = table(["", *map(_title, names)], rows, right=range(1, len(names) + 1))
+    header, *rows = measurement_table(groups)
+    lines = table(header, rows, right=range(1, len(header)))
     notes = [f"{group['label']}: {note}" for group in groups for note in group.get("notes", ())]
     return [*lines, *notes]
 
@@ -70,16 +69,6 @@ def seconds_table(seconds: Mapping[str, float]) -> list[str]:
     """Where the time went, and the sum of it."""
     rows = [(name, f"{value:.2f}") for name, value in seconds.items()]
     return table(["step", "seconds"], [*rows, ("all", f"{sum(seconds.values()):.2f}")], right=[1])
-
-
-def _title(name: str) -> str:
-    """`volume_mL` -> `volume (mL)`."""
-    words, _, unit = name.rpartition("_")
-    return f"{words.replace('_', ' ')} ({_UNITS.get(unit, unit)})"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.1f}" if isinstance(value, int | float) else "-"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 
 from isocenter.arrivals import Arrival
 from isocenter.job import Job
+from isocenter.measurements import measurement_table
 
 __all__ = ["missing_viewer_page", "status_page", "study_link"]
 
@@ -36,6 +37,11 @@ h1 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 small, .uid { color: #93a1b8; } .uid { font-family: ui-monospace, monospace; font-size: 12px; }
 button { color: inherit; background: #1b2942; border: 1px solid #3a4a6b; border-radius: 4px; cursor: pointer; }
 form { display: inline; }
+.uid { display: inline-block; max-width: 17rem; overflow-wrap: anywhere; }
+.numbers table { width: auto; margin-bottom: .25rem; }
+.numbers th, .numbers td { padding: .1rem .5rem; border: 0; font-weight: normal; text-align: right; }
+.numbers th { color: #93a1b8; font-size: 13px; }
+.numbers th:first-child, .numbers td:first-child { text-align: left; padding-left: 0; }
 """
 
 _SHOWN_STATE = {"not_applicable": "not applicable"}
@@ -106,7 +112,7 @@ def _study(study_uid: str) -> str:
 
 def _row(job: Job) -> str:
     state = _SHOWN_STATE.get(job.state, job.state)
-    took = f"{(job.ended - job.created).total_seconds():.1f} s" if job.ended else ""
+    took = f"{sum(job.seconds.values()):.1f} s" if job.over and job.seconds else ""
     return (
         f'<tr><td class="{job.state}">{state}</td><td>{escape(job.application)}</td><td>{_study(job.study_uid)}</td>'
         f"<td>{_outcome(job)}</td><td>{job.created:%Y-%m-%d %H:%M:%S}<br><small>{took}</small></td>"
@@ -128,19 +134,18 @@ def _row_of_arrival(arrival: Arrival) -> str:
 
 def _outcome(job: Job) -> str:
     lines = [escape(job.reason)] if job.reason else []
-    lines += [_group(group) for group in job.groups]
-    lines += [f"<small>{escape(note)}</small>" for note in job.notes]
+    notes = [f"{group['label']}: {note}" for group in job.groups for note in group.get("notes", ())]
+    lines += [f"<small>{escape(note)}</small>" for note in (*notes, *job.notes)]
     stored = ", ".join(escape(result.get("modality", "?")) for result in job.results)
     if stored:
         lines.append(f"<small>stored: {stored}</small>")
-    return "<br>".join(lines)
+    return (_measurements(job.groups) if job.groups else "") + "<br>".join(lines)
 
 
-def _group(group: Mapping[str, Any]) -> str:
-    numbers = ", ".join(
-        f"{escape(name)} {value:.4g}" for name, value in group.items() if isinstance(value, int | float)
-    )
-    return f"{escape(str(group.get('label', '')))}: {numbers}"
+def _measurements(groups: Sequence[Mapping[str, Any]]) -> str:
+    header, *rows = ([escape(cell) for cell in row] for row in measurement_table(groups))
+    lines = (f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="numbers">{_table(header, lines)}</div>'
 
 
 def _actions(job: Job) -> str:
