@@ -25,7 +25,7 @@ system:
 browser:
 	@scripts/install_system.sh test
 
-$(INSTALLED): requirements.lock pyproject.toml | system
+$(INSTALLED): requirements.lock pyproject.toml scripts/install_python.sh | system
 	@scripts/install_python.sh $(VENV)
 	@touch $@
 

@@ -18,3 +18,7 @@ echo "Installing the Python environment into $venv (2.5 GB with a CPU build of P
 # setuptools warns about every editable installation, which is what is wanted here.
 "${pip[@]}" install --no-deps --no-build-isolation --editable . 2> >(grep -v -e '^ *!!' -e BuildBackendWarning \
   -e '^ *\*\*' -e 'Please be careful' -e 'name as your package' -e 'with strategy' -e '^ *$' >&2)
+# Holoscan is linked to the CUDA runtime, on a CPU too. Where the system has none it looks beside its own libraries only,
+# not into the package that brings it.
+site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+ln -sf ../../nvidia/cu13/lib/libcudart.so.13 "$site/holoscan/lib/"
