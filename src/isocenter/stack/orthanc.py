@@ -72,7 +72,7 @@ def _http(settings: Settings) -> dict[str, Any]:
     return {
         "HttpPort": orthanc.http_port,
         "RemoteAccessAllowed": False,
-        "HttpBindAddresses": [orthanc.host],  # known since 1.12.6
+        "HttpBindAddresses": [orthanc.host],  # unknown to 1.12.7 and older, which listen everywhere
         "AuthenticationEnabled": bool(users),
         "RegisteredUsers": users,
         "HttpCompressionEnabled": False,  # compressing pixels costs ten times what it saves on one machine
