@@ -1,9 +1,5 @@
-"""`python apps/ct_lung_density`: a folder in, a folder out, as the environment of a MAP names them.
+"""`python apps/ct_lung_density`: the application by itself, from a folder to a folder."""
 
-The numbers go to stdout as JSON, anything else to stderr. Exit code 0 also where the application is not applicable.
-"""
-
-import json
 import os
 import sys
 
@@ -11,24 +7,9 @@ import sys
 os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 os.environ.setdefault("HOLOSCAN_EXECUTOR_LOG_LEVEL", "OFF")
 
-from app import application
+from app import MANIFEST, application
 
-from isocenter_operators.errors import IsocenterError
-
-
-def main() -> int:
-    try:
-        outcome = application().execute()
-    except IsocenterError as error:
-        sys.stderr.write(f"ct_lung_density: {error}\n")
-        return 1
-    if outcome.status == "not_applicable":
-        sys.stderr.write(f"not applicable: {outcome.reason}\n")
-    for note in outcome.notes:
-        sys.stderr.write(f"note: {note}\n")
-    sys.stdout.write(json.dumps([dict(group) for group in outcome.groups], indent=2) + "\n")
-    return 0
-
+from isocenter_operators.command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(MANIFEST, application))

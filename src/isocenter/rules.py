@@ -20,7 +20,7 @@ from pydicom.dataset import Dataset
 from isocenter.settings import Route
 from isocenter_operators.dicom.identity import Algorithm
 
-__all__ = ["RouteVerdict", "Series", "attributes_of", "explain", "problems"]
+__all__ = ["OUR_OWN", "RouteVerdict", "Series", "attributes_of", "explain", "problems"]
 
 _RELATIONS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -29,6 +29,7 @@ _RELATIONS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     "!=": operator.ne,
 }
+OUR_OWN = "Isocenter made it"  # why a result of ours is not analysed again
 _NUMERIC = frozenset({"DS", "IS", "FL", "FD", "US", "SS", "UL", "SL", "UV", "SV"})
 _DERIVED = (  # what an application of ours stores: never images to be analysed again
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture, every kind
@@ -126,7 +127,7 @@ def _verdict(route: Route, series: Series) -> RouteVerdict:
 def _against(route: Route, series: Series) -> str:
     """Why the route does not want the series: the first condition that fails and the value seen, or ""."""
     if _is_our_own(series):
-        return "Isocenter made it"
+        return OUR_OWN
     for keyword, condition in route.when.items():
         value = series.attributes.get(keyword)
         if value is None or value == "":

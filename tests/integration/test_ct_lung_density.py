@@ -192,14 +192,19 @@ def test_as_a_map_it_reads_its_environment(triton_url: str, tmp_path: Path) -> N
         "TRITON_SERVER_NETLOC": triton_url,
         "PYTHONWARNINGS": "ignore",  # Holoscan's, of this test's small stack
     }
-    start = partial(
-        subprocess.run, [sys.executable, APP], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    done = start(env=environment)
+    start = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = start([sys.executable, APP], env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert [group["label"] for group in json.loads(done.stdout)] == ["Right lung", "Left lung", "Both lungs"]
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 4
 
-    failed = start(env=environment | {"HOLOSCAN_INPUT_PATH": str(tmp_path / "nowhere")})
+    # As the SDK's own applications are started by hand: the options win.
+    by_hand = partial(start, [sys.executable, APP, "-i", str(tmp_path / "in"), "-o", str(tmp_path / "other")])
+    assert by_hand(env=environment | {"HOLOSCAN_INPUT_PATH": "nowhere"}).returncode == 0
+    assert len(list((tmp_path / "other").glob("*.dcm"))) == 4
+
+    failed = start(
+        [sys.executable, APP], env=environment | {"HOLOSCAN_INPUT_PATH": str(tmp_path / "nowhere")}
+    )
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == f"ct_lung_density: {tmp_path / 'nowhere'} does not exist\n"

@@ -19,13 +19,15 @@ __all__ = ["command"]
 @options.config
 @options.json_option
 def command(path: Path, aet: str | None, stow: bool, config: Path | None, as_json: bool) -> int:
-    """Send the DICOM files below PATH to the archive. 1 when any could not be sent."""
+    """Send the DICOM files below PATH to the archive. 1 when one of them could not be sent."""
     from isocenter.cli.sending import send
 
     settings = options.running_settings(config)
     sent = send(path, settings, aet=aet, stow=stow)
     for file, reason in sent.skipped.items():
         say(f"not sent: {file}: {reason}")
+    if sent.not_dicom:
+        say(f"{counted(len(sent.not_dicom), 'file')} passed over, not DICOM: {sent.not_dicom[0].name} ...")
     if as_json:
         print_json(sent.as_json())
     else:

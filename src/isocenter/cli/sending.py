@@ -37,7 +37,7 @@ _Context = tuple[str, str]  # SOP Class UID, Transfer Syntax UID
 
 @dataclass
 class Sent:
-    """How a sending went. `skipped` maps files to the reason why they were not sent."""
+    """How a sending went. `skipped` maps DICOM files to the reason why they were not sent."""
 
     where: str
     count: int = 0
@@ -45,6 +45,7 @@ class Sent:
     series_uids: set[str] = field(default_factory=set)
     sop_instance_uids: set[str] = field(default_factory=set)
     skipped: dict[Path, str] = field(default_factory=dict)
+    not_dicom: list[Path] = field(default_factory=list)  # a licence, notes: passed over, no fault
 
     def add(self, instance: FileDataset) -> None:
         self.count += 1
@@ -58,14 +59,15 @@ class Sent:
             "to": self.where,
             "study_uids": sorted(self.study_uids),
             "not_sent": [{"path": str(path), "reason": reason} for path, reason in self.skipped.items()],
+            "not_dicom": [str(path) for path in self.not_dicom],
         }
 
 
 def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool = False) -> Sent:
     """Send every DICOM file below `path`, in the transfer syntax it has there.
 
-    A file that is not DICOM, or is truncated, is passed over with its reason. Raises UnreadableInput when there
-    is nothing to send, ArchiveUnavailable when nobody takes it.
+    A damaged file is passed over with its reason; what is not DICOM at all is only noted. Raises UnreadableInput
+    when there is nothing to send, ArchiveUnavailable when nobody takes it.
     """
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     files = files_below(path)
@@ -96,19 +98,25 @@ def files_below(path: Path) -> list[Path]:
 
 
 def _nothing(path: Path, sent: Sent) -> str:
-    file, reason = next(iter(sent.skipped.items()), (path, "a DICOMDIR only"))
-    return f"no DICOM file in {path}: {len(sent.skipped)} were looked at; {file.name}: {reason}"
+    looked_at = len(sent.skipped) + len(sent.not_dicom)
+    if sent.skipped:
+        file, reason = next(iter(sent.skipped.items()))
+        return f"no DICOM file in {path} can be sent: {looked_at} were looked at; {file.name}: {reason}"
+    return f"no DICOM images in {path}: {looked_at} files that are not DICOM"
 
 
 def _contexts(files: Iterable[Path], sent: Sent) -> dict[Path, _Context]:
-    """What each file holds; files that are not DICOM are noted as skipped."""
+    """What each DICOM file holds; the others are noted."""
     found: dict[Path, _Context] = {}
     for file in files:
         try:
             meta = dcmread(file, specific_tags=["SOPClassUID"], stop_before_pixels=True).file_meta
             context = (str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID))
-        except (InvalidDicomError, EOFError, AttributeError, ValueError):
-            sent.skipped[file] = "not a DICOM file"
+        except InvalidDicomError:
+            sent.not_dicom.append(file)
+            continue
+        except (EOFError, AttributeError, ValueError):
+            sent.skipped[file] = "its DICOM header is damaged"
             continue
         except OSError as error:
             sent.skipped[file] = f"can not be read: {error.strerror}"

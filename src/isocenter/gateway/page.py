@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse
 from isocenter.arrivals import Arrival
 from isocenter.job import Job
 from isocenter.measurements import measurement_table
+from isocenter.rules import OUR_OWN
 
 __all__ = ["missing_viewer_page", "status_page", "study_link"]
 
@@ -55,7 +56,7 @@ def study_link(study_uid: str) -> str:
 def status_page(jobs: Sequence[Job], arrivals: Sequence[Arrival], away: str) -> HTMLResponse:
     """The newest jobs, then the newest series without one and why, as a page that keeps itself up to date."""
     waiting = f'<p class="failed">Waiting: {escape(away)}</p>' if away else ""
-    without = [arrival for arrival in arrivals if not any(each.job_id for each in arrival.verdicts)]
+    without = [arrival for arrival in arrivals if not _is_explained(arrival)]
     nothing = "<p>No jobs yet. Send a study (<code>isocenter send FOLDER</code>) and it appears here.</p>"
     body = (
         f'<p><a href="/">Studies in the viewer</a></p>{waiting}<h1>Jobs</h1>'
@@ -74,6 +75,14 @@ def status_page(jobs: Sequence[Job], arrivals: Sequence[Arrival], away: str) -> 
         )
     )
     return _page("Isocenter", body, refresh_s=5)
+
+
+def _is_explained(arrival: Arrival) -> bool:
+    """Whether a series has a job, or is a result: neither leaves anybody wondering whether the AI ran."""
+    verdicts = arrival.verdicts
+    return any(each.job_id for each in verdicts) or (
+        bool(verdicts) and all(each.reason == OUR_OWN for each in verdicts)
+    )
 
 
 def _table(header: Iterable[str], rows: Iterable[str]) -> str:
