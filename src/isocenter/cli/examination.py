@@ -48,6 +48,7 @@ def examine(settings: Settings) -> list[Finding]:
     there = running(settings) is not None
     return [
         _python(),
+        _holoscan(),
         *_orthanc(settings),
         *_triton(settings),
         _viewer(settings),
@@ -64,6 +65,16 @@ def examine(settings: Settings) -> list[Finding]:
 def _python() -> Finding:
     seen = sys.version.split()[0]
     return Finding("Python", (3, 11) <= sys.version_info < (3, 13), seen, "use Python 3.11 or 3.12")
+
+
+def _holoscan() -> Finding:
+    """In a process of its own: what it is linked to may be missing, and loading it takes a second."""
+    program = "import holoscan.core, importlib.metadata as m; print(m.version('holoscan-cu13'))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
+    )
+    seen = done.stdout.strip() or (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    return Finding("Holoscan", done.returncode == 0, seen, "run `make install` again")
 
 
 def _orthanc(settings: Settings) -> Iterator[Finding]:
