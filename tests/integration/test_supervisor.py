@@ -52,7 +52,7 @@ time.sleep(600)
 """
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 10) -> None:
+def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
