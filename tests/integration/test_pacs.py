@@ -184,9 +184,11 @@ def test_a_study_that_was_deleted_and_sent_again_is_analysed_again(
         )
 
 
-def test_a_set_that_comes_back_keeps_its_job(
-    settings: Settings, slices: list[Path], jobs: Jobs, router: Router
-) -> None:
+def test_a_set_that_comes_back_keeps_its_job(settings: Settings, slices: list[Path], jobs: Jobs) -> None:
+    # Long enough for what is sent and taken away again to be one change, on a busy machine too.
+    routing = settings.routing.model_copy(update={"settle_s": 2.0})
+    router = Router(settings.model_copy(update={"routing": routing}))
+    router.start()
     with running_orthanc(settings):
         store(settings, slices[:4])
         wait_for(lambda: len(jobs.list()) == 1)
@@ -198,6 +200,7 @@ def test_a_set_that_comes_back_keeps_its_job(
         httpx.delete(f"{settings.orthanc.rest_url}/instances/{fifth}").raise_for_status()
         wait_for(lambda: not router.settling())
         assert [(each.id, each.state) for each in jobs.list()] == [(job.id, "queued")]
+    router.stop()
 
 
 def test_an_application_that_is_away_loses_no_series_and_holds_up_no_other(
