@@ -1,9 +1,10 @@
-"""Results as other people's programs read them: dcmqi from PyPI."""
+"""Results as other people's programs read them: dcmqi from PyPI, dciodvfy from Debian."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from isocenter_operators.dicom.problem import Problem
+from isocenter_operators.dicom.validate import dciodvfy
 
 Placed = tuple[NDArray[np.int16], NDArray[np.float64]]  # voxels (Z, Y, X); index (x, y, z, 1) to LPS mm
 
@@ -69,3 +74,14 @@ def on_grid(placed: Placed, shape: tuple[int, ...], affine: NDArray[np.float64])
     moved = np.zeros(shape, np.int16)
     moved[tuple(nearest[:, ::-1].T)] = voxels[tuple(index.T)]
     return moved
+
+
+def found_by_dciodvfy(path: Path) -> list[Problem]:
+    """What dciodvfy says of a file. Without it skips, or with ISOCENTER_REQUIRE_TEST_DATA=1 fails."""
+    found = dciodvfy(path)
+    if found is None:
+        message = "dciodvfy is not installed (Debian package dicom3tools)"
+        if os.environ.get("ISOCENTER_REQUIRE_TEST_DATA") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return found

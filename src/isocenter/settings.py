@@ -210,7 +210,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment before the file (which arrives as init arguments): PS: first source wins."""
+        """The environment wins over the file, which arrives as init arguments: the first source counts."""
         return (env_settings, init_settings)
 
     @classmethod

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
-from read_back import on_grid, read_report, read_seg
+from read_back import found_by_dciodvfy, on_grid, read_report, read_seg
 
 from isocenter.worker import runner
-from isocenter_operators.dicom.validate import dciodvfy
 from isocenter_operators.errors import InputError
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.run import Folder, Outcome, Run
@@ -175,9 +174,7 @@ def test_a_real_chest_gives_valid_results(test_data: Path, triton_url: str, tmp_
     assert [each.modality for each in outcome.results] == ["SEG", "SR", "OT", "OT"]
     for result in outcome.results:
         assert result.path is not None
-        found = dciodvfy(result.path)
-        if found is None:
-            pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
+        found = found_by_dciodvfy(result.path)
         assert [problem for problem in found if problem.severity == "error"] == []
     right, left, both = (group["volume_mL"] for group in outcome.groups)
     assert (right, left) == (pytest.approx(927, rel=0.02), pytest.approx(1905, rel=0.02))
