@@ -25,7 +25,7 @@ class Application(DeployApplication):
 
     def __init__(self, task: Run | None = None) -> None:
         self.task = task or Run.from_environment()
-        self.record = Record()
+        self.record = Record(self.task.checkpoint, self.task.notes)
         super().__init__(argv=[])
 
     def source(self) -> Operator:
@@ -51,6 +51,7 @@ class Application(DeployApplication):
                 self,
                 archive=self.task.sink,
                 rejected=self.task.rejected,
+                before_store=self.task.before_store,
                 record=self.record,
                 name="sink",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.result_gate import checked, stored_instance
-from isocenter_operators.run import Archive, Record
+from isocenter_operators.run import Archive, Record, StoredInstance
 
 __all__ = ["DICOMwebStoreOperator"]
 
@@ -19,7 +20,7 @@ class DICOMwebStoreOperator(Operator):
 
     Named input: `dicom_instances`, from any number of writers: each a list of pydicom Datasets.
 
-    Raises InvalidResult, ArchiveUnavailable, DeadlineExceeded or StorageFull.
+    Raises InvalidResult, Cancelled, ArchiveUnavailable, DeadlineExceeded or StorageFull.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class DICOMwebStoreOperator(Operator):
         *args: Any,
         archive: Archive,
         rejected: Path | None = None,
+        before_store: Callable[[Sequence[StoredInstance]], None] | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._archive = archive
         self._rejected = rejected
+        self._before_store = before_store
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -43,10 +46,13 @@ class DICOMwebStoreOperator(Operator):
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
             instances = checked(batches, self._rejected)
+        stored = [stored_instance(instance) for instance in instances]
+        if self._before_store is not None:
+            self._before_store(stored)
         archive = self._archive
         with (
             self._record.step("store"),
             DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client,
         ):
             client.store(instances)
-        self._record.results += [stored_instance(instance) for instance in instances]
+        self._record.results += stored

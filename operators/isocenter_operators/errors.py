@@ -2,6 +2,7 @@
 
     IsocenterError
     ├── NotApplicable             the input is sound, but not what this application is for
+    ├── Cancelled                 nobody wants the result any more
     ├── InputError                what was given can not be used, and trying again will not help
     │   ├── UnreadableInput       no DICOM, a truncated file, a transfer syntax without a decoder
     │   └── GeometryError         the slices do not make one volume
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 __all__ = [
     "ArchiveUnavailable",
+    "Cancelled",
     "ConfigurationError",
     "DeadlineExceeded",
     "GeometryError",
@@ -54,6 +56,10 @@ class IsocenterError(Exception):
 
 class NotApplicable(IsocenterError):
     """The input is sound, but not what this application is for: an outcome, not a fault."""
+
+
+class Cancelled(IsocenterError):
+    """Nobody wants the result any more: the run stops before it stores anything."""
 
 
 class InputError(IsocenterError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +36,18 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class StoredInstance:
+    """One result as it was stored."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    study_uid: str
+    modality: str
+    path: Path | None = None  # where it lies, when the sink is a folder
+
+
+@dataclass(frozen=True)
 class Run:
     """One run: where the images come from, where results go, who infers."""
 
@@ -48,6 +60,13 @@ class Run:
     rejected: Path | None = None  # where results that fail their check are kept
     # The instances this run is for: a source that finds another set refuses. None: whatever is there.
     sop_instance_uids: frozenset[str] | None = None
+    priority: int = 0  # in the inference server's queue: 1 is served first, 0 is the server's default
+    priors: tuple[Folder | Archive, ...] = ()  # earlier studies of the same patient, newest first
+    notes: tuple[str, ...] = ()  # what a person should know of how this run came about
+    # Called as each step begins; raises Cancelled when nobody wants the result any more.
+    checkpoint: Callable[[], None] | None = None
+    # Called with everything that is about to be stored, once; raises Cancelled.
+    before_store: Callable[[Sequence[StoredInstance]], None] | None = None
 
     @classmethod
     def from_environment(cls, *, deadline_s: float = 300.0) -> Run:
@@ -59,18 +78,6 @@ class Run:
             triton_url=env.get("TRITON_SERVER_NETLOC", "127.0.0.1:8001"),
             deadline_s=deadline_s,
         )
-
-
-@dataclass(frozen=True)
-class StoredInstance:
-    """One result as it was stored."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    series_uid: str
-    study_uid: str
-    modality: str
-    path: Path | None = None  # where it lies, when the sink is a folder
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,18 @@ class Record:
     notes: what a person should know of the run that is no finding in the patient, so stands in no result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Callable[[], None] | None = None, notes: Sequence[str] = ()) -> None:
+        self._checkpoint = checkpoint
         self.findings = Findings(groups=())
-        self.notes: list[str] = []
+        self.notes: list[str] = list(notes)
         self.results: list[StoredInstance] = []
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to the step of this name."""
+        """Add the time spent inside to the step of this name. Raises Cancelled before it begins."""
+        if self._checkpoint is not None:
+            self._checkpoint()
         started = time.perf_counter()
         try:
             yield

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from isocenter.route import PRIORITIES, Hours, Priority, PriorsWanted, Superseded
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 
 __all__ = ["ENDED", "Job", "JobSpec", "State"]
@@ -18,13 +19,22 @@ ENDED: frozenset[State] = frozenset({"done", "not_applicable", "failed", "cancel
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One application on one exact set of instances: all that a worker needs to know."""
+    """One application on one exact set of instances: all that a worker needs to know.
+
+    What the route says of it is copied here, so that a worker with an older isocenter.yaml does the same.
+    """
 
     algorithm: Algorithm
     study_uid: str
-    series_uid: str
+    series_uids: tuple[str, ...]  # of the instances
     sop_instance_uids: tuple[str, ...]
     route: str
+    scope: Literal["series", "study"] = "series"
+    priority: Priority = "routine"
+    destinations: tuple[str, ...] = ()
+    superseded: Superseded = "keep"
+    priors: PriorsWanted | None = None
+    hours: Hours | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))  # dates the results
     settle_s: float = 0.0  # from the last image seen until the job was made
 
@@ -32,10 +42,25 @@ class JobSpec:
     def identity(self) -> JobIdentity:
         return JobIdentity.of(self.sop_instance_uids, self.algorithm, self.created)
 
+    @property
+    def subject(self) -> str:
+        """What the newest job of decides: its results replace those of every earlier one with the same subject."""
+        what = self.series_uids[0] if self.scope == "series" else self.route
+        return f"{self.algorithm.name}/{self.study_uid}/{self.scope}/{what}"
+
+    @property
+    def rank(self) -> int:
+        """The priority as queues count it: 1 is done first."""
+        return PRIORITIES.index(self.priority) + 1
+
     def as_json(self) -> dict[str, Any]:
         return {
             **asdict(self),
+            "series_uids": sorted(self.series_uids),
             "sop_instance_uids": sorted(self.sop_instance_uids),
+            "destinations": list(self.destinations),
+            "priors": self.priors.model_dump(mode="json") if self.priors else None,
+            "hours": self.hours.model_dump(mode="json") if self.hours else None,
             "created": self.created.isoformat(),
         }
 
@@ -45,7 +70,11 @@ class JobSpec:
             **{
                 **content,
                 "algorithm": Algorithm(**content["algorithm"]),
+                "series_uids": tuple(content["series_uids"]),
                 "sop_instance_uids": tuple(content["sop_instance_uids"]),
+                "destinations": tuple(content["destinations"]),
+                "priors": PriorsWanted(**content["priors"]) if content["priors"] else None,
+                "hours": Hours(**content["hours"]) if content["hours"] else None,
                 "created": datetime.fromisoformat(content["created"]),
             }
         )
@@ -59,8 +88,9 @@ class Job:
     state: State
     application: str
     route: str
+    priority: Priority
     study_uid: str
-    series_uid: str
+    series_uids: tuple[str, ...]
     created: datetime
     ended: datetime | None
     attempts: int
@@ -69,15 +99,22 @@ class Job:
     notes: tuple[str, ...] = ()
     results: tuple[Mapping[str, str], ...] = ()  # per stored instance: its UIDs and modality
     seconds: Mapping[str, float] = field(default_factory=dict)  # where the time went, in order
+    superseded_by: str = ""  # the job whose results replaced this one's
 
     @property
     def over(self) -> bool:
         """Whether nothing more will happen to it by itself."""
         return self.state in ENDED
 
+    @property
+    def series_uid(self) -> str:
+        """Of its only series; "" where there are several."""
+        return self.series_uids[0] if len(self.series_uids) == 1 else ""
+
     def as_json(self) -> dict[str, Any]:
         return {
             **asdict(self),
+            "series_uid": self.series_uid,
             "created": self.created.isoformat(),
             "ended": self.ended.isoformat() if self.ended else None,
         }

@@ -27,14 +27,16 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from isocenter.peer import Peer
+from isocenter.route import Route
 from isocenter.setting_names import refuse_lookalikes, sentence
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
 
 __all__ = [
     "GatewaySettings",
+    "LimitSettings",
     "OrthancSettings",
-    "Route",
     "RoutingSettings",
     "Settings",
     "TritonSettings",
@@ -138,41 +140,43 @@ class TritonSettings(_Section):
 
 
 class WorkerSettings(_Section):
-    """The warm process that runs the graphs, and how often it tries again when something it needs is away."""
+    """The warm processes that run the graphs, and how often they try again when something they need is away."""
 
-    name: str = "worker"  # one per worker: after a crash, a worker of the same name takes its work up again
-    concurrency: int = Field(default=1, ge=1)
+    name: str = "worker"  # one per machine: after a crash, a worker of the same name takes its work up again
+    processes: int = Field(default=1, ge=1, le=64)  # that `isocenter up` starts; more than one needs PostgreSQL
+    concurrency: int = Field(default=1, ge=1)  # jobs at once in each
+    stat_slots: int = Field(default=1, ge=0)  # and this many more that only STAT jobs may take
     # Of a job whose archive or inference server is away: about eight hours of a PACS that is being upgraded.
     attempts: int = Field(default=500, ge=1)
     retry_after_s: float = Field(default=1.0, gt=0)  # doubled after each attempt, up to a minute
     longest_attempt_s: float = Field(default=1800.0, gt=0)  # then it hangs, and the worker is started again
+    lost_after_s: float = Field(default=30.0, gt=0)  # a worker that was silent for this long has died
+    memory_limit_mb: int | None = Field(default=None, ge=256)  # of each process; None: the machine's
 
 
 class RoutingSettings(_Section):
-    """When a series counts as complete, and how often the archive's change log is read unasked."""
+    """When a series or a study counts as complete, and how often the archive is asked without being told."""
 
     settle_s: float = Field(default=5.0, ge=0)
-    reconcile_every_s: float = Field(default=30.0, gt=0)
+    stat_settle_s: float = Field(default=0.5, ge=0)
+    longest_wait_s: float = Field(default=600.0, gt=0)  # what arrives without a pause is begun after this
+    reconcile_every_s: float = Field(default=30.0, gt=0)  # the archive's change log
+    compare_every_s: float = Field(default=300.0, gt=0)  # all that the archive holds with what was routed
 
 
-class Route(_Section):
-    """One rule: a series that meets every condition goes to the application.
+class LimitSettings(_Section):
+    """What the disk must keep free, and what is kept of jobs that have ended."""
 
-    `when` holds the conditions of one of the SDK's series selections: DICOM keyword to a value, a regular
-    expression, a range. `min_instances` keeps localizers away.
-    """
-
-    name: str
-    application: str
-    when: dict[str, Any] = Field(default_factory=dict)
-    min_instances: int = Field(default=1, ge=1)
+    free_disk_mb: int = Field(default=1024, ge=0)  # below this no work is taken
+    jobs_kept_days: float = Field(default=30.0, gt=0)
+    jobs_kept_mb: int = Field(default=5120, ge=0)  # of the jobs' folders, the oldest go first
 
 
 def _default_routes() -> tuple[Route, ...]:
     return (
         Route(
             name="chest CT to lung density",
-            application="ct_lung_density",
+            applications=("ct_lung_density",),
             when={"Modality": "^CT$"},
             min_instances=20,
         ),
@@ -194,7 +198,24 @@ class Settings(BaseSettings):
     triton: TritonSettings = TritonSettings()
     worker: WorkerSettings = WorkerSettings()
     routing: RoutingSettings = RoutingSettings()
+    limits: LimitSettings = LimitSettings()
+    peers: dict[str, Peer] = Field(default_factory=dict)
     routes: tuple[Route, ...] = Field(default_factory=_default_routes)
+
+    @model_validator(mode="after")
+    def _known_peers(self) -> Self:
+        for route in self.routes:
+            wanted = (*route.destinations, *([route.priors.source] if route.priors and route.priors.source else []))
+            for name in wanted:
+                if name not in self.peers:
+                    raise ValueError(f"route {route.name!r} names a peer {name!r}, and peers has none of this name")
+        return self
+
+    @model_validator(mode="after")
+    def _several_workers_share_a_server(self) -> Self:
+        if self.worker.processes > 1 and self.database.startswith("sqlite"):
+            raise ValueError("worker.processes: more than one needs PostgreSQL, see database_url")
+        return self
 
     @property
     def database(self) -> str:

@@ -1,0 +1,53 @@
+"""The one database: SQLite in the data folder, or PostgreSQL. Made ready, opened, and told about when it fails."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from isocenter.settings import Settings
+from isocenter_operators.errors import StorageFull, Unavailable
+
+__all__ = ["database_error", "engine", "prepare"]
+
+_WAIT_S = 30.0  # for another writer of the same SQLite file
+
+
+def engine(database: str) -> sa.Engine:
+    """An engine for tables of ours. A connection lives as long as its block: no pool keeps files open."""
+    url = sa.make_url(database)
+    if url.get_backend_name() == "postgresql":
+        return sa.create_engine(url.set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    return sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": _WAIT_S})
+
+
+def prepare(settings: Settings) -> None:
+    """Make the database and DBOS's tables, where they are missing. Raises StorageFull or Unavailable."""
+    from dbos import run_dbos_database_migrations
+
+    logging.getLogger("dbos").setLevel(logging.WARNING)
+    url = sa.make_url(settings.database)
+    try:
+        if url.get_backend_name() == "sqlite" and url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            opened = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+            with opened.connect() as connection:
+                # Readers and the writer do not wait for each other; the file remembers it.
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            opened.dispose()
+        run_dbos_database_migrations(system_database_url=settings.database)
+    except (OSError, sa.exc.DBAPIError) as error:
+        raise database_error(settings, error) from error
+
+
+def database_error(settings: Settings, error: Exception) -> Unavailable:
+    """What a person is told when the database does not do its work."""
+    url = sa.make_url(settings.database)
+    where = url.database if url.get_backend_name() == "sqlite" else f"{url.host}:{url.port or 5432}"
+    if "disk is full" in str(error) or getattr(error, "errno", None) == 28:
+        return StorageFull(f"no room left for the database {where}; free some space on that disk")
+    cause = str(getattr(error, "orig", error)).splitlines()[0]
+    return Unavailable(f"the database {where} can not be used: {cause}; see database_url and data_dir")

@@ -1,0 +1,280 @@
+"""The ledger: which job is the newest for its subject, and what became of the results of each.
+
+The queue runs jobs; the ledger knows what belongs in the archive. A subject is what a job is about (an application on
+a series, or a route on a study). Its newest job that has ended well is current; results of the earlier ones are
+superseded, and those of a job that did not end well are withdrawn. Both are done by `isocenter.replacement`, again
+and again until archive and ledger agree, so a crash at any moment changes nothing in the end.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from isocenter.database import engine
+from isocenter.job import JobSpec, State
+from isocenter.route import Superseded
+from isocenter_operators.errors import Cancelled
+
+__all__ = ["Begun", "Entry", "Ledger"]
+
+_tables = sa.MetaData()
+_job = sa.Table(
+    "isocenter_job",
+    _tables,
+    sa.Column("job_id", sa.String, primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False, index=True),
+    sa.Column("subject", sa.String, nullable=False, index=True),
+    sa.Column("application", sa.String, nullable=False),
+    sa.Column("route", sa.String, nullable=False),
+    sa.Column("study_uid", sa.String, nullable=False, index=True),
+    sa.Column("policy", sa.String, nullable=False),  # what becomes of its results when they are superseded
+    sa.Column("destinations", sa.String, nullable=False),  # JSON: names of peers
+    sa.Column("state", sa.String, index=True),  # how it ended; NULL: it waits or runs
+    sa.Column("ended", sa.Float),  # seconds since 1970
+    sa.Column("cancelled", sa.String),  # why it should stop; NULL: it should not
+    sa.Column("worker", sa.String, index=True),  # that has begun it and not ended it; NULL: none
+    sa.Column("life", sa.String),  # of the stack that this worker belongs to
+    sa.Column("deaths", sa.Integer, nullable=False, default=0),  # workers lost while they ran it
+    sa.Column("storing", sa.Boolean, nullable=False, default=False),
+    sa.Column("results", sa.String, nullable=False, default="[]"),  # JSON: all that may be in the archive
+    sa.Column("superseded_by", sa.String),
+    sa.Column("marks", sa.String, nullable=False, default="[]"),  # JSON: what says so in the archive
+    sa.Column("posted", sa.Boolean, nullable=False, default=False),  # its outcome is in the outbox
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One job in the ledger. `results` and `marks`: per instance its UIDs and modality."""
+
+    job_id: str
+    generation: int
+    subject: str
+    application: str
+    route: str
+    study_uid: str
+    policy: Superseded
+    destinations: tuple[str, ...]
+    state: State | None
+    ended: float | None
+    cancelled: str | None
+    worker: str | None
+    deaths: int
+    storing: bool
+    results: tuple[Mapping[str, str], ...]
+    superseded_by: str | None
+    marks: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a worker is told that begins a job: `cancelled` is why not to, and `deaths` how many it was fatal to."""
+
+    cancelled: str | None
+    deaths: int
+
+
+class Ledger:
+    """The table, in the queue's own database. Errors are SQLAlchemy's. Safe to use from several threads."""
+
+    def __init__(self, database: str) -> None:
+        self._engine = engine(database)
+        _tables.create_all(self._engine)
+
+    def enter(self, spec: JobSpec) -> list[Entry]:
+        """Make this job the newest of its subject, and give the earlier ones that are not over.
+
+        A job that is known keeps what is known of it; it only becomes the newest again, and one that two routes ask
+        for goes to the destinations of both.
+        """
+        job_id = spec.identity.job_id
+        with self._engine.begin() as connection:
+            known = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one_or_none()
+            newest = _newest(connection, known["subject"] if known else spec.subject)
+            if known is None:
+                connection.execute(sa.insert(_job).values(**_new(spec), generation=_following(connection)))
+            else:
+                wanted = sorted({*json.loads(known["destinations"]), *spec.destinations})
+                changed: dict[str, Any] = {"destinations": json.dumps(wanted)}
+                if known["generation"] != newest:
+                    changed |= {"generation": _following(connection), "superseded_by": None}
+                connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**changed))
+            subject = known["subject"] if known else spec.subject
+            earlier = (_job.c.subject == subject) & (_job.c.job_id != job_id) & _job.c.state.is_(None)
+            return [_entry(row) for row in connection.execute(sa.select(_job).where(earlier)).mappings()]
+
+    def entry(self, job_id: str) -> Entry | None:
+        entries = self._select(sa.select(_job).where(_job.c.job_id == job_id))
+        return entries[0] if entries else None
+
+    def entries(self, job_ids: Iterable[str]) -> dict[str, Entry]:
+        """Those of these jobs that are known, by ID."""
+        found = self._select(sa.select(_job).where(_job.c.job_id.in_(list(job_ids))))
+        return {entry.job_id: entry for entry in found}
+
+    def of_study(self, study_uid: str) -> list[Entry]:
+        """The jobs of one study, oldest first."""
+        return self._select(sa.select(_job).where(_job.c.study_uid == study_uid).order_by(_job.c.generation))
+
+    def renew(self, job_id: str) -> None:
+        """A person asks for it once more: as if it had never been tried."""
+        self._set(
+            job_id, state=None, ended=None, cancelled=None, worker=None, deaths=0, storing=False, posted=False
+        )
+
+    def cancel(self, job_id: str, reason: str) -> bool:
+        """Ask for it to stop. False when it is storing its results already, or has ended."""
+        stoppable = (_job.c.job_id == job_id) & _job.c.state.is_(None) & ~_job.c.storing
+        with self._engine.begin() as connection:
+            stopped = connection.execute(sa.update(_job).where(stoppable).values(cancelled=reason))
+            waits = stoppable & _job.c.worker.is_(None)
+            connection.execute(sa.update(_job).where(waits).values(state="cancelled", ended=time.time()))
+        return stopped.rowcount == 1
+
+    def cancelled(self, job_id: str) -> str | None:
+        """Why the job should stop, None when it should not."""
+        with self._engine.connect() as connection:
+            return connection.execute(
+                sa.select(_job.c.cancelled).where(_job.c.job_id == job_id)
+            ).scalar_one_or_none()
+
+    def begin(self, job_id: str, worker: str, life: str) -> Begun:
+        """A worker begins an attempt. One that was begun and never ended has cost a worker its life, unless the
+        stack it belonged to (`life`) has ended as a whole."""
+        with self._engine.begin() as connection:
+            row = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one()
+            deaths = row["deaths"] + (row["worker"] is not None and row["life"] == life)
+            connection.execute(
+                sa.update(_job)
+                .where(_job.c.job_id == job_id)
+                .values(worker=worker, life=life, deaths=deaths, storing=False)
+            )
+        return Begun(row["cancelled"], deaths)
+
+    def let_go(self, worker: str) -> None:
+        """This worker ends in order: what it had begun has not killed it."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_job).where(_job.c.worker == worker).values(worker=None, storing=False))
+
+    def store(self, job_id: str, results: Sequence[Mapping[str, str]]) -> None:
+        """The point of no return: these results are about to be stored. Raises Cancelled."""
+        with self._engine.begin() as connection:
+            goes_on = (_job.c.job_id == job_id) & _job.c.cancelled.is_(None)
+            stored = connection.execute(
+                sa.update(_job).where(goes_on).values(storing=True, results=json.dumps(list(results)))
+            )
+        if stored.rowcount == 0:
+            raise Cancelled(self.cancelled(job_id) or "the job is not in the ledger any more")
+
+    def pause(self, job_id: str) -> None:
+        """The attempt has ended, and another one will follow."""
+        self._set(job_id, worker=None, storing=False)
+
+    def end(self, job_id: str, state: State) -> None:
+        """The job has ended."""
+        self._set(job_id, state=state, ended=time.time(), worker=None, storing=False)
+
+    def to_supersede(self) -> list[tuple[Entry, Entry]]:
+        """Jobs with results in the archive, each with the newer job of its subject that replaces them."""
+        newer = _job.alias("newer")
+        better = (
+            sa.select(sa.func.max(newer.c.generation))
+            .where(newer.c.subject == _job.c.subject, newer.c.state.in_(["done", "not_applicable"]))
+            .scalar_subquery()
+        )
+        query = sa.select(_job, better.label("better")).where(
+            _job.c.state == "done", _job.c.superseded_by.is_(None), _job.c.results != "[]", better > _job.c.generation
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(_job.c.generation)).mappings().all()
+            by = {
+                row["generation"]: _entry(row)
+                for row in connection.execute(
+                    sa.select(_job).where(_job.c.generation.in_({row["better"] for row in rows}))
+                ).mappings()
+            }
+        return [(_entry(row), by[row["better"]]) for row in rows]
+
+    def superseded(self, job_id: str, by: str, marks: Sequence[Mapping[str, str]]) -> None:
+        """The archive says by now that these results are superseded; `marks` are the instances that say it."""
+        self._set(job_id, superseded_by=by, marks=json.dumps(list(marks)), posted=False)
+
+    def to_restore(self) -> list[Entry]:
+        """Jobs that are current again although the archive holds marks against their results."""
+        return self._select(
+            sa.select(_job).where(_job.c.superseded_by.is_(None), _job.c.marks != "[]")
+        )
+
+    def restored(self, job_id: str) -> None:
+        """The marks are gone from the archive."""
+        self._set(job_id, marks="[]")
+
+    def to_withdraw(self) -> list[Entry]:
+        """Jobs that ended without a result, of which something may have been stored."""
+        ended_badly = _job.c.state.in_(["failed", "cancelled", "not_applicable"])
+        return self._select(sa.select(_job).where(ended_badly, _job.c.results != "[]"))
+
+    def withdrawn(self, job_id: str) -> None:
+        """Nothing of this job is in the archive any more."""
+        self._set(job_id, results="[]")
+
+    def to_post(self) -> list[Entry]:
+        """Jobs with destinations whose outcome, or whose being superseded, is not in the outbox yet, oldest first."""
+        waits = _job.c.state.is_not(None) & (_job.c.destinations != "[]") & ~_job.c.posted
+        return self._select(sa.select(_job).where(waits).order_by(_job.c.generation))
+
+    def posted(self, entry: Entry) -> None:
+        """The outbox has it, as it was when `entry` was read."""
+        same = (_job.c.job_id == entry.job_id) & (_job.c.state == entry.state)
+        by = _job.c.superseded_by
+        same &= by.is_(None) if entry.superseded_by is None else by == entry.superseded_by
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_job).where(same).values(posted=True))
+
+    def _set(self, job_id: str, **values: Any) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**values))
+
+    def _select(self, query: sa.Select[Any]) -> list[Entry]:
+        with self._engine.connect() as connection:
+            return [_entry(row) for row in connection.execute(query).mappings()]
+
+
+def _new(spec: JobSpec) -> dict[str, Any]:
+    return {
+        "job_id": spec.identity.job_id,
+        "subject": spec.subject,
+        "application": spec.algorithm.name,
+        "route": spec.route,
+        "study_uid": spec.study_uid,
+        "policy": spec.superseded,
+        "destinations": json.dumps(sorted(spec.destinations)),
+        "deaths": 0,
+        "storing": False,
+        "results": "[]",
+        "marks": "[]",
+        "posted": False,
+    }
+
+
+def _newest(connection: sa.Connection, subject: str) -> int | None:
+    query = sa.select(sa.func.max(_job.c.generation)).where(_job.c.subject == subject)
+    newest: int | None = connection.execute(query).scalar_one()
+    return newest
+
+
+def _following(connection: sa.Connection) -> int:
+    newest: int | None = connection.execute(sa.select(sa.func.max(_job.c.generation))).scalar_one()
+    return (newest or 0) + 1
+
+
+def _entry(row: sa.RowMapping) -> Entry:
+    content = {name: row[name] for name in Entry.__dataclass_fields__}
+    lists = {name: tuple(json.loads(row[name])) for name in ("destinations", "results", "marks")}
+    return Entry(**{**content, **lists})

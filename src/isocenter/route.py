@@ -1,0 +1,102 @@
+"""What a route may say: which series or studies it is for, when their jobs start, and what follows.
+
+The conditions themselves (`when`, and those under `priority`, `expect` and `priors`) are read by
+`isocenter.rules`, which knows what each may be.
+"""
+
+from __future__ import annotations
+
+from datetime import time
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = ["PRIORITIES", "Expected", "Hours", "Priority", "PriorsWanted", "Route", "Superseded"]
+
+Priority = Literal["STAT", "urgent", "routine", "batch"]
+Superseded = Literal["keep", "hide", "delete"]
+
+PRIORITIES: tuple[Priority, ...] = ("STAT", "urgent", "routine", "batch")  # the most urgent first
+
+_Conditions = dict[str, Any]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Expected(_Part):
+    """A series that the job of a study waits for; `name` is what a person is told when it does not come."""
+
+    name: str
+    when: _Conditions
+
+
+class Hours(_Part):
+    """The time of day, on the service's own clock, in which a route's jobs may begin. `end` may be the next morning."""
+
+    start: time
+    end: time
+    days: tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...] = ()  # of the start; (): all
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.start == self.end:
+            raise ValueError("start and end are the same time")
+        return self
+
+
+class PriorsWanted(_Part):
+    """Earlier studies of the same patient that an application wants to see beside the new one."""
+
+    newest: int = Field(default=1, ge=1, le=20)
+    source: str | None = None  # the name of one of `peers`; None: our own archive
+    same_body_part: bool = True
+    when: _Conditions = Field(default_factory=dict)  # on each series of the prior study
+    max_age_days: int | None = Field(default=None, ge=1)
+
+
+class Route(_Part):
+    """One rule: what meets every condition goes to the applications.
+
+    A route of scope "series" makes one job for each series; one of scope "study" makes one job for all series of a
+    study that it wants.
+    """
+
+    name: str
+    applications: tuple[str, ...] = Field(min_length=1)
+    scope: Literal["series", "study"] = "series"
+    when: _Conditions = Field(default_factory=dict)
+    min_instances: int = Field(default=1, ge=1)
+    expect: tuple[Expected, ...] = ()  # of a study: it starts as soon as these are complete
+    settle_s: float | None = Field(default=None, ge=0)  # None: routing.settle_s, or stat_settle_s
+    longest_wait_s: float | None = Field(default=None, gt=0)  # None: routing.longest_wait_s
+    priority: Priority | dict[Priority, _Conditions] = "routine"  # the first whose conditions hold, else routine
+    hours: Hours | None = None
+    destinations: tuple[str, ...] = ()  # names of `peers`
+    priors: PriorsWanted | None = None
+    superseded: Superseded = "keep"  # what becomes of results when a larger set's replace them
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_application(cls, content: Any) -> Any:
+        """`application: name` says the same as `applications: [name]`."""
+        if isinstance(content, dict) and "application" in content:
+            if "applications" in content:
+                raise ValueError("give application or applications, not both")
+            content = dict(content)
+            content["applications"] = (content.pop("application"),)
+        return content
+
+    @field_validator("expect")
+    @classmethod
+    def _named_once(cls, expect: tuple[Expected, ...]) -> tuple[Expected, ...]:
+        if len({each.name for each in expect}) < len(expect):
+            raise ValueError("two expected series have the same name")
+        return expect
+
+    @model_validator(mode="after")
+    def _expects_in_a_study(self) -> Self:
+        if self.expect and self.scope != "study":
+            raise ValueError("expect needs scope: study")
+        return self
