@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,7 @@ class ArchiveSeries:
     study_uid: str
     series_uid: str
     instances: frozenset[str]
+    updated_at: float = 0.0  # when the archive last changed it, in whole seconds since 1970
 
 
 class Orthanc:
@@ -104,7 +106,16 @@ class Orthanc:
             study_uid=str(study["MainDicomTags"]["StudyInstanceUID"]),
             series_uid=str(series["MainDicomTags"]["SeriesInstanceUID"]),
             instances=frozenset(series["Instances"]),
+            updated_at=_seconds(str(series.get("LastUpdate", ""))),
         )
+
+    def series_resources(self) -> frozenset[str]:
+        """The Orthanc identifiers of every series in the archive."""
+        return frozenset(self._get("/series"))
+
+    def instance_count(self) -> int:
+        """How many instances the archive holds."""
+        return int(self._get("/statistics")["CountInstances"])
 
     def series_of_instance(self, resource: str) -> str | None:
         """The Orthanc identifier of the series that an instance belongs to, None when it is gone."""
@@ -114,6 +125,10 @@ class Orthanc:
     def attributes(self, instance: str) -> Mapping[str, Any]:
         """The attributes of one instance by DICOM keyword; several values as `A\\B`, sequences as lists."""
         return self._find(f"/instances/{instance}/simplified-tags") or {}
+
+    def every_attributes(self, resource: str) -> tuple[Mapping[str, Any], ...]:
+        """The attributes of each instance of a series, as `attributes` gives them."""
+        return tuple((self._find(f"/series/{resource}/instances-tags?simplify") or {}).values())
 
     def sop_instance_uids(self, resource: str) -> tuple[str, ...]:
         """The sorted SOP Instance UIDs of a series."""
@@ -148,3 +163,11 @@ class Orthanc:
             ) from error
         except ValueError as error:
             raise ArchiveUnavailable(f"what answers at {self._url}{path} is not Orthanc") from error
+
+
+def _seconds(moment: str) -> float:
+    """Orthanc's UTC times, 20261124T101500, in seconds since 1970; 0 where there is none."""
+    try:
+        return datetime.strptime(moment, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return 0.0
