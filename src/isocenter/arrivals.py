@@ -1,19 +1,18 @@
-"""What has arrived, durably: how far the archive's change log was read, and how each series stands."""
+"""What has arrived, durably: how far the change log was read, how each series stands, what was decided."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
 
+from isocenter.database import engine
 from isocenter.pacs import ArchiveSeries
 
-__all__ = ["Arrival", "Arrivals", "Verdict", "fingerprint"]
+__all__ = ["Arrival", "Arrivals", "Verdict", "fingerprint", "study_fingerprint"]
 
 _LOG = "archive"
 
@@ -24,28 +23,41 @@ _position = sa.Table(
     sa.Column("log", sa.String, primary_key=True),
     sa.Column("sequence", sa.BigInteger, nullable=False),
 )
-_series = sa.Table(
-    "isocenter_series",
+_arrival = sa.Table(
+    "isocenter_arrival",
     _tables,
     sa.Column("resource", sa.String, primary_key=True),
-    sa.Column("study_uid", sa.String, nullable=False),
+    sa.Column("study_uid", sa.String, nullable=False, index=True),
     sa.Column("series_uid", sa.String, nullable=False),
     sa.Column("instances", sa.Integer, nullable=False),
     sa.Column("fingerprint", sa.String, nullable=False),
+    sa.Column("arrived_at", sa.Float, nullable=False),
     sa.Column("changed_at", sa.Float, nullable=False, index=True),
     sa.Column("settling", sa.Boolean, nullable=False, index=True),
-    sa.Column("verdicts", sa.String, nullable=False, default="[]"),
+    sa.Column("ours", sa.Boolean, nullable=False),
 )
+_verdict = sa.Table(
+    "isocenter_verdict",
+    _tables,
+    sa.Column("subject", sa.String, primary_key=True),
+    sa.Column("route", sa.String, primary_key=True),
+    sa.Column("application", sa.String, primary_key=True),
+    sa.Column("fingerprint", sa.String, nullable=False),
+    sa.Column("job_id", sa.String),
+    sa.Column("reason", sa.String, nullable=False),
+)
+_MANY = 500  # parameters of one statement; SQLite takes no more than 999 everywhere
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a series by one route: a job, or the reason why there is none."""
+    """What became of a series, or of a study, by one route: a job, or the reason why there is none."""
 
     route: str
     application: str
     job_id: str | None
     reason: str
+    fingerprint: str = ""  # of the images it was said of
 
     def __str__(self) -> str:
         return f"job {self.job_id}" if self.job_id else f"not wanted: {self.route}: {self.reason}"
@@ -53,16 +65,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One series as it was last seen. `changed_at` is in seconds since 1970."""
+    """One series as it was last seen. Times are in seconds since 1970."""
 
     resource: str  # Orthanc's identifier
     study_uid: str
     series_uid: str
     instances: int
     fingerprint: str
+    arrived_at: float  # when it began to arrive, or to change after it had been judged
     changed_at: float
     settling: bool
-    verdicts: tuple[Verdict, ...]  # of the last time it was quiet
+    ours: bool  # an application of ours made it
+    verdicts: tuple[Verdict, ...] = field(default=())  # the last ones, of it and of its study
 
 
 def fingerprint(instances: Iterable[str]) -> str:
@@ -70,15 +84,16 @@ def fingerprint(instances: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(instances)).encode()).hexdigest()
 
 
+def study_fingerprint(arrivals: Iterable[Arrival]) -> str:
+    """The same for the same images in the same series, whatever results of ours lie beside them."""
+    return fingerprint(f"{each.resource} {each.fingerprint}" for each in arrivals if not each.ours)
+
+
 class Arrivals:
     """The tables, in the queue's own database. Errors are SQLAlchemy's."""
 
     def __init__(self, database: str) -> None:
-        url = sa.make_url(database)
-        if url.get_backend_name() == "postgresql":
-            url = url.set(drivername="postgresql+psycopg")
-        # One thread writes, seldom: a pool would only keep files open.
-        self._engine = sa.create_engine(url, poolclass=NullPool)
+        self._engine = engine(database)
         _tables.create_all(self._engine)
 
     def position(self) -> int | None:
@@ -109,56 +124,115 @@ class Arrivals:
             for series in seen:
                 _note(connection, series, now, created=series.resource in created)
 
+    def found(self, series: ArchiveSeries, now: float) -> None:
+        """Note a series that the log did not tell of, as quiet since the archive last changed it."""
+        with self._engine.begin() as connection:
+            _note(connection, series, min(now, series.updated_at), created=False)
+
+    def was_there(self, resources: Collection[str]) -> None:
+        """Note series that the archive held before we first looked, which nobody sent to be analysed."""
+        known = {"study_uid": "", "series_uid": "", "instances": 0, "fingerprint": ""}
+        rows = [
+            {
+                "resource": resource,
+                **known,
+                "arrived_at": 0.0,
+                "changed_at": 0.0,
+                "settling": False,
+                "ours": False,
+            }
+            for resource in resources
+        ]
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(sa.insert(_arrival), rows)
+
     def settling(self) -> list[Arrival]:
-        """The series that are still arriving, or were quiet but not judged yet."""
-        return self._select(sa.select(_series).where(_series.c.settling).order_by(_series.c.changed_at))
+        """The series that are still arriving, or about which something is not decided yet; without verdicts."""
+        return self._select(sa.select(_arrival).where(_arrival.c.settling).order_by(_arrival.c.changed_at))
 
     def newest(self, limit: int = 100) -> list[Arrival]:
-        """The series that changed last."""
-        return self._select(sa.select(_series).order_by(_series.c.changed_at.desc()).limit(limit))
+        """The series that changed last, with their verdicts."""
+        known = sa.select(_arrival).where(_arrival.c.study_uid != "")
+        return self._judged(self._select(known.order_by(_arrival.c.changed_at.desc()).limit(limit)))
 
     def of_study(self, study_uid: str) -> list[Arrival]:
-        """The series of one study."""
-        return self._select(sa.select(_series).where(_series.c.study_uid == study_uid))
+        """The series of one study in the order in which they arrived, with their verdicts."""
+        query = sa.select(_arrival).where(_arrival.c.study_uid == study_uid)
+        return self._judged(self._select(query.order_by(_arrival.c.arrived_at, _arrival.c.series_uid)))
 
-    def judge(self, arrival: Arrival, verdicts: Sequence[Verdict]) -> None:
-        """Note what became of the series, unless it has changed meanwhile."""
-        same = (_series.c.resource == arrival.resource) & (_series.c.fingerprint == arrival.fingerprint)
-        said = json.dumps([asdict(each) for each in verdicts])
+    def resources(self) -> dict[str, int]:
+        """Every series that is known, with its number of instances."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(_arrival.c.resource, _arrival.c.instances)).all()
+        return {row.resource: row.instances for row in rows}
+
+    def judge(self, subject: str, verdicts: Sequence[Verdict]) -> None:
+        """Note what was decided about a series (`subject` is its resource) or a study (its UID)."""
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_series).where(same).values(settling=False, verdicts=said))
+            for each in verdicts:
+                same = (
+                    (_verdict.c.subject == subject)
+                    & (_verdict.c.route == each.route)
+                    & (_verdict.c.application == each.application)
+                )
+                said = {"fingerprint": each.fingerprint, "job_id": each.job_id, "reason": each.reason}
+                if connection.execute(sa.update(_verdict).where(same).values(**said)).rowcount == 0:
+                    named = {"subject": subject, "route": each.route, "application": each.application}
+                    connection.execute(sa.insert(_verdict).values(**named, **said))
 
-    def forget(self, arrival: Arrival) -> None:
+    def close(self, arrival: Arrival, *, ours: bool = False) -> None:
+        """All is decided about this series, unless it has changed meanwhile."""
+        same = (_arrival.c.resource == arrival.resource) & (_arrival.c.fingerprint == arrival.fingerprint)
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_arrival).where(same).values(settling=False, ours=ours))
+
+    def forget(self, resource: str) -> None:
         """The series is no longer in the archive."""
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(_series).where(_series.c.resource == arrival.resource))
+            connection.execute(sa.delete(_arrival).where(_arrival.c.resource == resource))
+            connection.execute(sa.delete(_verdict).where(_verdict.c.subject == resource))
 
     def _select(self, query: sa.Select[Any]) -> list[Arrival]:
         with self._engine.connect() as connection:
-            rows = connection.execute(query).mappings().all()
+            return [Arrival(**row) for row in connection.execute(query).mappings()]
+
+    def _judged(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        said: dict[str, list[Verdict]] = {}
+        subjects = sorted({each.resource for each in arrivals} | {each.study_uid for each in arrivals})
+        with self._engine.connect() as connection:
+            for start in range(0, len(subjects), _MANY):
+                some = sa.select(_verdict).where(_verdict.c.subject.in_(subjects[start : start + _MANY]))
+                for row in connection.execute(some.order_by(_verdict.c.route)).mappings():
+                    verdict = Verdict(**{name: row[name] for name in Verdict.__dataclass_fields__})
+                    said.setdefault(row["subject"], []).append(verdict)
         return [
-            Arrival(**{**row, "verdicts": tuple(Verdict(**each) for each in json.loads(row["verdicts"]))})
-            for row in rows
+            replace(each, verdicts=(*said.get(each.resource, ()), *said.get(each.study_uid, ())))
+            for each in arrivals
         ]
 
 
 def _note(connection: sa.Connection, series: ArchiveSeries, now: float, *, created: bool) -> None:
     """A series that is new, or has other instances than before, settles anew from now."""
     print_now = fingerprint(series.instances)
-    known = connection.execute(
-        sa.select(_series.c.fingerprint).where(_series.c.resource == series.resource)
-    ).scalar_one_or_none()
-    if known == print_now and not created:
+    here = _arrival.c.resource == series.resource
+    known = connection.execute(sa.select(_arrival).where(here)).mappings().one_or_none()
+    if known is not None and known["fingerprint"] == print_now and not created:
         return
     values = {
         "study_uid": series.study_uid,
         "series_uid": series.series_uid,
         "instances": len(series.instances),
         "fingerprint": print_now,
+        "arrived_at": known["arrived_at"] if known is not None and known["settling"] else now,
         "changed_at": now,
         "settling": True,
     }
     if known is None:
-        connection.execute(sa.insert(_series).values(resource=series.resource, verdicts="[]", **values))
+        connection.execute(sa.insert(_arrival).values(resource=series.resource, ours=False, **values))
     else:
-        connection.execute(sa.update(_series).where(_series.c.resource == series.resource).values(**values))
+        connection.execute(sa.update(_arrival).where(here).values(**values))
+    if created:
+        # What was said of images that were deleted since says nothing of these.
+        forgotten = _verdict.c.subject.in_([series.resource, series.study_uid])
+        connection.execute(sa.delete(_verdict).where(forgotten))
