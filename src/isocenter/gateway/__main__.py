@@ -1,4 +1,4 @@
-"""The gateway's process: `python -m isocenter.gateway --config F`. The router runs in it."""
+"""The gateway's process: `python -m isocenter.gateway --config F`. Router, couriers and housekeeping run in it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 
 from isocenter.gateway.app import create_app
+from isocenter.gateway.housekeeping import Housekeeping
 from isocenter.jobs import Jobs
+from isocenter.onward import Couriers
 from isocenter.routing import Router
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
@@ -35,9 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     router, jobs = Router(settings), Jobs(settings)
+    couriers = Couriers(settings)
+    app = create_app(settings, router=router, jobs=jobs, couriers=couriers)
     server = uvicorn.Server(
         uvicorn.Config(
-            _routed(create_app(settings, router=router, jobs=jobs), router, jobs),
+            _alive(app, jobs, (router, couriers, Housekeeping(settings, jobs))),
             host=settings.gateway.host,
             port=settings.gateway.port,
             access_log=False,  # queries can hold a patient's name
@@ -54,18 +59,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if server.started else 1
 
 
-def _routed(app: Starlette, router: Router, jobs: Jobs) -> Starlette:
-    """The application with the router running as long as it serves."""
+class _Thread(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def _alive(app: Starlette, jobs: Jobs, threads: Sequence[_Thread]) -> Starlette:
+    """The application with these running as long as it serves."""
     inner = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(served: Starlette) -> AsyncIterator[None]:
         async with inner(served):
-            await run_in_threadpool(router.start)
+            for each in threads:
+                await run_in_threadpool(each.start)
             try:
                 yield
             finally:
-                await run_in_threadpool(router.stop)
+                for each in threads:
+                    await run_in_threadpool(each.stop)
                 await run_in_threadpool(jobs.close)
 
     app.router.lifespan_context = lifespan

@@ -58,6 +58,10 @@ class Decisions:
                 self._seen.pop(arrival.resource, None)
         return not left
 
+    def views(self, study_uid: str) -> list[Series]:
+        """The series of a study as the rules see them, without results of ours."""
+        return [self._view(each) for each in self._arrivals.of_study(study_uid) if not each.ours]
+
     def _is_ours(self, arrival: Arrival) -> bool:
         """Whether an application of ours made it; then nothing is decided about it."""
         if arrival.settling and not arrival.ours and is_our_own(self._view(arrival)):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,6 +21,7 @@ from isocenter.jobs import Jobs
 from isocenter.pacs import Orthanc
 from isocenter.routing.change_log import ChangeLog
 from isocenter.routing.decision import Decisions
+from isocenter.rules import Series
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter_operators.errors import ConfigurationError, Unavailable
@@ -28,6 +29,8 @@ from isocenter_operators.errors import ConfigurationError, Unavailable
 __all__ = ["Router"]
 
 log = logging.getLogger("isocenter.routing")
+
+_T = TypeVar("_T")
 
 _LOOK_S = 0.25  # while a series settles
 _AWAY_S = 2.0  # while the archive or the database is away
@@ -89,7 +92,13 @@ class Router:
         """The series that arrived last, with what became of them. Raises Unavailable."""
         return self._told(lambda: self.arrivals.newest(limit))
 
-    def _told(self, ask: Callable[[], list[Arrival]]) -> list[Arrival]:
+    def study(self, study_uid: str) -> list[Series]:
+        """The series of a study as the rules see them, without results of ours. Raises Unavailable."""
+        return self._told(
+            lambda: Decisions(self._settings, self._orthanc, self.arrivals, self._jobs).views(study_uid)
+        )
+
+    def _told(self, ask: Callable[[], list[_T]]) -> list[_T]:
         try:
             return ask()
         except SQLAlchemyError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
     with exclusively(settings):
         settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)
         ports.require_free(ports.needed(settings))
-        presence.withdraw(settings)
+        for worker in _workers(settings):
+            presence.withdraw(worker)
         config = write(settings)
         children = _children(settings, catalog.models, config)
         say(f"starting {', '.join(child.name for child in children)}")
@@ -102,7 +104,9 @@ def _absolute(settings: Settings) -> Settings:
 def _environment() -> dict[str, str]:
     """Ours, without the settings in it: the children's file holds the ones that are true."""
     sections = {f"ISOCENTER_{name.upper()}" for name in Settings.model_fields}
-    return {name: value for name, value in os.environ.items() if name.upper().split("__")[0] not in sections}
+    ours = {name: value for name, value in os.environ.items() if name.upper().split("__")[0] not in sections}
+    # Jobs that end with the whole stack have not killed their worker.
+    return {**ours, "ISOCENTER_STACK": uuid.uuid4().hex}
 
 
 def _children(settings: Settings, models: tuple[str, ...], config: Path) -> list[Child]:
@@ -111,18 +115,31 @@ def _children(settings: Settings, models: tuple[str, ...], config: Path) -> list
         children.append(orthanc_child(settings))
     if settings.triton.embedded:
         children.append(triton_child(settings, models))
-    return [*children, _worker_child(settings, config), _gateway_child(settings, config)]
+    workers = [_worker_child(each, config) for each in _workers(settings)]
+    return [*children, *workers, _gateway_child(settings, config)]
+
+
+def _workers(settings: Settings) -> list[Settings]:
+    """The settings of each worker process: they differ by its name."""
+    worker = settings.worker
+    if worker.processes == 1:
+        return [settings]
+    names = [f"{worker.name}-{number}" for number in range(1, worker.processes + 1)]
+    return [
+        settings.model_copy(update={"worker": worker.model_copy(update={"name": name})}) for name in names
+    ]
 
 
 def _worker_child(settings: Settings, config: Path) -> Child:
+    name = settings.worker.name
     return Child(
-        name="worker",
-        argv=(sys.executable, "-m", "isocenter.worker", "--config", str(config)),
+        name="worker" if settings.worker.processes == 1 else name,
+        argv=(sys.executable, "-m", "isocenter.worker", "--config", str(config), "--name", name),
         # What goes wrong in a graph arrives as an exception; its own log would fill the disk.
         environment={"HOLOSCAN_LOG_LEVEL": "WARN", "HOLOSCAN_EXECUTOR_LOG_LEVEL": "OFF"},
-        log=settings.data_dir / "logs" / "worker.log",
+        log=settings.data_dir / "logs" / ("worker.log" if settings.worker.processes == 1 else f"{name}.log"),
         ready=lambda: presence.missing(settings),
-        address=settings.worker.name,
+        address=name,
         stop_within_s=5.0,
     )
 

@@ -1,0 +1,243 @@
+"""When a series or a study is complete, by route: against a real Orthanc, without a worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+import yaml
+from pydicom import Dataset, dcmread
+
+from isocenter.jobs import Jobs
+from isocenter.route import Route
+from isocenter.routing import Router
+from isocenter.settings import Settings
+from isocenter.stack.orthanc import running_orthanc
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def settings(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Settings]:
+    """A real Orthanc that runs, and settings without routes."""
+    for name in ("trivial", "other"):
+        folder = tmp_path / "apps" / name
+        folder.mkdir(parents=True)
+        (folder / "app.yaml").write_text(yaml.safe_dump({"application": {"title": name, "version": "1"}}))
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        apps_dir=tmp_path / "apps",
+        gateway={"port": free_port()},
+        orthanc={"http_port": free_port(), "dicom_port": free_port()},
+        routing={"settle_s": 0.6, "stat_settle_s": 0.3, "reconcile_every_s": 0.2, "longest_wait_s": 60},
+        limits={"free_disk_mb": 0},
+        routes=[],
+    )
+    with running_orthanc(settings):
+        yield settings
+
+
+@contextmanager
+def routed(settings: Settings, *routes: dict[str, Any], **routing: float) -> Iterator[Router]:
+    """A router with these rules."""
+    given = [Route(**{"name": "r", "applications": ("trivial",), **route}) for route in routes]
+    changed = settings.routing.model_copy(update=routing)
+    router = Router(settings.model_copy(update={"routes": tuple(given), "routing": changed}))
+    router.start()
+    try:
+        yield router
+    finally:
+        router.stop()
+
+
+@pytest.fixture
+def image(test_data: Path) -> Dataset:
+    """One slice of the abdomen CT: the model for every image here."""
+    return dcmread(sorted((test_data / "ct-abdomen-41" / "image").iterdir())[0])
+
+
+@pytest.fixture
+def send(settings: Settings, image: Dataset) -> Callable[..., list[str]]:
+    """Stores images `first` to `last` of a series of the one study; gives their UIDs."""
+
+    def store(series: str, first: int, last: int, **attributes: str) -> list[str]:
+        uids = []
+        for number in range(first, last + 1):
+            image.SeriesInstanceUID, image.SeriesDescription = f"1.2.{len(series)}", series
+            image.SOPInstanceUID = f"1.2.{len(series)}.{number}"
+            image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+            image.InstanceNumber = number
+            for keyword, value in attributes.items():
+                setattr(image, keyword, value)
+            content = BytesIO()
+            image.save_as(content)
+            answer = httpx.post(f"{settings.orthanc.rest_url}/instances", content=content.getvalue())
+            answer.raise_for_status()
+            uids.append(str(image.SOPInstanceUID))
+        return uids
+
+    return store
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def said(router: Router) -> set[str]:
+    return {str(each) for arrival in router.newest() for each in arrival.verdicts}
+
+
+EXPECTS = {
+    "scope": "study",
+    "settle_s": 0.6,
+    "expect": [
+        {"name": "a thin series", "when": {"SeriesDescription": "^thin$"}},
+        {"name": "a thick series", "when": {"SeriesDescription": "^thicker$"}},
+    ],
+}
+
+
+def test_a_study_starts_as_soon_as_the_expected_series_are_there(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, EXPECTS) as router:
+        send("thin", 1, 3)
+        time.sleep(2)
+        assert jobs.list() == []
+        send("thicker", 1, 2)
+        sending = time.monotonic() + 3
+        number = 0
+        while (
+            time.monotonic() < sending and not jobs.list()
+        ):  # a third series that keeps coming holds up nothing
+            number += 1
+            send("a localizer", number, number)
+            time.sleep(0.1)
+        (job,) = jobs.list()
+        assert job.series_uids == ("1.2.4", "1.2.7")
+        assert "1.2.11" in {arrival.series_uid for arrival in router.settling()}
+        wait_for(lambda: not router.settling())
+        assert [each.id for each in jobs.list()] == [job.id]  # the same images: the same job
+
+        send("thin", 4, 4)  # late
+        wait_for(lambda: len(jobs.list()) == 2)
+        larger, smaller = jobs.list()
+        assert smaller.id == job.id
+        wait_for(lambda: jobs.list()[1].state == "cancelled")
+        assert f"superseded: job {larger.id[:12]}" in jobs.list()[1].reason
+
+
+def test_expected_series_that_do_not_come_are_named_and_not_forgotten(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, EXPECTS, longest_wait_s=2.0) as router:
+        send("thin", 1, 3)
+        wait_for(lambda: not router.settling() and bool(said(router)))
+        assert said(router) == {
+            "not wanted: r: a thick series did not come within 2 s; looked at again when more images come"
+        }
+        send("thicker", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 1)
+
+
+def test_a_study_without_expectations_waits_until_all_of_it_is_quiet(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, {"scope": "study", "when": {"SeriesDescription": "thi"}}):
+        send("thin", 1, 2)
+        send("thicker", 1, 2)
+        send("a localizer", 1, 1)
+        wait_for(lambda: len(jobs.list()) == 1)
+        assert jobs.list()[0].series_uids == ("1.2.4", "1.2.7")
+
+
+def test_a_series_that_never_pauses_is_begun_after_the_longest_wait(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, {}, settle_s=30.0, longest_wait_s=1.5):
+        for number in range(200):
+            send("thin", number + 1, number + 1)
+            if jobs.list():
+                break
+            time.sleep(0.2)
+        assert 1 < number < 199
+
+
+def test_stat_is_begun_at_once(settings: Settings, send: Callable[..., list[str]], jobs: Jobs) -> None:
+    route = {"priority": {"STAT": {"StudyPriorityID": "HIGH"}}}
+    with routed(settings, route, settle_s=30.0):
+        send("thin", 1, 2, StudyPriorityID="LOW")
+        send("thicker", 1, 2, StudyPriorityID="HIGH")
+        wait_for(lambda: len(jobs.list()) == 1)
+        (job,) = jobs.list()
+        assert (job.priority, job.series_uids) == ("STAT", ("1.2.7",))
+        assert job.seconds["settle"] < 30
+
+
+def test_a_condition_on_the_study_is_asked_again_when_a_series_comes(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    route = {"when": {"SeriesDescription": "^thin$", "any_series": {"SeriesDescription": "^thicker$"}}}
+    with routed(settings, route) as router:
+        send("thin", 1, 2)
+        wait_for(lambda: not router.settling() and bool(said(router)))
+        assert jobs.list() == []
+        send("thicker", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 1)
+        assert jobs.list()[0].series_uids == ("1.2.4",)
+
+
+def test_each_application_of_a_route_gets_its_own_job_once(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    routes = (
+        {"name": "one", "applications": ("trivial", "other")},
+        {"name": "two", "applications": ("trivial",)},
+    )
+    with routed(settings, *routes):
+        send("thin", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 2)
+        time.sleep(1)
+        assert sorted(job.application for job in jobs.list()) == ["other", "trivial"]
+
+
+def test_what_even_the_log_did_not_tell_is_found_by_comparing(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, {}) as router:
+        send("thin", 1, 2)
+        send("thicker", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 2 and not router.settling())
+    first = {job.id: job.attempts for job in jobs.list()}
+    database = sa.create_engine(settings.database)
+    with database.begin() as connection:
+        connection.execute(sa.text("DELETE FROM isocenter_arrival"))
+        connection.execute(sa.text("DELETE FROM isocenter_verdict"))
+    database.dispose()
+    with routed(settings, {}) as router:
+        wait_for(lambda: len(router.newest()) == 2 and not router.settling())
+        assert {job.id: job.attempts for job in jobs.list()} == first
+
+
+def test_without_room_on_the_disk_nothing_is_begun_and_nothing_is_lost(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    full = settings.model_copy(update={"limits": settings.limits.model_copy(update={"free_disk_mb": 10**9})})
+    with routed(full, {}) as router:
+        send("thin", 1, 2)
+        wait_for(lambda: "limits.free_disk_mb is 1000000000" in router.status()["away"])
+        time.sleep(1)
+        assert jobs.list() == []
+    with routed(settings, {}) as router:
+        wait_for(lambda: len(jobs.list()) == 1)
+        assert router.status()["away"] == ""
