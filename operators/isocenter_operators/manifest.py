@@ -6,6 +6,7 @@ The SDK's form (`application`, `resources`) with one block of our own:
     isocenter:
       models: {ct_lung_density: "1"}     # on the inference server, by exact version
       deadline_s: 120                    # for one call of a model
+      concurrency: 1                     # jobs at once, on all workers together; left out: as many as they take
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class AppManifest:
     version: str
     models: Mapping[str, str]  # name -> version
     deadline_s: float
+    concurrency: int | None = None  # jobs at once, on all workers together; None: as many as they take
 
     @property
     def algorithm(self) -> Algorithm:
@@ -51,6 +53,7 @@ class _Isocenter(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
     models: dict[str, str] = Field(default_factory=dict)
     deadline_s: float = Field(default=300.0, gt=0)
+    concurrency: int | None = Field(default=None, ge=1)
 
 
 class _AppYaml(BaseModel):
@@ -79,4 +82,5 @@ def read_manifest(folder: Path) -> AppManifest:
         version=parsed.application.version,
         models=parsed.isocenter.models,
         deadline_s=parsed.isocenter.deadline_s,
+        concurrency=parsed.isocenter.concurrency,
     )

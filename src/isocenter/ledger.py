@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,9 @@ _job = sa.Table(
     sa.Column("destinations", sa.String, nullable=False),  # JSON: names of peers
     sa.Column("state", sa.String, index=True),  # how it ended; NULL: it waits or runs
     sa.Column("ended", sa.Float),  # seconds since 1970
+    sa.Column(
+        "attempt", sa.Integer, nullable=False, default=1
+    ),  # the newest; no other may change anything here
     sa.Column("cancelled", sa.String),  # why it should stop; NULL: it should not
     sa.Column("worker", sa.String, index=True),  # that has begun it and not ended it; NULL: none
     sa.Column("life", sa.String),  # of the stack that this worker belongs to
@@ -47,6 +51,9 @@ _job = sa.Table(
     sa.Column("marks", sa.String, nullable=False, default="[]"),  # JSON: what says so in the archive
     sa.Column("posted", sa.Boolean, nullable=False, default=False),  # its outcome is in the outbox
 )
+
+
+_LOCK = 0x150CE27E  # of PostgreSQL's advisory locks, the ledger's own
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,20 @@ class Entry:
     results: tuple[Mapping[str, str], ...]
     superseded_by: str | None
     marks: tuple[Mapping[str, str], ...]
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What a worker is told that begins a job: `cancelled` is why not to, and `deaths` how many it was fatal to."""
+    """What a worker is told that begins a job.
+
+    `cancelled` is why not to, `deaths` is how many workers it was fatal to, and `wanted` is False when the job has
+    ended already, or a later attempt does it.
+    """
 
     cancelled: str | None
     deaths: int
+    wanted: bool = True
 
 
 class Ledger:
@@ -85,27 +98,33 @@ class Ledger:
 
     def __init__(self, database: str) -> None:
         self._engine = engine(database)
-        _tables.create_all(self._engine)
+        with self._alone() as connection:
+            _tables.create_all(connection)
 
-    def enter(self, spec: JobSpec) -> list[Entry]:
+    def enter(self, spec: JobSpec, changed_at: float = 0.0) -> list[Entry]:
         """Make this job the newest of its subject, and give the earlier ones that are not over.
 
-        A job that is known keeps what is known of it; it only becomes the newest again, and one that two routes ask
-        for goes to the destinations of both.
+        A job that is known keeps what is known of it, and one that two routes ask for goes to the destinations of
+        both. If it has ended, it is to be done again when it was not the newest any more, or ended before `changed_at`
+        (when its images last changed, seconds since 1970): its results may be gone from the archive.
         """
         job_id = spec.identity.job_id
-        with self._engine.begin() as connection:
-            known = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one_or_none()
-            newest = _newest(connection, known["subject"] if known else spec.subject)
+        with self._alone() as connection:
+            known = (
+                connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one_or_none()
+            )
+            subject = known["subject"] if known else spec.subject
             if known is None:
                 connection.execute(sa.insert(_job).values(**_new(spec), generation=_following(connection)))
             else:
                 wanted = sorted({*json.loads(known["destinations"]), *spec.destinations})
                 changed: dict[str, Any] = {"destinations": json.dumps(wanted)}
-                if known["generation"] != newest:
+                is_newest = known["generation"] == _newest(connection, subject)
+                if not is_newest:
                     changed |= {"generation": _following(connection), "superseded_by": None}
+                if known["state"] is not None and (not is_newest or known["ended"] < changed_at):
+                    changed |= {**_UNTRIED, "attempt": known["attempt"] + 1}
                 connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**changed))
-            subject = known["subject"] if known else spec.subject
             earlier = (_job.c.subject == subject) & (_job.c.job_id != job_id) & _job.c.state.is_(None)
             return [_entry(row) for row in connection.execute(sa.select(_job).where(earlier)).mappings()]
 
@@ -122,11 +141,32 @@ class Ledger:
         """The jobs of one study, oldest first."""
         return self._select(sa.select(_job).where(_job.c.study_uid == study_uid).order_by(_job.c.generation))
 
+    def beginning_with(self, prefix: str) -> list[Entry]:
+        """The jobs whose IDs begin like this, two at most. `prefix` is in hexadecimal digits."""
+        after = prefix + "g"  # sorts behind every hexadecimal digit
+        return self._select(sa.select(_job).where(_job.c.job_id >= prefix, _job.c.job_id < after).limit(2))
+
+    def newest(self, limit: int, state: State | None = None, below: int | None = None) -> list[Entry]:
+        """The newest jobs, newest first: all, or those in one state; `below` is a generation to read on from."""
+        query = sa.select(_job).order_by(_job.c.generation.desc()).limit(limit)
+        if below is not None:
+            query = query.where(_job.c.generation < below)
+        if state in ("queued", "running"):
+            works = _job.c.worker.is_not(None) if state == "running" else _job.c.worker.is_(None)
+            query = query.where(_job.c.state.is_(None), works)
+        elif state is not None:
+            query = query.where(_job.c.state == state)
+        return self._select(query)
+
     def renew(self, job_id: str) -> None:
-        """A person asks for it once more: as if it had never been tried."""
-        self._set(
-            job_id, state=None, ended=None, cancelled=None, worker=None, deaths=0, storing=False, posted=False
-        )
+        """A person asks for a job that has ended once more, as if it had never been tried: by its next attempt."""
+        ended = (_job.c.job_id == job_id) & _job.c.state.is_not(None)
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(_job)
+                .where(ended)
+                .values(**_UNTRIED, superseded_by=None, attempt=_job.c.attempt + 1)
+            )
 
     def cancel(self, job_id: str, reason: str) -> bool:
         """Ask for it to stop. False when it is storing its results already, or has ended."""
@@ -144,12 +184,15 @@ class Ledger:
                 sa.select(_job.c.cancelled).where(_job.c.job_id == job_id)
             ).scalar_one_or_none()
 
-    def begin(self, job_id: str, worker: str, life: str) -> Begun:
-        """A worker begins an attempt. One that was begun and never ended has cost a worker its life, unless the
-        stack it belonged to (`life`) has ended as a whole."""
-        with self._engine.begin() as connection:
-            row = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one()
-            deaths = row["deaths"] + (row["worker"] is not None and row["life"] == life)
+    def begin(self, job_id: str, worker: str, life: str, attempt: int | None = None) -> Begun:
+        """A worker begins an attempt. One that was begun and never ended has cost a worker its life, unless it is
+        the same worker's, and the stack that this belonged to (`life`) has ended as a whole."""
+        with self._alone() as connection:
+            row = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one_or_none()
+            if row is None or row["state"] is not None or attempt not in (None, row["attempt"]):
+                return Begun(row["cancelled"] if row else None, 0, wanted=False)
+            restarted = row["worker"] == worker and row["life"] != life
+            deaths = row["deaths"] + (row["worker"] is not None and not restarted)
             connection.execute(
                 sa.update(_job)
                 .where(_job.c.job_id == job_id)
@@ -160,7 +203,9 @@ class Ledger:
     def let_go(self, worker: str) -> None:
         """This worker ends in order: what it had begun has not killed it."""
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_job).where(_job.c.worker == worker).values(worker=None, storing=False))
+            connection.execute(
+                sa.update(_job).where(_job.c.worker == worker).values(worker=None, storing=False)
+            )
 
     def store(self, job_id: str, results: Sequence[Mapping[str, str]]) -> None:
         """The point of no return: these results are about to be stored. Raises Cancelled."""
@@ -172,13 +217,23 @@ class Ledger:
         if stored.rowcount == 0:
             raise Cancelled(self.cancelled(job_id) or "the job is not in the ledger any more")
 
-    def pause(self, job_id: str) -> None:
-        """The attempt has ended, and another one will follow."""
-        self._set(job_id, worker=None, storing=False)
+    def pause(self, job_id: str, attempt: int | None = None) -> None:
+        """This attempt has ended, and the next one will follow. Does nothing when the next one is known already."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(_job)
+                .where(_goes_on(job_id, attempt))
+                .values(worker=None, storing=False, attempt=_job.c.attempt + 1)
+            )
 
-    def end(self, job_id: str, state: State) -> None:
-        """The job has ended."""
-        self._set(job_id, state=state, ended=time.time(), worker=None, storing=False)
+    def end(self, job_id: str, state: State, attempt: int | None = None) -> None:
+        """The job has ended, by this attempt. Does nothing when it had ended before, or has a later attempt."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(_job)
+                .where(_goes_on(job_id, attempt))
+                .values(state=state, ended=time.time(), worker=None, storing=False)
+            )
 
     def to_supersede(self) -> list[tuple[Entry, Entry]]:
         """Jobs with results in the archive, each with the newer job of its subject that replaces them."""
@@ -189,7 +244,10 @@ class Ledger:
             .scalar_subquery()
         )
         query = sa.select(_job, better.label("better")).where(
-            _job.c.state == "done", _job.c.superseded_by.is_(None), _job.c.results != "[]", better > _job.c.generation
+            _job.c.state == "done",
+            _job.c.superseded_by.is_(None),
+            _job.c.results != "[]",
+            better > _job.c.generation,
         )
         with self._engine.connect() as connection:
             rows = connection.execute(query.order_by(_job.c.generation)).mappings().all()
@@ -207,9 +265,7 @@ class Ledger:
 
     def to_restore(self) -> list[Entry]:
         """Jobs that are current again although the archive holds marks against their results."""
-        return self._select(
-            sa.select(_job).where(_job.c.superseded_by.is_(None), _job.c.marks != "[]")
-        )
+        return self._select(sa.select(_job).where(_job.c.superseded_by.is_(None), _job.c.marks != "[]"))
 
     def restored(self, job_id: str) -> None:
         """The marks are gone from the archive."""
@@ -237,6 +293,17 @@ class Ledger:
         with self._engine.begin() as connection:
             connection.execute(sa.update(_job).where(same).values(posted=True))
 
+    @contextmanager
+    def _alone(self) -> Iterator[sa.Connection]:
+        """A transaction for what is read and then written: it waits until no other one of these goes on."""
+        with self._engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            yield connection
+            connection.commit()
+
     def _set(self, job_id: str, **values: Any) -> None:
         with self._engine.begin() as connection:
             connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**values))
@@ -244,6 +311,23 @@ class Ledger:
     def _select(self, query: sa.Select[Any]) -> list[Entry]:
         with self._engine.connect() as connection:
             return [_entry(row) for row in connection.execute(query).mappings()]
+
+
+_UNTRIED = {
+    "state": None,
+    "ended": None,
+    "cancelled": None,
+    "worker": None,
+    "deaths": 0,
+    "storing": False,
+    "posted": False,
+}
+
+
+def _goes_on(job_id: str, attempt: int | None) -> sa.ColumnElement[bool]:
+    """A job; by this attempt, if one is named."""
+    job = _job.c.job_id == job_id
+    return job if attempt is None else job & _job.c.state.is_(None) & (_job.c.attempt == attempt)
 
 
 def _new(spec: JobSpec) -> dict[str, Any]:
@@ -255,6 +339,7 @@ def _new(spec: JobSpec) -> dict[str, Any]:
         "study_uid": spec.study_uid,
         "policy": spec.superseded,
         "destinations": json.dumps(sorted(spec.destinations)),
+        "attempt": 1,
         "deaths": 0,
         "storing": False,
         "results": "[]",

@@ -23,7 +23,7 @@ def test_an_application_is_described_without_importing_it(tmp_path: Path) -> Non
         tmp_path,
         "liver",
         "application: {title: Liver, version: 2.0, inputFormats: [DICOM]}\nresources: {cpu: 1}\n"
-        "isocenter: {models: {liver_net: 3}, deadline_s: 60}",
+        "isocenter: {models: {liver_net: 3}, deadline_s: 60, concurrency: 2}",
     )
     (tmp_path / "liver" / "app.py").write_text("raise RuntimeError('imported')")
     write(tmp_path, "plain", "application: {title: Plain, version: '1'}")
@@ -34,8 +34,10 @@ def test_an_application_is_described_without_importing_it(tmp_path: Path) -> Non
     liver = catalog.get("liver")
     assert liver.algorithm == Algorithm("liver", "2.0", {"liver_net": "3"})
     assert liver.deadline_s == 60
+    assert liver.concurrency == 2
     assert catalog.models == ("liver_net",)
     assert catalog.get("plain").deadline_s == 300
+    assert catalog.get("plain").concurrency is None
 
 
 def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:
@@ -51,6 +53,10 @@ def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:
         (
             "application: {title: T, version: '1'}\nisocenter: {modles: {}}",
             r"app.yaml: isocenter.modles: Extra inputs",
+        ),
+        (
+            "application: {title: T, version: '1'}\nisocenter: {concurrency: 0}",
+            r"app.yaml: isocenter.concurrency: Input should be greater than or equal to 1",
         ),
     ],
 )
