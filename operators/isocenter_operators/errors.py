@@ -12,6 +12,7 @@
         ├── ArchiveUnavailable    Orthanc or another DICOMweb server
         ├── InferenceUnavailable  the inference server, or the model on it
         ├── DeadlineExceeded      an answer did not come in time
+        ├── OutOfMemory           the model or the graph did not have enough memory
         └── StorageFull           no room left on a disk
 
 Each message says what was wrong, with which series or file, and what to do. It is written for a person
@@ -31,6 +32,7 @@ __all__ = [
     "InvalidResult",
     "IsocenterError",
     "NotApplicable",
+    "OutOfMemory",
     "StorageFull",
     "Unavailable",
     "UnreadableInput",
@@ -96,6 +98,10 @@ class InferenceUnavailable(Unavailable):
 
 class DeadlineExceeded(Unavailable):
     """An answer did not come within the time it was given."""
+
+
+class OutOfMemory(Unavailable):
+    """The model or the graph did not have enough memory, which may be free when it is tried again."""
 
 
 class StorageFull(Unavailable):

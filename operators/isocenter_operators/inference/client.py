@@ -52,8 +52,8 @@ class InferenceClient(Protocol):
         `priority`: 1 is served first, larger numbers later; 0 is the model's default.
 
         Raises InputError when the model refuses this input, DeadlineExceeded when the answer did not come in
-        time, InferenceUnavailable when the server or the model is away or failed, InvalidResult when the
-        answer lacks a requested output.
+        time, OutOfMemory when the model had not enough, InferenceUnavailable when the server or the model is
+        away or failed, InvalidResult when the answer lacks a requested output.
         """
         ...
 

@@ -18,6 +18,7 @@ from isocenter_operators.errors import (
     InputError,
     InvalidResult,
     IsocenterError,
+    OutOfMemory,
 )
 from isocenter_operators.inference.client import Parameters
 from isocenter_operators.inference.regions import Layout
@@ -27,6 +28,19 @@ __all__ = ["MESSAGE_LIMIT", "Request", "first_line", "status_of", "translated"]
 
 MESSAGE_LIMIT = 2**31 - 1  # bytes; the most that gRPC and Triton take
 
+# As torch on CUDA, torch on a CPU, NumPy, ONNX Runtime, C++, and the Python backend itself say it.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "alloc_failed",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "memoryerror",
+    "bad_alloc",
+    "increase the shared memory pool",
+)
 _NOT_SENT = {"timeout", "priority", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"}
 
 
@@ -150,6 +164,12 @@ def translated(
         return InputError(f"model {model!r} refuses this input: {said}", model=model)
     if "should be at least" in said:
         return InputError(f"model {model!r}: the bound given for an output is too small: {said}", model=model)
+    if status != "UNAVAILABLE" and any(words in said.lower() for words in _OUT_OF_MEMORY):
+        return OutOfMemory(
+            f"model {model!r} on Triton at {url} had not enough memory: {said}; let less run there at the same "
+            "time, or give it more",
+            model=model,
+        )
     return InferenceUnavailable(_why_unavailable(status, said, model, url), model=model)
 
 
