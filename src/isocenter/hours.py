@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from isocenter.job import JobSpec
 from isocenter.route import Hours
 
-__all__ = ["told", "until_open_s"]
+__all__ = ["closed", "told", "until_open_s"]
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+def closed(spec: JobSpec, now: datetime) -> tuple[float, str]:
+    """Seconds until this job may begin, and what a person is told meanwhile; 0 and "" when it may. STAT always may."""
+    if spec.hours is None or spec.priority == "STAT":
+        return 0.0, ""
+    wait_s = until_open_s(spec.hours, now)
+    return wait_s, f"waits for its hours, {told(spec.hours)}" if wait_s > 0 else ""
 
 
 def until_open_s(hours: Hours, now: datetime) -> float:

@@ -1,43 +1,43 @@
 """The durable queue: one DBOS workflow for each attempt at a job.
 
 The workflow's ID is `<job id>.<attempt>`, so the same work is never queued twice, and an attempt that has to
-wait for something that is away holds no place in a worker. The work itself is in `isocenter.worker`.
+wait for something that is away holds no place in a worker. How a job stands is in the ledger, which is written first:
+whatever is interrupted can be asked for again. The work itself is in `isocenter.worker`.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-import sqlalchemy
+import sqlalchemy as sa
 
+from isocenter.database import database_error, prepare
+from isocenter.hours import closed
 from isocenter.job import Job, JobSpec, State
+from isocenter.job_rows import asked, attempt_id, job_id_of, jobs_of, rows, summary
+from isocenter.ledger import Entry, Ledger
+from isocenter.queues import Queue, queue_of, register
 from isocenter.settings import Settings
-from isocenter_operators.errors import InputError, StorageFull, Unavailable
+from isocenter_operators.errors import ConfigurationError, InputError
+from isocenter_operators.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from dbos import DBOSClient, Serializer, WorkflowStatus
+    from dbos import DBOSClient, Serializer
 
-__all__ = ["QUEUE", "SERVICE", "WORKFLOW", "Jobs", "attempt_id", "prepare", "serializer"]
+__all__ = ["SERVICE", "WORKFLOW", "Jobs", "serializer"]
 
 SERVICE = "isocenter"  # the application's name in DBOS
-QUEUE = "isocenter"
 WORKFLOW = "run_job"
 
-_PAGE = 200  # workflows read at once
+_PAGE = 200  # rows read or deleted at once
 _ID = re.compile("[0-9a-f]{1,64}")  # of a job, or the beginning of one
-_LOST = "the worker was lost each time it worked on this (out of memory? too slow?); its log says more"
-
-
-def attempt_id(job_id: str, attempt: int) -> str:
-    return f"{job_id}.{attempt}"
+_ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]  # as DBOS calls it
 
 
 def serializer() -> Serializer:
@@ -45,35 +45,6 @@ def serializer() -> Serializer:
     from dbos import DBOSPortableJSONSerializer
 
     return DBOSPortableJSONSerializer()
-
-
-def prepare(settings: Settings) -> None:
-    """Make the database and its tables, where they are missing. Raises StorageFull or Unavailable."""
-    from dbos import run_dbos_database_migrations
-
-    logging.getLogger("dbos").setLevel(logging.WARNING)
-    url = sqlalchemy.make_url(settings.database)
-    try:
-        if url.get_backend_name() == "sqlite" and url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
-            with engine.connect() as connection:
-                # Readers and the writer do not wait for each other; the file remembers it.
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            engine.dispose()
-        run_dbos_database_migrations(system_database_url=settings.database)
-    except (OSError, sqlalchemy.exc.DBAPIError) as error:
-        raise database_error(settings, error) from error
-
-
-def database_error(settings: Settings, error: Exception) -> Unavailable:
-    """What a person is told when the database does not do its work."""
-    url = sqlalchemy.make_url(settings.database)
-    where = url.database if url.get_backend_name() == "sqlite" else f"{url.host}:{url.port or 5432}"
-    if "disk is full" in str(error) or getattr(error, "errno", None) == 28:
-        return StorageFull(f"no room left for the database {where}; free some space on that disk")
-    cause = str(getattr(error, "orig", error)).splitlines()[0]
-    return Unavailable(f"the database {where} can not be used: {cause}; see database_url and data_dir")
 
 
 class Jobs:
@@ -85,228 +56,225 @@ class Jobs:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._opening = threading.Lock()
-        self._open: DBOSClient | None = None
+        self._open: tuple[DBOSClient, Ledger] | None = None
+        self._registered: set[Queue] = set()
 
-    @property
-    def _client(self) -> DBOSClient:
+    def close(self) -> None:
+        with self._opening:
+            if self._open is not None:
+                self._open[0].destroy()
+            self._open = None
+
+    def submit(self, spec: JobSpec, changed_at: float = 0.0) -> str:
+        """Queue this work, unless the same work is known already, and give the job's ID either way.
+
+        `changed_at` is when its set of images last changed, in seconds since 1970: a known job that had ended before,
+        or that was not the newest of its subject any more, is run again under its identity. Earlier jobs of the
+        subject that are not over are then cancelled. Interrupted anywhere, it can be called again.
+        """
+        job_id = spec.identity.job_id
+        with self._database() as (_, ledger):
+            earlier = ledger.enter(spec, changed_at)
+            entry = ledger.entry(job_id)
+            if entry is not None and entry.state is None:
+                self._enqueue(spec if entry.attempt == 1 else self._as_dated(entry, spec), entry.attempt)
+            for each in earlier:
+                self._stop(each, f"superseded: job {job_id[:12]} does more images")
+        return job_id
+
+    def again(
+        self, spec: JobSpec, attempt: int, tries: Mapping[str, int], *, wait_s: float, waiting_for: str
+    ) -> None:
+        """Queue the next attempt. `tries`: how often each kind of trouble was met; `waiting_for`: why it waits."""
+        self._enqueue(spec, attempt, tries, wait_s=wait_s, waiting_for=waiting_for)
+
+    def waits(self, job_id: str, attempt: int, reason: str) -> None:
+        """Tell what an attempt that a worker has taken waits for; "" when for nothing any more."""
+        with self._database() as (client, _):
+            client.update_workflow_attributes(
+                attempt_id(job_id, attempt), {"waiting_for": reason}, merge=True
+            )
+
+    def list(self, limit: int = 100, state: State | None = None) -> list[Job]:
+        """The newest jobs, newest first: all, or those in one state."""
+        jobs: list[Job] = []
+        below: int | None = None
+        with self._database() as (client, ledger):
+            while len(jobs) < limit:
+                page = ledger.newest(min(limit, _PAGE), state, below)
+                found = jobs_of(client, page)
+                jobs += found
+                # Of jobs that ended long ago only the ledger knows; older ones are no better known.
+                if not found:
+                    break
+                below = page[-1].generation
+        return jobs[:limit]
+
+    def show(self, job_id: str) -> Job | None:
+        """The job of this ID, or the only one whose ID begins like this. Raises InputError for several."""
+        with self._database() as (client, _):
+            entry = self._find(job_id)
+            jobs = jobs_of(client, [entry]) if entry else []
+        return jobs[0] if jobs else None
+
+    def retry(self, job_id: str) -> Job:
+        """Run a job that has ended once more, under the same identity, as if never tried. Raises InputError."""
+        with self._database() as (client, ledger):
+            entry, job = self._there(job_id)
+            spec = asked(client, entry)
+            if entry.superseded_by:
+                raise InputError(
+                    f"the results of job {job.id[:12]} were replaced by those of job {entry.superseded_by[:12]}: "
+                    "run that one again"
+                )
+            if not job.over and rows(client, [attempt_id(entry.job_id, entry.attempt)]):
+                raise InputError(
+                    f"job {job.id[:12]} is {job.state}: only a job that has ended can be run again"
+                )
+            if spec is None:
+                raise InputError(f"job {job.id[:12]} has no record of what it was asked to do")
+            if entry.state is None and job.over:
+                ledger.end(job.id, "failed")
+            ledger.renew(job.id)
+            # The renewed attempt, or one that was renewed before and then not queued.
+            renewed = ledger.entry(job.id)
+            self._enqueue(spec, renewed.attempt if renewed else entry.attempt + 1)
+            return self._there(job.id)[1]
+
+    def cancel(self, job_id: str) -> Job:
+        """A job that waits is gone at once; one that runs stops at its next step, and stores nothing.
+
+        Raises InputError for one that stores its results already, or has ended.
+        """
+        with self._database():
+            entry, job = self._there(job_id)
+            if job.over:
+                raise InputError(
+                    f"job {job.id[:12]} is {job.state}: only a job that waits or runs can be cancelled"
+                )
+            if not self._stop(entry, "by hand"):
+                raise InputError(
+                    f"job {job.id[:12]} stores its results already and can not be stopped: wait until it has ended, "
+                    "and delete its results from the archive if they are not wanted"
+                )
+            return self._there(job.id)[1]
+
+    def forget(self, before: datetime) -> int:
+        """Delete the records of jobs that ended before this time, and give how many attempts that were.
+
+        The ledger keeps its line of each: it says what belongs in the archive.
+        """
+        deleted = kept = 0
+        with self._database() as (client, ledger):
+            while True:
+                page = client.list_workflows(
+                    name=WORKFLOW,
+                    status=_ENDED,
+                    completed_before=before.isoformat(),
+                    load_input=False,
+                    load_output=False,
+                    limit=_PAGE,
+                    offset=kept,
+                )
+                entries = ledger.entries({job_id_of(row) for row in page})
+                old = [row.workflow_id for row in page if _ended(entries.get(job_id_of(row)), before)]
+                if old:
+                    client.delete_workflows(old)
+                deleted += len(old)
+                kept += len(page) - len(old)
+                if len(page) < _PAGE:
+                    return deleted
+
+    @contextmanager
+    def _database(self) -> Iterator[tuple[DBOSClient, Ledger]]:
+        try:
+            yield self._opened()
+        except sa.exc.SQLAlchemyError as error:
+            raise database_error(self._settings, error) from error
+
+    def _opened(self) -> tuple[DBOSClient, Ledger]:
         from dbos import DBOSClient
 
         with self._opening:
             if self._open is None:
                 prepare(self._settings)
-                self._open = DBOSClient(
+                client = DBOSClient(
                     system_database_url=self._settings.database,
                     serializer=serializer(),
                     application_name=SERVICE,
+                    retry_connection_errors=False,  # whoever asks is told, and asks again
                 )
+                self._open = client, Ledger(self._settings.database)
             return self._open
 
-    def close(self) -> None:
-        with self._opening:
-            if self._open is not None:
-                self._open.destroy()
-            self._open = None
+    def _enqueue(
+        self,
+        spec: JobSpec,
+        attempt: int,
+        tries: Mapping[str, int] | None = None,
+        *,
+        wait_s: float = 0.0,
+        waiting_for: str = "",
+    ) -> None:
+        """Does nothing when this attempt is queued already, or has been."""
+        from dbos import EnqueueOptions
 
-    def submit(self, spec: JobSpec) -> str:
-        """Queue this work, unless the same work is known already, and give the job's ID either way."""
-        job_id = spec.identity.job_id
-        self._enqueue(job_id, 1, spec.as_json())
-        return job_id
+        queue = queue_of(spec, self._limit(spec.algorithm.name), self._settings.worker)
+        closed_s, hours = closed(spec, datetime.now().astimezone())
+        if closed_s > wait_s:
+            wait_s, waiting_for = closed_s, hours
+        with self._database() as (client, _):
+            if queue not in self._registered:
+                register(client, queue)
+                self._registered.add(queue)
+            options: EnqueueOptions = {
+                "workflow_name": WORKFLOW,
+                "queue_name": queue.name,
+                "workflow_id": attempt_id(spec.identity.job_id, attempt),
+                "priority": spec.rank,
+                "attributes": summary(spec, wait_s=wait_s, waiting_for=waiting_for),
+            }
+            if wait_s > 0:
+                options["delay_seconds"] = wait_s
+            client.enqueue(options, spec.as_json(), attempt, dict(tries or {}))
 
-    def list(self, limit: int = 100) -> list[Job]:
-        """The newest jobs, newest first."""
-        jobs: dict[str, Job] = {}
-        for status in self._attempts():
-            job_id, _, attempt = status.workflow_id.partition(".")
-            known = jobs.get(job_id)
-            if known is None and len(jobs) == limit:
-                break
-            if known is None or int(attempt) > known.attempts:
-                jobs[job_id] = _job(status)
-        return list(jobs.values())
-
-    def show(self, job_id: str) -> Job | None:
-        """The job of this ID, or the only one whose ID begins like this. Raises InputError for several."""
-        status = self._newest(job_id)
-        return _job(status) if status else None
-
-    def retry(self, job_id: str) -> Job:
-        """Run a job that has ended once more, under the same identity. Raises InputError."""
-        status = self._there(job_id)
-        job = _job(status)
-        if not job.over:
-            raise InputError(f"job {job.id[:12]} is {job.state}: only a job that has ended can be run again")
-        with self._translated():
-            inputs = self._client.list_workflows(workflow_ids=[status.workflow_id])[0].input
-        if inputs is None:
-            raise InputError(f"job {job.id[:12]} has no record of what it was asked to do")
-        self._enqueue(job.id, job.attempts + 1, inputs["args"][0])
-        return self._job(job.id)
-
-    def cancel(self, job_id: str) -> Job:
-        """Take a job that waits out of the queue. Raises InputError for one that runs or has ended."""
-        status = self._there(job_id)
-        job = _job(status)
-        if job.state == "running":
-            raise InputError(
-                f"job {job.id[:12]} runs already and can not be stopped: wait until it has ended, and delete its "
-                "results from the archive if they are not wanted"
-            )
-        if job.state != "queued":
-            raise InputError(f"job {job.id[:12]} is {job.state}: only a job that waits can be cancelled")
-        with self._translated():
-            self._client.cancel_workflow(status.workflow_id)
-        return self._job(job.id)
-
-    def supersede(self, job_id: str) -> None:
-        """Take a job that still waits out of the queue, because its series has grown."""
-        job = self.show(job_id)
-        if job is not None and job.state == "queued":
-            self.cancel(job.id)
-
-    def _enqueue(self, job_id: str, attempt: int, spec: Mapping[str, Any]) -> None:
-        with self._translated():
-            self._client.enqueue(
-                {
-                    "workflow_name": WORKFLOW,
-                    "queue_name": QUEUE,
-                    "workflow_id": attempt_id(job_id, attempt),
-                    "attributes": summary(spec, from_=time.time()),
-                },
-                dict(spec),
-                attempt,
-                1,
-            )
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _limit(self, application: str) -> int | None:
         try:
-            yield
-        except sqlalchemy.exc.DBAPIError as error:
-            raise database_error(self._settings, error) from error
+            return read_manifest(self._settings.apps_dir / application).concurrency
+        except ConfigurationError:
+            return None  # the attempt will say what is wrong with it
 
-    def _attempts(self, prefix: str | None = None) -> Iterator[WorkflowStatus]:
-        """Attempts, newest first, without their inputs."""
-        offset = 0
-        while True:
-            with self._translated():
-                page = self._client.list_workflows(
-                    name=WORKFLOW,
-                    workflow_id_prefix=prefix,
-                    sort_desc=True,
-                    load_input=False,
-                    limit=_PAGE,
-                    offset=offset,
-                )
-            yield from page
-            if len(page) < _PAGE:
-                return
-            offset += _PAGE
+    def _stop(self, entry: Entry, reason: str) -> bool:
+        """Whether it could still be stopped."""
+        client, ledger = self._opened()
+        if not ledger.cancel(entry.job_id, reason):
+            return False
+        stopped = ledger.entry(entry.job_id)
+        if stopped is not None and stopped.state == "cancelled":
+            # No worker has begun it, and none will: so its place in the queue is given back at once.
+            client.cancel_workflow(attempt_id(stopped.job_id, stopped.attempt))
+        return True
 
-    def _newest(self, job_id: str) -> WorkflowStatus | None:
+    def _find(self, job_id: str) -> Entry | None:
         if not _ID.fullmatch(job_id):
             return None
-        newest: WorkflowStatus | None = None
-        for status in self._attempts(job_id):
-            if newest is None:
-                newest = status
-            elif _name(status)[0] != _name(newest)[0]:
-                raise InputError(f"more than one job begins with {job_id!r}: give more of its ID")
-            elif _name(status)[1] > _name(newest)[1]:
-                newest = status
-        return newest
+        found = self._opened()[1].beginning_with(job_id)
+        if len(found) > 1:
+            raise InputError(f"more than one job begins with {job_id!r}: give more of its ID")
+        return found[0] if found else None
 
-    def _there(self, job_id: str) -> WorkflowStatus:
-        status = self._newest(job_id)
-        if status is None:
+    def _there(self, job_id: str) -> tuple[Entry, Job]:
+        entry = self._find(job_id)
+        jobs = jobs_of(self._opened()[0], [entry]) if entry else []
+        if entry is None or not jobs:
             raise InputError(f"there is no job {job_id!r}; `isocenter jobs list` shows those there are")
-        return status
+        return entry, jobs[0]
 
-    def _job(self, job_id: str) -> Job:
-        return _job(self._there(job_id))
-
-
-def summary(spec: Mapping[str, Any], *, from_: float) -> dict[str, Any]:
-    """What a list of jobs shows, kept beside the workflow so that its long input need not be read.
-
-    `from_`: when the attempt may begin, in seconds since 1970. DBOS's own times are whole seconds on SQLite.
-    """
-    return {
-        "from": from_,
-        "application": spec["algorithm"]["name"],
-        "route": spec["route"],
-        "study_uid": spec["study_uid"],
-        "series_uid": spec["series_uid"],
-        "created": spec["created"],
-        "settle_s": spec["settle_s"],
-    }
+    def _as_dated(self, entry: Entry, spec: JobSpec) -> JobSpec:
+        """This work under the date of the first time: the same UIDs must not name other bytes."""
+        before = asked(self._opened()[0], entry)
+        return replace(spec, created=before.created) if before else spec
 
 
-def _name(status: WorkflowStatus) -> tuple[str, int]:
-    job_id, _, attempt = status.workflow_id.partition(".")
-    return job_id, int(attempt)
-
-
-def _state(status: WorkflowStatus, answer: Mapping[str, Any]) -> State:
-    match status.status:
-        case "ENQUEUED" | "DELAYED":
-            return "queued"
-        case "PENDING":
-            return "running"
-        case "CANCELLED":
-            return "cancelled"
-        case "SUCCESS":
-            state: State = answer["state"]
-            return state
-    return "failed"
-
-
-def _reason(status: WorkflowStatus, answer: Mapping[str, Any]) -> str:
-    match status.status:
-        case "DELAYED" | "ENQUEUED" | "PENDING":
-            return str((status.attributes or {}).get("waiting_for", ""))
-        case "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
-            return _LOST
-        case "ERROR":
-            return (
-                f"the attempt ended unexpectedly ({type(status.error).__name__}); the worker's log says more"
-            )
-    return str(answer.get("reason", ""))
-
-
-def _seconds(answer: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, float]:
-    """Settling, waiting in the queue, and each step of the graph; what no step accounts for is "rest"."""
-    seconds = {"settle": float(about["settle_s"])}
-    if "began" in answer:
-        steps = {name: float(value) for name, value in answer.get("seconds", {}).items()}
-        seconds |= {"queue": max(0.0, answer["began"] - about["from"]), **steps}
-        seconds["rest"] = max(0.0, answer["ended"] - answer["began"] - sum(steps.values()))
-    return {name: round(value, 3) for name, value in seconds.items()}
-
-
-def _ended(status: WorkflowStatus, answer: Mapping[str, Any]) -> datetime | None:
-    if status.completed_at is None:
-        return None
-    return datetime.fromtimestamp(answer.get("ended", status.completed_at / 1000), UTC)
-
-
-def _job(status: WorkflowStatus) -> Job:
-    job_id, attempt = _name(status)
-    answer: Mapping[str, Any] = status.output if isinstance(status.output, dict) else {}
-    about = status.attributes or {}
-    return Job(
-        id=job_id,
-        state=_state(status, answer),
-        application=about["application"],
-        route=about["route"],
-        study_uid=about["study_uid"],
-        series_uid=about["series_uid"],
-        created=datetime.fromisoformat(about["created"]),
-        ended=_ended(status, answer),
-        attempts=attempt,
-        reason=_reason(status, answer),
-        groups=tuple(answer.get("groups", ())),
-        notes=tuple(answer.get("notes", ())),
-        results=tuple(answer.get("results", ())),
-        seconds=_seconds(answer, about),
-    )
+def _ended(entry: Entry | None, before: datetime) -> bool:
+    return entry is not None and entry.ended is not None and entry.ended < before.timestamp()

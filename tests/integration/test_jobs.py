@@ -107,7 +107,7 @@ def spec(series_uid: str) -> JobSpec:
     return JobSpec(
         algorithm=Algorithm("trivial", "1.0", {}),
         study_uid="1.2",
-        series_uid=series_uid,
+        series_uids=(series_uid,),
         sop_instance_uids=(f"{series_uid}.1", f"{series_uid}.2"),
         route="everything",
     )
@@ -160,7 +160,9 @@ def test_every_way_a_job_can_end(
     assert ended[bad].reason == "series 1.2.bad: the slices are not parallel"
     assert (ended[flaky].state, ended[flaky].attempts) == ("done", 3)
     assert (ended[away].state, ended[away].attempts) == ("failed", 3)
-    assert ended[away].reason == "Triton does not answer (tried 3 times)"
+    assert ended[away].reason == (
+        f"Triton does not answer (tried 3 times); `isocenter jobs retry {away[:12]}` runs it again"
+    )
     assert ended[surprise].state == "failed"
     assert "KeyError" in ended[surprise].reason
 

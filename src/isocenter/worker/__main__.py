@@ -7,30 +7,40 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+from sqlalchemy.exc import SQLAlchemyError
+
+from isocenter.catalog import Catalog
+from isocenter.database import database_error, prepare
+from isocenter.queues import POLL_S, queues
 from isocenter.settings import Settings
+from isocenter.worker.attendance import Attendance
 from isocenter.worker.presence import announce, withdraw
 from isocenter.worker.stack_limit import enlarge_stack
 from isocenter_operators.errors import ConfigurationError, IsocenterError
 
 log = logging.getLogger("isocenter.worker")
 
-_POLL_S = 0.2
+_NOTE_WITHIN_S = 2.0
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m isocenter.worker")
     parser.add_argument("--config", type=Path)
+    parser.add_argument("--name", help="instead of worker.name")
     arguments = parser.parse_args()
     enlarge_stack()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("isocenter").setLevel(logging.INFO)
     try:
-        serve(Settings.load(arguments.config))
+        serve(_named(Settings.load(arguments.config), arguments.name))
     except IsocenterError as error:
         log.error("%s", error)
         return 1
@@ -38,29 +48,57 @@ def main() -> int:
 
 
 def serve(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT. What is then unfinished is taken up at the next start."""
+    """Work until SIGTERM or SIGINT. What is then unfinished is taken up at the next start.
+
+    Raises ConfigurationError where another worker has this one's name.
+    """
     # Holoscan handles these signals by ending the graph early, which would look like a result with nothing in
     # it. Blocked in every thread they reach no handler, only the thread that waits for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-    waiting = threading.Thread(target=_leave_when_told, args=(settings,), name="signals", daemon=True)
+    on_leave: list[Callable[[], None]] = []
+    waiting = threading.Thread(
+        target=_leave_when_told, args=(settings, on_leave), name="signals", daemon=True
+    )
     waiting.start()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
     _warm_up(settings)
-    _launch(settings)
+    if settings.worker.memory_limit_mb is not None:
+        from isocenter.worker.memory import limit_memory
+
+        limit_memory(settings)
+    _launch(settings, on_leave)
     announce(settings)
     log.info("ready")
     waiting.join()
 
 
-def _leave_when_told(settings: Settings) -> None:
+def _named(settings: Settings, name: str | None) -> Settings:
+    if name is None:
+        return settings
+    return settings.model_copy(update={"worker": settings.worker.model_copy(update={"name": name})})
+
+
+def _leave_when_told(settings: Settings, on_leave: Sequence[Callable[[], None]]) -> None:
     signal.sigwait(_STOP)
     withdraw(settings)
-    # A graph can not be interrupted: leaving now is as safe as a crash, which the queue is made for.
+    # A graph can not be interrupted: leaving now is as safe as a crash, which the queue is made for. That it was no
+    # crash is noted if the database lets us at once.
+    noting = threading.Thread(target=_note, args=(on_leave,), daemon=True)
+    noting.start()
+    noting.join(_NOTE_WITHIN_S)
     os._exit(0)
+
+
+def _note(on_leave: Sequence[Callable[[], None]]) -> None:
+    for each in on_leave:
+        try:
+            each()
+        except SQLAlchemyError as error:
+            log.warning("that this worker leaves could not be noted: %s", type(error).__name__)
 
 
 def _warm_up(settings: Settings) -> None:
     """Import what costs seconds before the first job comes. A broken application fails its own jobs only."""
-    from isocenter.catalog import Catalog
     from isocenter.worker import runner
 
     for app in Catalog(settings.apps_dir).all():
@@ -73,13 +111,14 @@ def _warm_up(settings: Settings) -> None:
     gc.freeze()
 
 
-def _launch(settings: Settings) -> None:
+def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     from dbos import DBOS
 
-    from isocenter.jobs import QUEUE, SERVICE, prepare, serializer
-    from isocenter.worker.attempt import register
+    from isocenter.jobs import SERVICE, serializer
+    from isocenter.worker.attempt import Work, register
 
     prepare(settings)
+    shared = not settings.database.startswith("sqlite")
     DBOS(
         config={
             "name": SERVICE,
@@ -89,19 +128,42 @@ def _launch(settings: Settings) -> None:
             "application_version": "1",
             # What a lost worker had begun is taken up by the next of its name. A SQLite database has one worker at
             # a time, so there the next one, whatever it is called.
-            "executor_id": SERVICE if settings.database.startswith("sqlite") else settings.worker.name,
+            "executor_id": settings.worker.name if shared else SERVICE,
             "log_level": "WARNING",
             "enable_otlp": False,
         }
     )
-    register(settings)
+    try:
+        work = Work.of(settings, _life())
+        attendance = Attendance(settings, DBOS._recover_pending_workflows) if shared else None
+        if attendance is not None:
+            attendance.arrive()
+            on_leave.append(attendance.leave)
+    except SQLAlchemyError as error:
+        raise database_error(settings, error) from error
+    # In this order: nothing is begun any more, what was begun is let go, and only then others may take it.
+    on_leave[:0] = [work.gate.close, lambda: work.ledger.let_go(settings.worker.name)]
+    register(work)
     DBOS.launch()
-    DBOS.register_queue(
-        QUEUE,
-        worker_concurrency=settings.worker.concurrency,
-        polling_interval_sec=_POLL_S,
-        on_conflict="always_update",
-    )
+    for queue in queues(
+        Catalog(settings.apps_dir).all(), [each.name for each in DBOS.list_queues()], settings.worker
+    ):
+        DBOS.register_queue(
+            queue.name,
+            worker_concurrency=queue.in_worker,
+            global_concurrency=queue.at_once,
+            polling_interval_sec=POLL_S,
+            on_conflict="always_update",
+        )
+    if attendance is not None:
+        attendance.start()
+
+
+def _life() -> str:
+    """What the workers of one stack have in common, and those of its next start have not."""
+    parent = psutil.Process(os.getppid())
+    own = f"{socket.gethostname()}/{parent.pid}/{parent.create_time():.2f}"
+    return os.environ.get("ISOCENTER_STACK", own)
 
 
 if __name__ == "__main__":

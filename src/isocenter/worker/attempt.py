@@ -1,98 +1,182 @@
-"""One attempt at a job: what is run, what is written down, and whether and when it is tried again."""
+"""One attempt at a job: whether it is begun, what is run, what is written down, and whether it is tried again."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from dbos import DBOS
+from sqlalchemy.exc import SQLAlchemyError
 
 from isocenter.catalog import Catalog
+from isocenter.database import database_error
+from isocenter.hours import closed
 from isocenter.job import JobSpec
-from isocenter.jobs import QUEUE, WORKFLOW, attempt_id, summary
+from isocenter.jobs import WORKFLOW, Jobs
+from isocenter.ledger import Ledger
 from isocenter.settings import Settings
-from isocenter.surprise import log_way
-from isocenter.worker import runner
+from isocenter.surprise import log_way, where
+from isocenter.worker import retries, runner
+from isocenter.worker.gate import Gate
 from isocenter.worker.watchdog import at_most
-from isocenter_operators.errors import IsocenterError, Unavailable
+from isocenter_operators.errors import Cancelled, IsocenterError, Unavailable
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.inference.triton import TritonClient
-from isocenter_operators.run import Archive, Run
+from isocenter_operators.manifest import AppManifest
+from isocenter_operators.run import Archive, Folder, Run, StoredInstance
 
-__all__ = ["register"]
+__all__ = ["Work", "register"]
 
 log = logging.getLogger("isocenter.worker")
 
-_LONGEST_WAIT_S = 60.0
-# A job that takes its worker down with it must not do so for ever.
-_RECOVERIES = 3
+_DEATHS = 2  # of workers; a job that has cost so many is not run again
+_DATABASE_AWAY_S = 1.0
+# The ledger counts the deaths of workers; DBOS counts each start of a worker, whatever the reason.
+_RECOVERIES = 1_000_000
 
 _Answer = dict[str, Any]
 
 
-def register(settings: Settings) -> None:
+@dataclass(frozen=True)
+class Work:
+    """All that the attempts of one worker share. `life` is of the stack that the worker belongs to."""
+
+    settings: Settings
+    life: str
+    jobs: Jobs
+    ledger: Ledger
+    gate: Gate
+    inference: InferenceClient
+
+    @classmethod
+    def of(cls, settings: Settings, life: str) -> Work:
+        # One client of the inference server for all jobs: its shared memory is paid for once.
+        inference = TritonClient(settings.triton.grpc_url)
+        return cls(settings, life, Jobs(settings), Ledger(settings.database), Gate(settings), inference)
+
+
+def register(work: Work) -> None:
     """Teach DBOS, in this process, the work that `isocenter.jobs` asks for."""
-    # One client for all jobs: its shared memory is paid for once.
-    inference = TritonClient(settings.triton.grpc_url)
 
     @DBOS.step(name="attempt")
     def attempt_step(spec: Mapping[str, Any], attempt: int) -> _Answer:
-        return _attempt(settings, inference, JobSpec.from_json(spec), attempt)
+        return _attempt(work, JobSpec.from_json(spec), attempt)
 
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=_RECOVERIES)
-    def run_job(spec: dict[str, Any], attempt: int, tries: int) -> _Answer:
-        """`attempt` counts all there were, `tries` those since a person last asked."""
+    def run_job(spec: dict[str, Any], attempt: int, tries: dict[str, int]) -> _Answer:
+        """`attempt` counts all there were; `tries` those since a person last asked, by the trouble they met."""
         answer = attempt_step(spec, attempt)
-        if "renewed" in answer:
-            _enqueue(answer.pop("renewed"), 1, 1)
-        if answer["state"] != "unavailable":
-            return answer
-        if tries >= settings.worker.attempts:
-            return {**answer, "state": "failed", "reason": f"{answer['reason']} (tried {tries} times)"}
-        wait_s = min(settings.worker.retry_after_s * 2 ** (tries - 1), _LONGEST_WAIT_S)
-        _enqueue(spec, attempt + 1, tries + 1, wait_s=wait_s, waiting_for=answer["reason"])
-        return {**answer, "state": "queued"}
+        return _insisted(work, lambda: _settled(work, JobSpec.from_json(spec), attempt, tries, answer))
 
 
-def _enqueue(
-    spec: dict[str, Any], attempt: int, tries: int, *, wait_s: float = 0.0, waiting_for: str = ""
-) -> None:
-    DBOS.enqueue_workflow_with_options(
-        {
-            "workflow_name": WORKFLOW,
-            "queue_name": QUEUE,
-            "workflow_id": attempt_id(JobSpec.from_json(spec).identity.job_id, attempt),
-            "delay_seconds": wait_s,
-            "attributes": {**summary(spec, from_=time.time() + wait_s), "waiting_for": waiting_for},
-        },
-        spec,
-        attempt,
-        tries,
-    )
-
-
-def _attempt(settings: Settings, inference: InferenceClient, spec: JobSpec, attempt: int) -> _Answer:
+def _settled(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], answer: _Answer) -> _Answer:
+    """What follows from this answer. After a crash it is asked again, and changes nothing then."""
     job_id = spec.identity.job_id
+    if answer["state"] == "obsolete":
+        return answer
+    if "renewed" in answer:
+        work.jobs.submit(JobSpec.from_json(answer["renewed"]))
+        answer = {name: value for name, value in answer.items() if name != "renewed"}
+    if answer["state"] == "closed":
+        work.ledger.pause(job_id, attempt)
+        work.jobs.again(spec, attempt + 1, tries, wait_s=answer["wait_s"], waiting_for=answer["reason"])
+        return {**answer, "state": "queued"}
+    if answer["state"] == "unavailable":
+        trouble = answer["trouble"]
+        met = {**tries, trouble: tries.get(trouble, 0) + 1}
+        wait_s = retries.retry(trouble, met, work.settings.worker)
+        if wait_s is not None:
+            work.ledger.pause(job_id, attempt)
+            work.jobs.again(spec, attempt + 1, met, wait_s=wait_s, waiting_for=answer["reason"])
+            return {**answer, "state": "queued"}
+        reason = f"{answer['reason']} (tried {met[trouble]} times); {_by_hand(job_id)}"
+        answer = {**answer, "state": "failed", "reason": reason}
+    work.ledger.end(job_id, answer["state"], attempt)
+    return answer
+
+
+def _insisted(work: Work, do: Callable[[], _Answer]) -> _Answer:
+    """What is done has been done; that it is written down too, however long the database is away, is the point."""
+    away = ""
+    while True:
+        try:
+            return do()
+        except (SQLAlchemyError, Unavailable) as error:
+            told = error if isinstance(error, Unavailable) else database_error(work.settings, error)
+            if str(told) != away:
+                log.warning("%s; waiting", told)
+            away = str(told)
+            time.sleep(_DATABASE_AWAY_S)
+
+
+def _attempt(work: Work, spec: JobSpec, attempt: int) -> _Answer:
     began = time.time()
-    log.info("job %s attempt %d: %s on series %s", job_id[:12], attempt, spec.algorithm.name, spec.series_uid)
+    job_id = spec.identity.job_id
     try:
-        with at_most(settings.worker.longest_attempt_s):
-            answer = _run(settings, inference, spec)
+        wait_s, reason = closed(spec, datetime.now().astimezone())
+        if wait_s > 0:
+            return {"state": "closed", "reason": reason, "wait_s": wait_s}
+        entry = work.ledger.entry(job_id)
+        with work.gate.place(
+            spec.rank,
+            suspect=entry is not None and entry.deaths > 0,
+            look=lambda: _go_on(work, job_id),
+            tell=lambda reason: _tell(work, job_id, attempt, reason),
+        ):
+            began = time.time()
+            answer = _begun(work, spec, attempt) or _run(work, spec)
+    except Cancelled as error:
+        answer = {"state": "cancelled", "reason": str(error)}
     except Unavailable as error:
-        answer = {"state": "unavailable", "reason": str(error)}
+        answer = _unavailable(work, error)
+    except SQLAlchemyError as error:
+        answer = _unavailable(work, database_error(work.settings, error))
     except IsocenterError as error:
         if error.__cause__ is not None and not isinstance(error.__cause__, IsocenterError):
             log_way(log, error.__cause__)
         answer = {"state": "failed", "reason": str(error)}
+    except Exception as error:  # noqa: BLE001 - recorded: a job that nobody foresaw must end too
+        log_way(log, error)
+        answer = {"state": "failed", "reason": f"the worker met an unexpected {where(error)}"}
     log.info("job %s %s %s", job_id[:12], answer["state"], answer["reason"])
     return {**answer, "began": began, "ended": time.time()}
 
 
-def _run(settings: Settings, inference: InferenceClient, spec: JobSpec) -> _Answer:
-    app = Catalog(settings.apps_dir).get(spec.algorithm.name)
+def _tell(work: Work, job_id: str, attempt: int, reason: str) -> None:
+    """What a job waits for is good to know, and no more: a disk that is full may be the database's."""
+    try:
+        work.jobs.waits(job_id, attempt, reason)
+    except Unavailable as error:
+        log.warning("job %s waits (%s), which could not be noted: %s", job_id[:12], reason, error)
+
+
+def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
+    """None when the job has been begun, otherwise why not."""
+    job_id, name = spec.identity.job_id, work.settings.worker.name
+    begun = work.ledger.begin(job_id, name, work.life, attempt)
+    if not begun.wanted:
+        return {"state": "obsolete", "reason": begun.cancelled or "a later attempt does this"}
+    if begun.cancelled is not None:
+        return {"state": "cancelled", "reason": begun.cancelled}
+    if begun.deaths >= _DEATHS:
+        reason = (
+            f"set aside: it has cost {begun.deaths} workers their life (out of memory? too slow? a crash in native "
+            f"code?), whose logs say more; {_by_hand(job_id)}"
+        )
+        return {"state": "failed", "reason": reason}
+    what = f"{spec.algorithm.name} on {len(spec.series_uids)} series of study {spec.study_uid}"
+    log.info("job %s attempt %d: %s", job_id[:12], attempt, what)
+    return None
+
+
+def _run(work: Work, spec: JobSpec) -> _Answer:
+    app = Catalog(work.settings.apps_dir).get(spec.algorithm.name)
     if app.algorithm != spec.algorithm:
         renewed = replace(spec, algorithm=app.algorithm)
         return {
@@ -100,21 +184,86 @@ def _run(settings: Settings, inference: InferenceClient, spec: JobSpec) -> _Answ
             "reason": f"{app.name} {app.version} is installed by now: job {renewed.identity.job_id[:12]} does this",
             "renewed": renewed.as_json(),
         }
+    folder = work.settings.data_dir / "jobs" / spec.identity.job_id
+    try:
+        with at_most(work.settings.worker.longest_attempt_s):
+            outcome = runner.run(app, _task(work, spec, app, folder))
+    finally:
+        shutil.rmtree(folder / "priors", ignore_errors=True)
+    return {"state": outcome.status, "reason": outcome.reason, **runner.as_json(outcome)}
+
+
+def _task(work: Work, spec: JobSpec, app: AppManifest, folder: Path) -> Run:
+    settings, job_id = work.settings, spec.identity.job_id
     archive = Archive(
         settings.orthanc.dicomweb_url,
         spec.study_uid,
-        (spec.series_uid,),
+        spec.series_uids,
         credentials=settings.orthanc.credentials,
     )
-    task = Run(
+    priors, notes = _priors(settings, spec, folder)
+    return Run(
         source=archive,
         sink=archive,
         triton_url=settings.triton.grpc_url,
-        inference=inference,
+        inference=work.inference,
         created=spec.created,
         deadline_s=app.deadline_s,
-        rejected=settings.data_dir / "jobs" / spec.identity.job_id / "rejected",
+        rejected=folder / "rejected",
         sop_instance_uids=frozenset(spec.sop_instance_uids),
+        priority=spec.rank,
+        priors=priors,
+        notes=notes,
+        checkpoint=lambda: _go_on(work, job_id),
+        before_store=lambda results: _store(work, job_id, results),
     )
-    outcome = runner.run(app, task)
-    return {"state": outcome.status, "reason": outcome.reason, **runner.as_json(outcome)}
+
+
+def _priors(
+    settings: Settings, spec: JobSpec, folder: Path
+) -> tuple[tuple[Folder | Archive, ...], tuple[str, ...]]:
+    if spec.priors is None:
+        return (), ()
+    from isocenter.priors import gather
+
+    gathered = gather(settings, spec, folder / "priors")
+    return gathered.sources, gathered.notes
+
+
+def _go_on(work: Work, job_id: str) -> None:
+    """Raises Cancelled when nobody wants the result any more, Unavailable when that can not be asked."""
+    try:
+        reason = work.ledger.cancelled(job_id)
+    except SQLAlchemyError as error:
+        raise database_error(work.settings, error) from error
+    if reason is not None:
+        raise Cancelled(reason)
+
+
+def _store(work: Work, job_id: str, results: Sequence[StoredInstance]) -> None:
+    """The point of no return. Raises Cancelled, and Unavailable when it can not be noted what is stored."""
+    try:
+        work.ledger.store(job_id, runner.stored_as_json(results))
+    except SQLAlchemyError as error:
+        raise database_error(work.settings, error) from error
+
+
+def _unavailable(work: Work, error: Unavailable) -> _Answer:
+    trouble = retries.trouble_of(error)
+    return {"state": "unavailable", "trouble": trouble.name, "reason": f"{error}{_ended_call(work, error)}"}
+
+
+def _ended_call(work: Work, error: Unavailable) -> str:
+    """A call of a model that did not end in time would hold up every later one: what was done about it."""
+    if retries.trouble_of(error).name != "deadline":
+        return ""
+    from isocenter.worker.stuck_model import end_stuck_call
+
+    try:
+        return f"; {end_stuck_call(work.settings, error.model)}"
+    except IsocenterError as failed:
+        return f"; {failed}"
+
+
+def _by_hand(job_id: str) -> str:
+    return f"`isocenter jobs retry {job_id[:12]}` runs it again"

@@ -6,19 +6,19 @@ import errno
 import importlib.util
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from isocenter.surprise import where
-from isocenter_operators.errors import ConfigurationError, InputError, IsocenterError, StorageFull
+from isocenter_operators.errors import ConfigurationError, IsocenterError, OutOfMemory, StorageFull
 from isocenter_operators.manifest import AppManifest
-from isocenter_operators.run import Outcome, Run
+from isocenter_operators.run import Outcome, Run, StoredInstance
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["as_json", "load", "run"]
+__all__ = ["as_json", "load", "run", "stored_as_json"]
 
 
 def load(app: AppManifest) -> ModuleType:
@@ -71,7 +71,7 @@ def _translated(app: AppManifest, error: Exception) -> IsocenterError:
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             return StorageFull("no room left on the disk while results were written; free some space")
         if isinstance(cause, MemoryError):
-            return InputError("not enough memory for this series")
+            return OutOfMemory(f"not enough memory for {app.name} on this study")
     return IsocenterError(f"{app.name} {app.version} ended unexpectedly: {where(error)}")
 
 
@@ -86,12 +86,17 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "groups": [_plain(group) for group in outcome.groups],
         "notes": list(outcome.notes),
-        "results": [
-            {name: str(value) for name, value in asdict(stored).items() if value is not None}
-            for stored in outcome.results
-        ],
+        "results": stored_as_json(outcome.results),
         "seconds": {name: round(value, 3) for name, value in outcome.seconds.items()},
     }
+
+
+def stored_as_json(results: Sequence[StoredInstance]) -> list[dict[str, str]]:
+    """Stored instances in plain values, without what is not known of them."""
+    return [
+        {name: str(value) for name, value in asdict(stored).items() if value is not None}
+        for stored in results
+    ]
 
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
