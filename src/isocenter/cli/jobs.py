@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from isocenter.cli import options
 from isocenter.cli.output import groups_table, print_json, print_lines, seconds_table, table
+from isocenter.job import State
 from isocenter_operators.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,23 +50,38 @@ def _queue(config: Path | None) -> Iterator[Jobs]:
 
 @command.command("list")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--state", type=click.Choice(get_args(State)), help="Only those in this state.")
 @options.json_option
 @click.pass_obj
-def listing(config: Path | None, limit: int = 50, as_json: bool = False) -> int:
+def listing(config: Path | None, limit: int = 50, state: State | None = None, as_json: bool = False) -> int:
     """The newest jobs, newest first."""
     with _queue(config) as queue:
-        jobs = queue.list(limit)
+        jobs = queue.list(limit, state)
     if as_json:
         print_json({"jobs": [job.as_json() for job in jobs]})
     elif not jobs:
-        print_lines(["no jobs yet: send a study with `isocenter send PATH`"])
+        print_lines(
+            [f"no job is {state}" if state else "no jobs yet: send a study with `isocenter send PATH`"]
+        )
     else:
         rows = [
-            (job.id[:12], job.state, job.application, f"{job.created:%Y-%m-%d %H:%M:%S}", job.reason)
+            (
+                job.id[:12],
+                job.state,
+                job.priority,
+                job.application,
+                f"{job.created:%Y-%m-%d %H:%M:%S}",
+                _why(job),
+            )
             for job in jobs
         ]
-        print_lines(table(["job", "state", "application", "created (UTC)", "why"], rows))
+        print_lines(table(["job", "state", "priority", "application", "created (UTC)", "why"], rows))
     return 0
+
+
+def _why(job: Job) -> str:
+    superseded = f"superseded by job {job.superseded_by[:12]}" if job.superseded_by else ""
+    return "; ".join(each for each in (superseded, job.reason) if each)
 
 
 @command.command()
@@ -86,7 +102,7 @@ def show(config: Path | None, job_id: str, as_json: bool) -> int:
 @options.json_option
 @click.pass_obj
 def retry(config: Path | None, job_id: str, as_json: bool) -> int:
-    """Run a job that has ended once more, under the same identity."""
+    """Run a job that has ended once more, under the same identity, as if it had never been tried."""
     with _queue(config) as queue:
         return _tell(queue.retry(job_id), as_json)
 
@@ -96,7 +112,7 @@ def retry(config: Path | None, job_id: str, as_json: bool) -> int:
 @options.json_option
 @click.pass_obj
 def cancel(config: Path | None, job_id: str, as_json: bool) -> int:
-    """Take a job that waits out of the queue."""
+    """Stop a job: one that waits is gone at once, one that runs stops at its next step and stores nothing."""
     with _queue(config) as queue:
         return _tell(queue.cancel(job_id), as_json)
 
@@ -111,13 +127,13 @@ def _tell(job: Job, as_json: bool) -> int:
 
 def lines_of(job: Job) -> list[str]:
     """All that is known of a job, for a person."""
-    reason = f": {job.reason}" if job.reason else ""
+    why = f": {_why(job)}" if _why(job) else ""
     lines = [
         f"job {job.id}",
-        f"{job.state.replace('_', ' ')}{reason}",
-        f"{job.application} on series {job.series_uid}",
+        f"{job.state.replace('_', ' ')}{why}",
+        f"{job.application} on series {', '.join(job.series_uids)}",
         f"of study {job.study_uid}, by the rule {job.route!r}",
-        f"created {job.created:%Y-%m-%d %H:%M:%S} UTC, attempts: {job.attempts}",
+        f"created {job.created:%Y-%m-%d %H:%M:%S} UTC, {job.priority}, attempts: {job.attempts}",
     ]
     if job.groups:
         lines += ["", *groups_table(job.groups)]

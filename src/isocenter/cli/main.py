@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 _COMMANDS = {
     "up": "start the embedded stack in the foreground",
+    "worker": "one worker in the foreground, beside those of `up`: on this machine or another",
     "demo": "start everything, send a study, and show what was found",
     "send": "send DICOM files to the archive",
     "run": "one application on a folder, no PACS",
