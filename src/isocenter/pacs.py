@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
+from pydicom.datadict import keyword_for_tag
 
 from isocenter.settings import OrthancSettings
 from isocenter_operators.errors import ArchiveUnavailable
@@ -123,12 +124,15 @@ class Orthanc:
         return str(instance["ParentSeries"]) if instance else None
 
     def attributes(self, instance: str) -> Mapping[str, Any]:
-        """The attributes of one instance by DICOM keyword; several values as `A\\B`, sequences as lists."""
-        return self._find(f"/instances/{instance}/simplified-tags") or {}
+        """The attributes of one instance by DICOM keyword, private ones by tag as "0009,1001".
+
+        Several values as `A\\B`, sequences as lists of such mappings.
+        """
+        return _by_keyword(self._find(f"/instances/{instance}/tags?short") or {})
 
     def every_attributes(self, resource: str) -> tuple[Mapping[str, Any], ...]:
         """The attributes of each instance of a series, as `attributes` gives them."""
-        return tuple((self._find(f"/series/{resource}/instances-tags?simplify") or {}).values())
+        return tuple(map(_by_keyword, (self._find(f"/series/{resource}/instances-tags?short") or {}).values()))
 
     def sop_instance_uids(self, resource: str) -> tuple[str, ...]:
         """The sorted SOP Instance UIDs of a series."""
@@ -171,3 +175,13 @@ def _seconds(moment: str) -> float:
         return datetime.strptime(moment, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
     except ValueError:
         return 0.0
+
+
+def _by_keyword(tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Orthanc's own names are not all the standard's: it calls retired attributes RETIRED_..."""
+    return {
+        keyword_for_tag(tag.replace(",", "")) or tag: (
+            [_by_keyword(item) for item in value] if isinstance(value, list) else value
+        )
+        for tag, value in tags.items()
+    }

@@ -28,10 +28,18 @@ __all__ = ["create_app"]
 _FETCHED_VIEWER = Path(".cache/ohif/dist")
 
 
-def create_app(settings: Settings, *, router: RouterLike, jobs: JobsLike) -> Starlette:
+class Destinations(Protocol):
+    """What the gateway asks of the couriers: per destination, what waits and since when it is failing, why."""
+
+    def status(self) -> Mapping[str, Any]: ...
+
+
+def create_app(
+    settings: Settings, *, router: RouterLike, jobs: JobsLike, couriers: Destinations | None = None
+) -> Starlette:
     """OHIF at `/`, DICOMweb at `/dicom-web`, the API at `/api`, `/healthz`, and the list of jobs at `/status`.
 
-    Starting and stopping `router` is the caller's business.
+    Starting and stopping `router` and `couriers` is the caller's business.
     """
     proxy = DICOMwebProxy(settings.orthanc)
     viewer = Viewer(settings.gateway.ohif or _FETCHED_VIEWER)

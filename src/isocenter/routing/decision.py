@@ -97,22 +97,22 @@ class Decisions:
     def _decide_study(self, route: Route, images: Sequence[Arrival]) -> set[str]:
         """All series of the study where this route leaves something undecided, else none."""
         print_of = study_fingerprint(images)
-        if not images or _decided(route, [v for each in images for v in each.verdicts], print_of):
-            return set()
         complete = [each for each in images if self._is_complete(route, each)]
-        all_there = len(complete) == len(images)
-        if not all_there and not (route.expect and complete):
+        arriving = {each.resource for each in images if each not in complete}
+        if not images or _decided(route, [v for each in images for v in each.verdicts], print_of):
+            return arriving
+        if arriving and not (route.expect and complete):
             return {each.resource for each in images if each.settling}
         answer = judge(route, [self._view(each) for each in complete], None)
         waits = bool(answer.missing) and not self._waited_long_enough(route, images)
-        if waits or (not answer.wanted and not all_there):
+        if waits or (not answer.wanted and arriving):
             return {each.resource for each in images if each.settling}
         wanted = [each for each in complete if each.series_uid in answer.series_uids]
         if any(self._still(each) is None for each in wanted):
             return {each.resource for each in images}
         verdicts = self._verdicts(route, answer, wanted, print_of)
         self._arrivals.judge(images[0].study_uid, verdicts)
-        return set()
+        return arriving
 
     def _verdicts(
         self, route: Route, answer: Answer, wanted: Sequence[Arrival], print_of: str
