@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from isocenter.job import Job, JobSpec, State
+from isocenter.job import ENDED, Job, JobSpec, State
 from isocenter.ledger import Entry
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def _job_of(entry: Entry, row: WorkflowStatus) -> Job:
         study_uid=entry.study_uid,
         series_uids=tuple(about["series_uids"]),
         created=datetime.fromisoformat(about["created"]),
-        ended=datetime.fromtimestamp(entry.ended, UTC) if entry.ended is not None else None,
+        ended=datetime.fromtimestamp(entry.ended, UTC)
+        if entry.ended is not None and state in ENDED
+        else None,
         attempts=entry.attempt,
         reason=_reason(entry, state, row, answer),
         groups=tuple(answer.get("groups", ())),
@@ -96,6 +98,8 @@ def _job_of(entry: Entry, row: WorkflowStatus) -> Job:
 
 
 def _state(entry: Entry, row: WorkflowStatus) -> State:
+    if entry.state in ("done", "not_applicable", "failed") and row.status == "PENDING":
+        return "running"  # for a moment: the ledger knows, and its answer is still being written
     if entry.state is not None:
         return entry.state
     if _broke_off(entry, row):

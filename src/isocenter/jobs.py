@@ -103,7 +103,7 @@ class Jobs:
             while len(jobs) < limit:
                 page = ledger.newest(min(limit, _PAGE), state, below)
                 found = jobs_of(client, page)
-                jobs += found
+                jobs += [job for job in found if state is None or job.state == state]
                 # Of jobs that ended long ago only the ledger knows; older ones are no better known.
                 if not found:
                     break

@@ -1,258 +1,501 @@
-"""The durable queue and the worker, for real: DBOS on SQLite, the worker as a process that can be killed."""
+"""The durable queue and the worker, for real: DBOS on both databases, the worker as a process that can be killed."""
 
 from __future__ import annotations
 
-import os
 import signal
-import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import yaml
+from trivial_app import Workers, ended, go, install, lines, noted, spec, until, wait_for
 
-from isocenter.job import Job, JobSpec
+from isocenter.database import prepare
+from isocenter.job import Job
 from isocenter.jobs import Jobs
+from isocenter.ledger import Ledger
+from isocenter.route import Hours
 from isocenter.settings import Settings
-from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import InputError
 
 pytestmark = pytest.mark.integration
+pytest_plugins = ["postgres"]
 
-APP = """
-import os, pathlib, time
-from isocenter_operators import errors
-from isocenter_operators.run import Outcome, StoredInstance
-
-HERE = pathlib.Path(__file__).parent
-
-class App:
-    def __init__(self, task):
-        self.task = task
-
-    def execute(self):
-        series = self.task.source.series_uids[0]
-        with (HERE / "begun").open("a") as file:
-            file.write(series + chr(10))
-        begun = (HERE / "begun").read_text().count(series)
-        if series == "1.2.slow" and begun == 1:
-            time.sleep(600)
-        if series == "1.2.flaky" and begun < 3:
-            raise errors.InferenceUnavailable("Triton does not answer")
-        if series == "1.2.away":
-            raise errors.InferenceUnavailable("Triton does not answer")
-        if series == "1.2.bad":
-            raise errors.GeometryError("series 1.2.bad: the slices are not parallel")
-        if series == "1.2.surprise":
-            raise KeyError("^".join(["Doe", "Jane"]))
-        if series == "1.2.head":
-            time.sleep(0.3)
-            return Outcome("not_applicable", "no lungs in this series", (), (), (), {"fetch": 0.1})
-        with (HERE / "finished").open("a") as file:
-            file.write(series + chr(10))
-        stored = StoredInstance("1.2.840.10008.5.1.4.1.1.66.4", "2.25.1", "2.25.2", "1.2", "SEG")
-        group = {"label": "Lung", "notes": [], "volume_mL": 12.5, "mean_HU": float("nan")}
-        return Outcome("done", "", (group,), ("cut off",), (stored,), {"fetch": 0.01})
-
-def application(task):
-    return App(task)
-"""
+both = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    folder = tmp_path / "apps" / "trivial"
-    folder.mkdir(parents=True)
-    (folder / "app.py").write_text(APP)
-    (folder / "app.yaml").write_text(
-        yaml.safe_dump({"application": {"title": "Trivial", "version": "1.0"}, "isocenter": {"models": {}}})
-    )
+def database(request: pytest.FixtureRequest) -> str | None:
+    kind = getattr(request, "param", "sqlite")
+    return request.getfixturevalue("postgres") if kind == "postgresql" else None
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: str | None) -> Settings:
+    install(tmp_path / "apps")
     return Settings(
         data_dir=tmp_path / "data",
         apps_dir=tmp_path / "apps",
+        database_url=database,
+        limits={"free_disk_mb": 0},
         worker={"attempts": 3, "retry_after_s": 0.1},
     )
 
 
 @pytest.fixture
-def worker(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts a worker of these settings; every one that was started is ended with the test."""
-    config = tmp_path / "isocenter.yaml"
-    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(**options: object) -> subprocess.Popen[bytes]:
-        changed = {f"ISOCENTER_WORKER__{name.upper()}": str(value) for name, value in options.items()}
-        with (tmp_path / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "isocenter.worker", "--config", str(config)],
-                env=os.environ | changed,
-                stdout=log,
-                stderr=log,
-            )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(10)
+def workers(settings: Settings, tmp_path: Path) -> Iterator[Workers]:
+    """Starts workers of these settings; every one that was started is ended with the test."""
+    started = Workers(settings, tmp_path)
+    yield started
+    started.end()
 
 
-def spec(series_uid: str) -> JobSpec:
-    return JobSpec(
-        algorithm=Algorithm("trivial", "1.0", {}),
-        study_uid="1.2",
-        series_uids=(series_uid,),
-        sop_instance_uids=(f"{series_uid}.1", f"{series_uid}.2"),
-        route="everything",
-    )
+def kill(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGKILL) -> None:
+    process.send_signal(how)
+    process.wait(30)
 
 
-def wait_for(jobs: Jobs, job_id: str, condition: Callable[[Job], bool], within_s: float = 60) -> Job:
-    deadline = time.monotonic() + within_s
-    while True:
-        job = jobs.show(job_id)
-        assert job is not None
-        if condition(job):
-            return job
-        assert time.monotonic() < deadline, f"still {job.state}: {job.reason}"
-        time.sleep(0.05)
+def begun(settings: Settings, what: str, times: int = 1) -> None:
+    until(lambda: lines(settings, "begun", what) >= times, lambda: str(noted(settings, "begun")))
 
 
-def lines(settings: Settings, name: str, series_uid: str) -> int:
-    file = settings.apps_dir / "trivial" / name
-    return file.read_text().splitlines().count(series_uid) if file.exists() else 0
+@both
+def test_every_way_a_job_can_end(jobs: Jobs, settings: Settings, workers: Workers) -> None:
+    names = ("good", "head", "bad", "flaky", "away", "surprise", "memory", "hungry")
+    asked = {name: jobs.submit(spec(name)) for name in names}
+    assert jobs.submit(spec("good")) == asked["good"]
+    assert [job.state for job in jobs.list()] == ["queued"] * 8
+    workers.start()
 
+    ends = {name: ended(jobs, job_id) for name, job_id in asked.items()}
 
-def test_every_way_a_job_can_end(
-    jobs: Jobs, settings: Settings, worker: Callable[..., object], tmp_path: Path
-) -> None:
-    good, head, bad, flaky, away, surprise = (
-        jobs.submit(spec(f"1.2.{name}")) for name in ("good", "head", "bad", "flaky", "away", "surprise")
-    )
-    assert jobs.submit(spec("1.2.good")) == good
-    assert [job.state for job in jobs.list()] == ["queued"] * 6
-    worker()
-
-    ended = {
-        each: wait_for(jobs, each, lambda job: job.over) for each in (good, head, bad, flaky, away, surprise)
-    }
-
-    done = ended[good]
-    assert (done.state, done.reason, done.attempts, done.notes) == ("done", "", 1, ("cut off",))
+    done = ends["good"]
+    assert (done.state, done.reason, done.attempts) == ("done", "", 1)
+    assert done.notes == ("cut off", "priority 3")
     assert done.groups == ({"label": "Lung", "notes": [], "volume_mL": 12.5, "mean_HU": None},)
-    assert done.results[0]["sop_instance_uid"] == "2.25.1"
+    assert done.results[0]["series_uid"] == "2.25.2"
     assert list(done.seconds) == ["settle", "queue", "fetch", "rest"]
     assert done.seconds["fetch"] == 0.01
     assert done.ended is not None
     whole = (done.ended - done.created).total_seconds()
     assert 0.01 < done.seconds["queue"] + done.seconds["rest"] <= whole + 0.01
-    assert lines(settings, "finished", "1.2.good") == 1
+    assert lines(settings, "finished", "good") == 1
 
-    assert 0.2 <= ended[head].seconds["rest"] < 0.5
-    assert (ended[head].state, ended[head].reason) == ("not_applicable", "no lungs in this series")
-    assert (ended[bad].state, ended[bad].attempts) == ("failed", 1)
-    assert ended[bad].reason == "series 1.2.bad: the slices are not parallel"
-    assert (ended[flaky].state, ended[flaky].attempts) == ("done", 3)
-    assert (ended[away].state, ended[away].attempts) == ("failed", 3)
-    assert ended[away].reason == (
-        f"Triton does not answer (tried 3 times); `isocenter jobs retry {away[:12]}` runs it again"
+    assert ends["head"].seconds["rest"] >= 0.2
+    assert (ends["head"].state, ends["head"].reason) == ("not_applicable", "no lungs in this series")
+    assert (ends["bad"].state, ends["bad"].attempts) == ("failed", 1)
+    assert ends["bad"].reason == "series 1.2.bad: the slices are not parallel"
+    assert (ends["flaky"].state, ends["flaky"].attempts) == ("done", 3)
+    assert (ends["away"].state, ends["away"].attempts) == ("failed", 3)
+    assert ends["away"].reason == (
+        f"Triton does not answer (tried 3 times); `isocenter jobs retry {asked['away'][:12]}` runs it again"
     )
-    assert ended[surprise].state == "failed"
-    assert "KeyError" in ended[surprise].reason
+    assert ends["surprise"].state == "failed"
+    assert "KeyError" in ends["surprise"].reason
+    for name in ("memory", "hungry"):  # once more, and no oftener
+        assert (ends[name].state, ends[name].attempts) == ("failed", 2)
+        assert "(tried 2 times)" in ends[name].reason
 
     # A person asks once more: the same job, with a new budget of attempts.
+    away = asked["away"]
     again = jobs.retry(away)
-    assert (again.id, again.state) == (away, "queued")
-    assert wait_for(jobs, away, lambda job: job.over).attempts == 6
+    assert (again.id, again.state, again.attempts) == (away, "queued", 4)
+    assert ended(jobs, away).attempts == 6
 
-    assert len(jobs.list()) == 6
-    assert len(jobs.list(limit=2)) == 2
-    assert "Doe^Jane" not in (tmp_path / "worker.log").read_text()
-    with sqlite3.connect(settings.data_dir / "isocenter.sqlite") as database:
-        assert "Doe^Jane" not in "\n".join(database.iterdump())
-    database.close()
+    assert len(jobs.list()) == 8
+    assert [job.id for job in jobs.list(limit=2)] == [asked["hungry"], asked["memory"]]
+    assert {job.id for job in jobs.list(state="done")} == {asked["good"], asked["flaky"]}
+    assert jobs.list(state="running") == jobs.list(state="queued") == []
+    assert "Doe^Jane" not in workers.log.read_text()
+    kept = "".join(job.reason for job in jobs.list())
+    assert "Doe" not in kept
 
 
+@both
 def test_a_killed_worker_finishes_its_job_after_the_restart(
-    jobs: Jobs, settings: Settings, worker: Callable[..., subprocess.Popen[bytes]]
+    jobs: Jobs, settings: Settings, workers: Workers, database: str | None
 ) -> None:
-    job_id = jobs.submit(spec("1.2.slow"))
-    first = worker()
-    wait_for(jobs, job_id, lambda job: job.state == "running")
-    with pytest.raises(InputError, match="runs already and can not be stopped: wait until it has ended"):
-        jobs.cancel(job_id)
-    deadline = time.monotonic() + 10
-    while lines(settings, "begun", "1.2.slow") == 0 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    worker(name="another")
+    job_id = jobs.submit(spec("slow"))
+    first = workers.start()
+    begun(settings, "slow")
+    assert jobs.show(job_id[:10]).state == "running"
+    kill(first)
+    # On SQLite there is one worker at a time, so the next one takes over, whatever its name.
+    workers.start(name="another" if database is None else "worker")
 
-    job = wait_for(jobs, job_id, lambda job: job.over)
+    job = ended(jobs, job_id)
 
     assert (job.state, job.attempts) == ("done", 1)
-    assert lines(settings, "begun", "1.2.slow") == 2
-    assert lines(settings, "finished", "1.2.slow") == 1
+    assert lines(settings, "begun", "slow") == 2
+    assert lines(settings, "finished", "slow") == 1
     assert [each.id for each in jobs.list()] == [job_id]
 
 
 def test_a_job_that_hangs_is_given_to_another_worker(
-    jobs: Jobs, settings: Settings, worker: Callable[..., subprocess.Popen[bytes]]
+    jobs: Jobs, settings: Settings, workers: Workers
 ) -> None:
-    job_id = jobs.submit(spec("1.2.slow"))
-    assert worker(longest_attempt_s=0.5).wait(30) == 1
-    assert jobs.submit(spec("1.2.good")) != job_id
-    worker()
-    assert wait_for(jobs, job_id, lambda job: job.over).state == "done"
-    assert lines(settings, "finished", "1.2.slow") == 1
+    job_id = jobs.submit(spec("slow"))
+    assert workers.start(longest_attempt_s=0.5).wait(30) == 1
+    assert jobs.submit(spec("good")) != job_id
+    workers.start()
+    assert ended(jobs, job_id).state == "done"
+    assert lines(settings, "finished", "slow") == 1
+
+
+@both
+def test_a_job_that_kills_its_worker_twice_is_set_aside(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    good, poison = jobs.submit(spec("good")), jobs.submit(spec("poison"))
+    for _ in range(2):
+        assert workers.start(concurrency=2).wait(60) == -signal.SIGKILL
+    workers.start(concurrency=2)
+
+    job = ended(jobs, poison)
+
+    assert job.state == "failed"
+    assert job.reason.startswith("set aside: it has cost 2 workers their life")
+    assert job.reason.endswith(f"`isocenter jobs retry {poison[:12]}` runs it again")
+    assert lines(settings, "begun", "poison") == 2
+    assert ended(jobs, good).state == "done"
+
+
+@pytest.mark.parametrize("how", ["the whole stack", "in order"])
+def test_a_worker_that_was_ended_has_not_died_of_its_job(
+    jobs: Jobs, settings: Settings, workers: Workers, how: str
+) -> None:
+    job_id = jobs.submit(spec("held"))
+    for number in range(3):
+        worker = workers.start(stack=f"stack {number}" if how == "the whole stack" else "stack")
+        begun(settings, "held", number + 1)
+        kill(worker, signal.SIGKILL if how == "the whole stack" else signal.SIGTERM)
+    go(settings)
+    workers.start(stack="stack 3" if how == "the whole stack" else "stack")
+    assert ended(jobs, job_id).state == "done"
+    assert lines(settings, "begun", "held") == 4
 
 
 def test_a_job_from_before_an_update_is_done_by_the_version_installed(
-    jobs: Jobs, settings: Settings, worker: Callable[..., object]
+    jobs: Jobs, settings: Settings, workers: Workers
 ) -> None:
-    old = jobs.submit(spec("1.2.good"))
-    (settings.apps_dir / "trivial" / "app.yaml").write_text(
-        yaml.safe_dump({"application": {"title": "Trivial", "version": "2.0"}, "isocenter": {"models": {}}})
-    )
-    worker()
-    left = wait_for(jobs, old, lambda job: job.over)
+    old = jobs.submit(spec("good"))
+    install(settings.apps_dir, version="2.0")
+    workers.start()
+    left = ended(jobs, old)
     assert left.state == "cancelled"
     (new,) = (job.id for job in jobs.list() if job.id != old)
     assert left.reason == f"trivial 2.0 is installed by now: job {new[:12]} does this"
-    assert wait_for(jobs, new, lambda job: job.over).state == "done"
-    assert lines(settings, "finished", "1.2.good") == 1
+    assert ended(jobs, new).state == "done"
+    assert lines(settings, "finished", "good") == 1
 
 
 def test_a_job_that_waits_is_cancelled_and_can_be_asked_for_again(
-    jobs: Jobs, settings: Settings, worker: Callable[..., object]
+    jobs: Jobs, settings: Settings, workers: Workers
 ) -> None:
-    job_id = jobs.submit(spec("1.2.good"))
+    job_id = jobs.submit(spec("good"))
     with pytest.raises(InputError, match="is queued: only a job that has ended can be run again"):
         jobs.retry(job_id)
-    assert jobs.cancel(job_id[:8]).state == "cancelled"
-    with pytest.raises(InputError, match="only a job that waits can be cancelled"):
+    gone = jobs.cancel(job_id[:8])
+    assert (gone.state, gone.reason, gone.over) == ("cancelled", "by hand", True)
+    with pytest.raises(InputError, match="is cancelled: only a job that waits or runs can be cancelled"):
         jobs.cancel(job_id)
-    worker()
-    time.sleep(1)
-    assert lines(settings, "begun", "1.2.good") == 0
+    last = jobs.submit(spec("other"))
+    workers.start()
+    ended(jobs, last)
+    assert lines(settings, "begun", "good") == 0
 
     jobs.retry(job_id)
 
-    assert wait_for(jobs, job_id, lambda job: job.over).state == "done"
+    assert ended(jobs, job_id).state == "done"
+
+
+@both
+def test_a_job_that_runs_stops_at_its_next_step(jobs: Jobs, settings: Settings, workers: Workers) -> None:
+    job_id, held = jobs.submit(spec("steps")), jobs.submit(spec("held"))
+    workers.start(concurrency=2)
+    begun(settings, "steps")
+    begun(settings, "held")
+
+    jobs.cancel(job_id)
+    stopped = ended(jobs, job_id)
+    assert (stopped.state, stopped.reason) == ("cancelled", "by hand")
+
+    # One that is in no step goes on until it would store.
+    told = jobs.cancel(held)
+    assert (told.state, told.reason) == ("running", "is being cancelled: by hand")
+    go(settings)
+    assert ended(jobs, held).state == "cancelled"
+    assert noted(settings, "finished") == []
+
+    jobs.retry(job_id)
+    assert ended(jobs, job_id).state == "done"
+
+
+def test_a_job_that_stores_its_results_is_not_stopped(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    job_id = jobs.submit(spec("storing"))
+    workers.start()
+    until(lambda: lines(settings, "stores", "storing"))
+    with pytest.raises(InputError, match="stores its results already and can not be stopped"):
+        jobs.cancel(job_id)
+    go(settings)
+    assert ended(jobs, job_id).state == "done"
+    entry = Ledger(settings.database).entry(job_id)
+    assert [each["modality"] for each in entry.results] == ["SEG"]
+
+
+@both
+def test_the_most_urgent_is_done_first_and_the_oldest_of_these(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    held = jobs.submit(spec("held"))
+    workers.start()
+    begun(settings, "held")
+    asked = ["good.a", "good.b", "good.c", "good.d"]
+    for what, priority in zip(asked, ("batch", "routine", "urgent", "routine"), strict=True):
+        jobs.submit(spec(what, priority=priority))
+        time.sleep(1.1)  # SQLite notes whole seconds
+    stat = jobs.submit(spec("good.stat", priority="STAT"))
+
+    # STAT has a place of its own, so it waits for nobody.
+    assert ended(jobs, stat).notes[1] == "priority 1"
+    assert jobs.show(held).state == "running"
+    go(settings)
+
+    until(lambda: not jobs.list(state="queued") and not jobs.list(state="running"))
+    order = ["held", "good.stat", "good.c", "good.b", "good.d", "good.a"]
+    assert noted(settings, "begun") == [f"1.2.{what}" for what in order]
+    assert [job.priority for job in jobs.list(limit=2)] == ["STAT", "routine"]
+
+
+def test_without_places_of_its_own_stat_is_only_first(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    held = jobs.submit(spec("held"))
+    # Of the time when it had places.
+    before = jobs.submit(spec("good.before", priority="STAT"))
+    workers.start(stat_slots=0)
+    without = Jobs(
+        settings.model_copy(update={"worker": settings.worker.model_copy(update={"stat_slots": 0})})
+    )
+    begun(settings, "held")
+    routine = without.submit(spec("good.routine"))
+    stat = without.submit(spec("good.stat", priority="STAT"))
+    without.close()
+    time.sleep(0.5)
+    assert noted(settings, "begun") == ["1.2.held"]
+    go(settings)
+    assert {ended(jobs, each).state for each in (held, before, routine, stat)} == {"done"}
+    assert noted(settings, "begun")[-1] == "1.2.good.routine"
+
+
+def test_an_application_with_a_limit_leaves_room_for_others(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    install(settings.apps_dir, concurrency=1)
+    install(settings.apps_dir, "free")
+    other = spec("good.other").algorithm.__class__("free", "1.0", {})
+    limited = [jobs.submit(spec(f"held.{number}")) for number in range(3)]
+    workers.start(concurrency=3)
+    free = jobs.submit(spec("good.other", algorithm=other))
+    assert ended(jobs, free).state == "done"
+    begun(settings, "held.0")
+    time.sleep(1)
+    assert len(noted(settings, "begun")) == 1
+    go(settings)
+    assert {ended(jobs, each).state for each in limited} == {"done"}
+
+
+def test_no_job_is_stranded_when_a_limit_comes_or_goes(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    install(settings.apps_dir, concurrency=1)
+    with_limit = jobs.submit(spec("good.a"))
+    install(settings.apps_dir)  # gone before a worker was there
+    first = workers.start()
+    assert ended(jobs, with_limit).state == "done"
+    install(settings.apps_dir, concurrency=1)  # comes while one is
+    assert ended(jobs, jobs.submit(spec("good.b"))).state == "done"
+    kill(first, signal.SIGTERM)
+
+
+def test_a_route_with_hours_waits_for_them(
+    jobs: Jobs, settings: Settings, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now()
+    hours = Hours(start=(now + timedelta(hours=2)).time(), end=(now + timedelta(hours=3)).time())
+    told = f"waits for its hours, {hours.start:%H:%M} to {hours.end:%H:%M}"
+    waits = jobs.submit(spec("good.waits", hours=hours))
+    stat = jobs.submit(spec("good.stat", hours=hours, priority="STAT"))
+    with monkeypatch.context() as then:
+        # It was queued while they were open, and no worker came to it in time.
+        then.setattr("isocenter.jobs.closed", lambda *_: (0.0, ""))
+        late = jobs.submit(spec("good.late", hours=hours))
+        assert jobs.show(late).reason == ""
+    workers.start()
+
+    assert ended(jobs, stat).state == "done"
+    wait_for(jobs, late, lambda job: job.reason == told and job.attempts == 2)
+    for job_id in (waits, late):
+        job = jobs.show(job_id)
+        assert (job.state, job.reason) == ("queued", told)
+    assert noted(settings, "begun") == ["1.2.good.stat"]
+    assert jobs.cancel(waits).state == "cancelled"
+
+
+def test_a_larger_set_takes_the_place_of_the_smaller(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    waits = jobs.submit(spec("good", sop_instance_uids=("1.2.good.1",)))
+    second = jobs.submit(spec("good"))
+    said = f"superseded: job {second[:12]} does more images"
+    assert [(job.id, job.state, job.reason) for job in jobs.list()] == [
+        (second, "queued", ""),
+        (waits, "cancelled", said),
+    ]
+    runs = jobs.submit(spec("steps", sop_instance_uids=("1.2.steps.1",)))
+    stores = jobs.submit(spec("storing", sop_instance_uids=("1.2.storing.1",)))
+    workers.start(concurrency=2)
+    begun(settings, "steps")
+    until(lambda: lines(settings, "stores", "storing"))
+
+    larger = jobs.submit(spec("steps"))
+    assert ended(jobs, runs).reason == f"superseded: job {larger[:12]} does more images"
+    # What is being stored is replaced when the larger one is done, and not cut off.
+    larger_too = jobs.submit(spec("storing"))
+    go(settings)
+    assert {ended(jobs, each).state for each in (stores, larger, larger_too)} == {"done"}
+    pairs = [(old.job_id, new.job_id) for old, new in Ledger(settings.database).to_supersede()]
+    assert pairs == [(stores, larger_too)]
+
+
+@both
+def test_an_interrupted_submission_is_repeated(jobs: Jobs, settings: Settings, workers: Workers) -> None:
+    """Each step of it alone, as a crash leaves it."""
+    prepare(settings)
+    ledger = Ledger(settings.database)
+    small, large = spec("good", sop_instance_uids=("1",)), spec("good", sop_instance_uids=("1", "2"))
+    jobs.submit(small)
+    ledger.enter(large)
+    assert [job.id for job in jobs.list()] == [small.identity.job_id]
+
+    jobs.submit(large)  # known to the ledger, and not queued
+
+    assert [job.state for job in jobs.list()] == ["queued", "cancelled"]
+    workers.start()
+    first = ended(jobs, large.identity.job_id)
+    assert first.state == "done"
+
+    # The set has become the smaller one again; its job was renewed, and then not queued.
+    ledger.enter(small)
+    assert jobs.show(small.identity.job_id).attempts == 2
+    jobs.submit(small)
+    assert ended(jobs, small.identity.job_id).state == "done"
+    # And the larger one comes back: it is done again, though it had ended.
+    jobs.submit(large)
+    again = ended(jobs, large.identity.job_id)
+    assert (again.state, again.attempts, again.created) == ("done", 2, first.created)
+    # A person's wish that was noted, and not queued.
+    ledger.renew(large.identity.job_id)
+    assert jobs.retry(large.identity.job_id).attempts == 3
+    assert ended(jobs, large.identity.job_id).state == "done"
+    assert lines(settings, "begun", "good") == 4
+
+
+def test_images_that_came_again_are_done_again(jobs: Jobs, settings: Settings, workers: Workers) -> None:
+    asked = spec("good")
+    job_id = jobs.submit(asked, changed_at=time.time())
+    workers.start()
+    first = ended(jobs, job_id)
+    later = spec("good")
+    assert later.created > first.created
+    jobs.submit(later, changed_at=first.ended.timestamp() - 1)
+    assert jobs.show(job_id) == first
+
+    for _ in range(2):  # the second is the same wish, repeated
+        jobs.submit(later, changed_at=first.ended.timestamp() + 0.001)
+
+    again = ended(jobs, job_id)
+    assert (again.state, again.attempts, again.created) == ("done", 2, first.created)
+
+
+def test_a_job_whose_results_were_replaced_is_not_run_again(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    old = jobs.submit(spec("good", sop_instance_uids=("1",)))
+    workers.start()
+    ended(jobs, old)
+    new = jobs.submit(spec("good", sop_instance_uids=("1", "2")))
+    ended(jobs, new)
+    Ledger(settings.database).superseded(old, new, [])
+    assert jobs.show(old).superseded_by == new
+    with pytest.raises(InputError, match=f"were replaced by those of job {new[:12]}: run that one again"):
+        jobs.retry(old)
+
+
+@both
+def test_records_of_jobs_that_ended_are_deleted(jobs: Jobs, settings: Settings, workers: Workers) -> None:
+    old, waits = jobs.submit(spec("away")), spec("held")
+    workers.start()
+    ended(jobs, old)
+    until(lambda: not jobs.list(state="running"))
+    jobs.submit(waits)
+    assert jobs.forget(datetime.now(UTC) - timedelta(days=1)) == 0
+
+    assert jobs.forget(datetime.now(UTC) + timedelta(days=1)) == 3
+
+    assert jobs.show(old) is None
+    assert [job.id for job in jobs.list()] == [waits.identity.job_id]
+    assert jobs.list(state="failed") == []
+    assert Ledger(settings.database).entry(old).state == "failed"
+    with pytest.raises(InputError, match="there is no job"):
+        jobs.retry(old)
+    # Its images come again: it is known, and done again.
+    jobs.submit(spec("away"), changed_at=time.time() + 1)
+    assert jobs.show(old).attempts == 4
+    go(settings)
+    assert ended(jobs, old).attempts == 6
+
+
+def test_nothing_is_begun_while_the_disk_is_full(
+    jobs: Jobs, settings: Settings, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = jobs.submit(spec("good"))
+    with monkeypatch.context() as full:
+        full.setenv("ISOCENTER_LIMITS__FREE_DISK_MB", str(10**9))
+        worker = workers.start()
+    job = wait_for(jobs, job_id, lambda job: job.reason != "")
+    assert (job.state, job.reason.split(":")[0]) == ("queued", "no new work is taken")
+    assert workers.log.read_text().count("no new work is taken") == 1
+    # It can be cancelled all the same, and one that was not goes on once there is room.
+    other = jobs.submit(spec("other"))
+    assert jobs.cancel(job_id).state == "cancelled"
+    kill(worker, signal.SIGTERM)
+    workers.start()
+    assert ended(jobs, other).state == "done"
+    assert ended(jobs, other).reason == ""
+    assert noted(settings, "begun") == ["1.2.other"]
 
 
 @pytest.mark.parametrize("job_id", ["ffff", "%", "", "_"])
 def test_a_job_that_is_not_there_is_not_another_one(jobs: Jobs, job_id: str) -> None:
-    jobs.submit(spec("1.2.good"))
+    jobs.submit(spec("good"))
     assert jobs.show(job_id) is None
 
 
 def test_a_job_that_is_not_there_is_named(jobs: Jobs) -> None:
     with pytest.raises(InputError, match="there is no job 'ffff'"):
         jobs.retry("ffff")
+
+
+def test_ids_that_begin_alike_are_told_apart(jobs: Jobs) -> None:
+    ids = [jobs.submit(spec(f"good.{number}")) for number in range(17)]
+    first = max({each[0] for each in ids}, key=[each[0] for each in ids].count)
+    with pytest.raises(InputError, match=f"more than one job begins with '{first}'"):
+        jobs.show(first)
+    found = jobs.show(ids[0])
+    assert isinstance(found, Job)
+    assert found.id == ids[0]
