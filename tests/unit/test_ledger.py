@@ -1,0 +1,165 @@
+"""The ledger: which job is the newest of its subject, which attempt may change it, and who has died of it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from isocenter.job import JobSpec
+from isocenter.ledger import Ledger
+from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.errors import Cancelled
+
+RESULT = {"sop_instance_uid": "2.25.1", "series_uid": "2.25.2", "modality": "SEG"}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+
+
+def spec(*instances: str, series_uid: str = "1.2.3", destinations: tuple[str, ...] = ()) -> JobSpec:
+    return JobSpec(
+        algorithm=Algorithm("trivial", "1.0", {}),
+        study_uid="1.2",
+        series_uids=(series_uid,),
+        sop_instance_uids=instances,
+        route="everything",
+        destinations=destinations,
+    )
+
+
+def id_of(asked: JobSpec) -> str:
+    return asked.identity.job_id
+
+
+def done(ledger: Ledger, asked: JobSpec) -> str:
+    ledger.enter(asked)
+    ledger.begin(id_of(asked), "worker", "life")
+    ledger.store(id_of(asked), [RESULT])
+    ledger.end(id_of(asked), "done")
+    return id_of(asked)
+
+
+def test_the_newest_of_a_subject_gives_the_earlier_ones_that_are_not_over(ledger: Ledger) -> None:
+    small, large, other = spec("1"), spec("1", "2"), spec("3", series_uid="1.2.4")
+    assert ledger.enter(small) == []
+    assert ledger.enter(other) == []
+    assert [entry.job_id for entry in ledger.enter(large)] == [id_of(small)]
+    assert [entry.job_id for entry in ledger.enter(large)] == [id_of(small)]  # repeated after a crash
+    ledger.cancel(id_of(small), "superseded")
+    assert ledger.enter(large) == []
+    assert [entry.job_id for entry in ledger.newest(10)] == [id_of(large), id_of(other), id_of(small)]
+    generation = ledger.newest(1)[0].generation
+    assert [entry.job_id for entry in ledger.newest(1, below=generation)] == [id_of(other)]
+    assert [entry.job_id for entry in ledger.newest(10, "cancelled")] == [id_of(small)]
+
+
+def test_two_routes_ask_for_the_same_job(ledger: Ledger) -> None:
+    ledger.enter(spec("1", destinations=("vna",)))
+    ledger.enter(spec("1", destinations=("ris",)))
+    entry = ledger.entry(id_of(spec("1")))
+    assert entry is not None
+    assert entry.destinations == ("ris", "vna")
+    assert (entry.generation, entry.attempt) == (1, 1)
+
+
+def test_a_set_that_is_the_newest_again_is_done_again(ledger: Ledger) -> None:
+    small, large = done(ledger, spec("1")), done(ledger, spec("1", "2"))
+    assert [(old.job_id, new.job_id) for old, new in ledger.to_supersede()] == [(small, large)]
+    ledger.superseded(small, large, [RESULT])
+
+    for _ in range(2):  # the second time changes nothing more
+        ledger.enter(spec("1"))
+        entry = ledger.entry(small)
+        assert entry is not None
+        assert (entry.state, entry.attempt, entry.superseded_by) == (None, 2, None)
+
+    ledger.end(small, "done", attempt=2)
+    assert [(old.job_id, new.job_id) for old, new in ledger.to_supersede()] == [(large, small)]
+
+
+def test_images_that_changed_after_the_end_are_done_again_and_not_before(ledger: Ledger) -> None:
+    job_id = done(ledger, spec("1"))
+    ended = ledger.entry(job_id).ended
+    ledger.enter(spec("1"), changed_at=ended - 0.001)
+    assert ledger.entry(job_id).state == "done"
+    ledger.enter(spec("1"), changed_at=ended + 0.001)
+    assert (ledger.entry(job_id).state, ledger.entry(job_id).attempt) == (None, 2)
+    assert ledger.entry(job_id).results == (RESULT,)  # they are in the archive until they are replaced
+
+
+def test_an_attempt_that_is_not_the_newest_changes_nothing(ledger: Ledger) -> None:
+    job_id = id_of(spec("1"))
+    ledger.enter(spec("1"))
+    assert ledger.begin(job_id, "worker", "life", attempt=1).wanted
+    for _ in range(2):  # as after a crash in between
+        ledger.pause(job_id, attempt=1)
+        assert ledger.entry(job_id).attempt == 2
+    assert not ledger.begin(job_id, "worker", "life", attempt=1).wanted
+    assert ledger.begin(job_id, "worker", "life", attempt=2).wanted
+    ledger.end(job_id, "failed", attempt=1)
+    assert ledger.entry(job_id).state is None
+    ledger.end(job_id, "failed", attempt=2)
+    ledger.renew(job_id)
+    ledger.renew(job_id)
+    ledger.end(job_id, "failed", attempt=2)
+    entry = ledger.entry(job_id)
+    assert (entry.state, entry.attempt, entry.worker) == (None, 3, None)
+
+
+def test_deaths_are_counted_and_orderly_ends_are_not(ledger: Ledger) -> None:
+    job_id = id_of(spec("1"))
+    ledger.enter(spec("1"))
+    assert ledger.begin(job_id, "one", "monday").deaths == 0
+    assert ledger.begin(job_id, "one", "tuesday").deaths == 0  # the whole stack had ended
+    ledger.let_go("one")
+    assert ledger.begin(job_id, "one", "tuesday").deaths == 0
+    ledger.pause(job_id)
+    assert ledger.begin(job_id, "one", "tuesday").deaths == 0
+    assert ledger.begin(job_id, "one", "tuesday").deaths == 1
+    assert ledger.begin(job_id, "two", "elsewhere").deaths == 2  # another machine's worker had to take over
+    ledger.end(job_id, "failed")
+    ledger.renew(job_id)
+    assert ledger.begin(job_id, "two", "elsewhere").deaths == 0
+
+
+def test_a_job_is_stopped_until_it_stores(ledger: Ledger) -> None:
+    waits, runs, stores = (spec(name, series_uid=name) for name in ("1", "2", "3"))
+    for each in (waits, runs, stores):
+        ledger.enter(each)
+    for each in (runs, stores):
+        ledger.begin(id_of(each), "worker", "life")
+    ledger.store(id_of(stores), [RESULT])
+
+    assert ledger.cancel(id_of(waits), "by hand")
+    assert ledger.cancel(id_of(runs), "by hand")
+    assert not ledger.cancel(id_of(stores), "by hand")
+
+    assert ledger.entry(id_of(waits)).state == "cancelled"
+    assert ledger.entry(id_of(runs)).state is None
+    assert ledger.cancelled(id_of(runs)) == "by hand"
+    with pytest.raises(Cancelled, match="by hand"):
+        ledger.store(id_of(runs), [RESULT])
+    assert ledger.cancelled(id_of(stores)) is None
+
+
+def test_the_beginning_of_an_id(ledger: Ledger) -> None:
+    for number in range(40):
+        ledger.enter(spec(str(number), series_uid=str(number)))
+    ids = sorted(entry.job_id for entry in ledger.newest(100))
+    for id_ in ids:
+        assert [entry.job_id for entry in ledger.beginning_with(id_)] == [id_]
+        assert len(ledger.beginning_with(id_[:1])) == min(2, sum(each[0] == id_[0] for each in ids))
+
+
+def test_what_comes_at_the_same_time_is_put_in_an_order(ledger: Ledger) -> None:
+    specs = [spec(str(number)) for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ledger.enter, specs))
+        began = list(pool.map(lambda _: ledger.begin(id_of(specs[0]), "worker", "life"), range(8)))
+    generations = [entry.generation for entry in ledger.newest(100)]
+    assert sorted(generations) == list(range(1, 41))
+    assert sorted(each.deaths for each in began) == list(range(8))
