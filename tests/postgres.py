@@ -165,6 +165,13 @@ def postgres_server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def own_postgres() -> Iterator[Server]:
+    """A server of the test's own, which it may stop and kill."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
 def postgres(postgres_server: Server) -> str:
     """The URL of an empty database, as `database_url` takes it."""
     return postgres_server.new_database()
