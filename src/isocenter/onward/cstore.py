@@ -1,0 +1,176 @@
+"""Sends to a DICOM node: C-STORE (PS3.4, B), in clear or over TLS (PS3.15, B)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+
+from isocenter.onward.delivery import Delivery
+from isocenter.onward.instance import Instance
+from isocenter.onward.sender import refuse
+from isocenter.peer import TLS, DICOMPeer
+from isocenter_operators.errors import ConfigurationError, Unavailable
+
+__all__ = ["CStoreSender"]
+
+_CONNECT_S = 10.0
+_ANSWER_S = 60.0  # and one second more for each of these bytes, which a slow line takes
+_BYTES_PER_S = 1_000_000
+_LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_DUPLICATE = 0x0111  # PS3.7, C.5.6: it is there already
+_WARNINGS = {0x0001, 0x0107, 0x0116}  # of PS3.7, C; those of storage itself are 0xBxxx (PS3.4, B.2.3)
+
+
+class CStoreSender:
+    """C-STORE to one node, one association for each delivery. `aet` is our own title."""
+
+    def __init__(self, peer: DICOMPeer, aet: str) -> None:
+        self._peer = peer
+        self._aet = aet
+        # It logs each failure that is raised here too.
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._peer.aet} at {self._peer.host}:{self._peer.port}"
+
+    def send(self, instances: Sequence[Instance], delivery: Delivery) -> None:
+        """See Sender. What is not compressed may be sent in the other of DICOM's little endian encodings."""
+        association = self._association(instances)
+        refused: dict[str, str] = {}
+        try:
+            for instance in instances:
+                reason = self._store(association, instance)
+                if reason:
+                    refused[instance.sop_instance_uid] = reason
+        finally:
+            if association.is_established:
+                association.release()
+        refuse(self._where, refused, len(instances))
+
+    def _store(self, association: Association, instance: Instance) -> str:
+        """Why the node refuses this instance, or "". Raises Unavailable."""
+        if association.is_established and not _accepted(association, instance):
+            syntax = UID(instance.transfer_syntax_uid).name
+            return f"it does not accept {UID(instance.sop_class_uid).name} in {syntax}"
+        try:
+            answer = association.send_c_store(dcmread(instance.path))
+        except RuntimeError as error:
+            raise self._gone() from error
+        if "Status" not in answer:
+            association.abort()
+            raise self._gone()
+        status = int(answer.Status)
+        if status in (0, _DUPLICATE) or status in _WARNINGS or 0xB000 <= status <= 0xBFFF:
+            return ""
+        if 0xA700 <= status <= 0xA7FF:
+            raise Unavailable(f"{self._where} is out of resources (status 0x{status:04X}); is its disk full?")
+        return f"status 0x{status:04X} (PS3.4, B.2.3)"
+
+    def _association(self, instances: Sequence[Instance]) -> Association:
+        tls = _context(self._peer.tls) if self._peer.tls else None
+        self._probe(tls)
+        entity = AE(ae_title=self._aet)
+        entity.connection_timeout = entity.acse_timeout = _CONNECT_S
+        largest = max((each.path.stat().st_size for each in instances), default=0)
+        entity.dimse_timeout = entity.network_timeout = _ANSWER_S + largest / _BYTES_PER_S
+        for sop_class, syntaxes in _contexts(instances):
+            entity.add_requested_context(sop_class, syntaxes)
+        handlers: list[Any] = [
+            (evt.EVT_CONN_OPEN, _without_delay),
+            (evt.EVT_ABORTED, _let_go),
+            (evt.EVT_RELEASED, _let_go),
+        ]
+        association = entity.associate(
+            self._peer.host,
+            self._peer.port,
+            ae_title=self._peer.aet,
+            tls_args=(tls, self._peer.host) if tls else None,
+            evt_handlers=handlers,
+        )
+        if association.is_established:
+            return association
+        if association.is_rejected:
+            answer = association.acceptor.primitive
+            raise ConfigurationError(
+                f"{self._where} rejects the association of {self._aet}: {answer.reason_str} ({answer.result_str})"
+            )
+        raise Unavailable(f"{self._where} does not answer as a DICOM node; is it one, and does it want TLS?")
+
+    def _probe(self, tls: ssl.SSLContext | None) -> None:
+        """Connect once before the association: pynetdicom tells its log only why it could not."""
+        peer = self._peer
+        try:
+            with socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S) as connection:
+                if tls is not None:
+                    tls.wrap_socket(connection, server_hostname=peer.host).close()
+        except ssl.SSLCertVerificationError as error:
+            raise ConfigurationError(
+                f"{self._where}: its certificate is not trusted: {error.verify_message}; see tls.ca of this peer"
+            ) from error
+        except ssl.SSLError as error:
+            raise Unavailable(
+                f"{self._where}: no secure connection: {error.reason}; does it use TLS?"
+            ) from error
+        except OSError as error:
+            raise Unavailable(
+                f"{self._where} does not answer: {error.strerror or type(error).__name__}"
+            ) from error
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(f"{self._where} stopped answering in the middle of a delivery")
+
+
+def _contexts(instances: Iterable[Instance]) -> list[tuple[str, list[str]]]:
+    """The presentation contexts to ask for: per kind of object and encoding, what it can be sent in."""
+    pairs = dict.fromkeys((each.sop_class_uid, each.transfer_syntax_uid) for each in instances)
+    asked = {}
+    for sop_class, syntax in pairs:
+        same = [each for each in _LITTLE_ENDIAN if each != syntax] if syntax in _LITTLE_ENDIAN else []
+        for each in (syntax, *same):  # one context each, so that the node's choice is not ours to guess
+            asked[sop_class, str(each)] = [str(each)]
+    return [(sop_class, syntaxes) for (sop_class, _), syntaxes in asked.items()]
+
+
+def _accepted(association: Association, instance: Instance) -> bool:
+    syntaxes = {
+        str(context.transfer_syntax[0])
+        for context in association.accepted_contexts
+        if context.abstract_syntax == instance.sop_class_uid
+    }
+    can_be_recoded = instance.transfer_syntax_uid in _LITTLE_ENDIAN and syntaxes.intersection(_LITTLE_ENDIAN)
+    return instance.transfer_syntax_uid in syntaxes or bool(can_be_recoded)
+
+
+def _context(tls: TLS) -> ssl.SSLContext:
+    """Raises ConfigurationError for files that can not be used."""
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"tls: {tls.ca or ''} {tls.certificate or ''} {tls.key or ''} can not be used: {error.strerror}"
+        ) from error
+    return context
+
+
+def _without_delay(event: evt.Event) -> None:
+    """The end of each object would wait for an acknowledgement of its beginning, which the node delays."""
+    connection = event.assoc.dul.socket.socket
+    if connection is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _let_go(event: evt.Event) -> None:
+    """An association that ends as an object is about to be sent would leave pynetdicom 3.0 waiting for ever for
+    its own thread, which has ended, to pause."""
+    event.assoc._is_paused = True

@@ -1,0 +1,57 @@
+"""What every way of sending has in common, and which one a peer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from isocenter.onward.delivery import Delivery
+from isocenter.onward.instance import Instance
+from isocenter.peer import DICOMPeer, DICOMwebPeer, FolderPeer, OrthancPeer, Peer
+from isocenter.settings import Settings
+from isocenter_operators.errors import InputError
+
+__all__ = ["Sender", "refuse", "sender_to"]
+
+
+class Sender(Protocol):
+    """Sends to one destination."""
+
+    def send(self, instances: Sequence[Instance], delivery: Delivery) -> None:
+        """All of these; what the destination has already is no error.
+
+        Raises Unavailable or ConfigurationError when it is worth trying again, and another IsocenterError when the
+        destination refuses; then every instance that it does take has been sent.
+        """
+
+
+def sender_to(peer: Peer, settings: Settings) -> Sender:
+    """The way to send to this peer. What it needs is imported now: pynetdicom and its kin take their time."""
+    if isinstance(peer, DICOMPeer):
+        from isocenter.onward.cstore import CStoreSender
+
+        return CStoreSender(peer, settings.orthanc.aet)
+    if isinstance(peer, DICOMwebPeer):
+        from isocenter.onward.stow import StowSender
+
+        return StowSender(peer)
+    if isinstance(peer, OrthancPeer):
+        from isocenter.onward.orthanc import OrthancSender
+
+        return OrthancSender(peer)
+    if isinstance(peer, FolderPeer):
+        from isocenter.onward.folder import FolderSender
+
+        return FolderSender(peer)
+    from isocenter.onward.webhook import WebhookSender
+
+    return WebhookSender(peer)
+
+
+def refuse(where: str, refused: Mapping[str, str], count: int) -> None:
+    """Raise InputError when some of `count` instances were refused: `refused` maps their UIDs to the reasons."""
+    if refused:
+        uid, reason = next(iter(refused.items()))
+        raise InputError(
+            f"refused: {where} takes {count - len(refused)} of {count} instances; {uid}: {reason}"
+        )
