@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from isocenter.yaml_places import YAMLDocument
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["refuse_lookalikes", "sentence"]
+__all__ = ["refuse_lookalikes", "sentence", "where"]
 
 _PREFIX = "ISOCENTER_"
 
@@ -35,48 +37,86 @@ def refuse_lookalikes(model: type[BaseModel], environment: Mapping[str, str]) ->
 
 
 def sentence(
-    error: ValidationError, model: type[BaseModel], environment: Mapping[str, str], file: str
+    error: ValidationError,
+    model: type[BaseModel],
+    environment: Mapping[str, str],
+    file: Path | None,
+    document: YAMLDocument | None = None,
 ) -> str:
-    """What is wrong, and where: in the environment, which comes first, or in `file`."""
+    """What is wrong, a line for each, and where: in the environment, which comes first, or in the file.
+
+    `isocenter.yaml:3:12: orthanc.htp_port: there is no such key; did you mean http_port?`
+    """
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        place, message = _as_placed(problem["loc"], problem["msg"])
+        if problem["type"] == "extra_forbidden":
+            message = f"there is no such key{_meant(get_close_matches(str(place[-1]), _keys(model, place[:-1]), 1))}"
+        variable = _variable(place, environment)
+        written = document.written(place) if document and not variable else place
+        said = "" if variable else ".".join(map(str, written))
+        lines.append(
+            ": ".join(each for each in (where(place, document, file, environment), said, message) if each)
+        )
+    return "\n".join(dict.fromkeys(lines))
+
+
+def where(
+    place: Sequence[int | str],
+    document: YAMLDocument | None,
+    file: Path | None,
+    environment: Mapping[str, str],
+) -> str:
+    """Where a setting was given: `environment variable X`, `isocenter.yaml:14:9`, or the file alone."""
+    variable = _variable(place, environment)
+    if variable:
+        return f"environment variable {variable}"
+    position = document.position(place) if document else None
+    if file is None:
+        return "settings"
+    return f"{file}:{position[0]}:{position[1]}" if position else str(file)
+
+
+def _variable(place: Sequence[int | str], environment: Mapping[str, str]) -> str:
     given = {name.upper(): name for name in environment}
-    return "; ".join(
-        f"{_where(problem['loc'], given, file)}: {_said(problem['type'], problem['msg'], problem['loc'], model)}"
-        for problem in error.errors(include_url=False)
-    )
-
-
-def _where(place: Sequence[int | str], given: Mapping[str, str], file: str) -> str:
     for end in range(len(place), 0, -1):
         variable = _PREFIX + "__".join(str(part) for part in place[:end]).upper()
         if variable in given:
-            return f"environment variable {given[variable]}"
-    return f"{file}: {'.'.join(str(part) for part in place)}"
+            return given[variable]
+    return ""
 
 
-def _said(kind: str, message: str, place: Sequence[int | str], model: type[BaseModel]) -> str:
-    if kind != "extra_forbidden":
-        return message
-    return f"there is no such key{_meant(get_close_matches(str(place[-1]), _keys(model, place[:-1]), 1))}"
+def _as_placed(place: tuple[int | str, ...], message: str) -> tuple[tuple[int | str, ...], str]:
+    """Where it stands, as precisely as pydantic or the message itself tells: `worker.processes: more than one ...`."""
+    message = message.removeprefix("Value error, ")
+    told = re.match(r"([a-z_]+(?:\.[\w-]+)+): ", message)
+    if not place and told:
+        parts = told[1].split(".")
+        return tuple(int(part) if part.isdecimal() else part for part in parts), message[told.end() :]
+    return tuple(part for part in place if part != "[key]"), message
 
 
 def _keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
     """The keys that may stand at this place."""
+    models = [model]
     for part in place:
-        if not isinstance(part, str):
-            continue  # an index: the list's own model is there already
-        inner = _section(model.model_fields[part].annotation) if part in model.model_fields else None
-        if inner is None:
-            return []
-        model = inner
-    return list(model.model_fields)
+        # An index, or a name that people give: the models inside are there already.
+        inner = [
+            found
+            for each in models
+            if part in each.model_fields
+            for found in _sections(each.model_fields[str(part)].annotation)
+        ]
+        known = any(part in each.model_fields for each in models)
+        models = inner if known else models
+    return [key for each in models for key in each.model_fields]
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The model behind `Section` or `tuple[Section, ...]`."""
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The models behind `Section`, `tuple[Section, ...]` or `dict[str, One | Other]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _sections(inner)]
 
 
 def _variables(model: type[BaseModel]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_validator,
@@ -30,6 +31,7 @@ from pydantic_settings import (
 from isocenter.peer import Peer
 from isocenter.route import Route
 from isocenter.setting_names import refuse_lookalikes, sentence
+from isocenter.yaml_places import YAMLDocument, read_yaml
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
 
@@ -201,6 +203,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     peers: dict[str, Peer] = Field(default_factory=dict)
     routes: tuple[Route, ...] = Field(default_factory=_default_routes)
+    _file: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _known_peers(self) -> Self:
@@ -238,22 +241,26 @@ class Settings(BaseSettings):
     def load(cls, path: Path | None = None) -> Settings:
         """Read `path`, or `./isocenter.yaml` where there is one, then the environment.
 
-        Raises ConfigurationError, naming the file and the key.
+        Raises ConfigurationError, naming the file with line and column, or the variable, and the key.
         """
         file = path or Path("isocenter.yaml")
         if path is None and not file.exists():
-            return cls._build({}, "the environment")
-        try:
-            content = yaml.safe_load(file.read_text())
-        except OSError as error:
-            raise ConfigurationError(f"{file}: can not be read: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{file}: not valid YAML: {_line(error)}") from error
+            return cls._build({}, None, None)
+        document = read_yaml(file)
+        content = document.content
         if not isinstance(content, dict | None):
             raise ConfigurationError(
                 f"{file}: expected keys and values at the top, found {type(content).__name__}"
             )
-        return cls._build(content or {}, str(file))
+        for key in content or {}:
+            if not isinstance(key, str):
+                raise ConfigurationError(f"{file}: {key!r} is no key; write it in quotes")
+        return cls._build(content or {}, file, document)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that `load` read, None where there was none."""
+        return self._file
 
     @classmethod
     def resolved(cls, path: Path) -> Settings:
@@ -261,19 +268,30 @@ class Settings(BaseSettings):
         return _Resolved(**yaml.safe_load(path.read_text()))
 
     @classmethod
-    def _build(cls, content: dict[str, Any], origin: str) -> Settings:
+    def _build(cls, content: dict[str, Any], file: Path | None, document: YAMLDocument | None) -> Settings:
         refuse_lookalikes(cls, os.environ)
+        if file is not None and "routes" in content:
+            content = {**content, "routes": _beside(content["routes"], file)}
         try:
-            return cls(**content)
+            settings = cls(**content)
         except ValidationError as error:
-            raise ConfigurationError(sentence(error, cls, os.environ, origin)) from error
+            raise ConfigurationError(sentence(error, cls, os.environ, file, document)) from error
+        settings._file = file
+        return settings
 
 
-def _line(error: yaml.YAMLError) -> str:
-    """What is wrong in one line, and in which."""
-    mark = getattr(error, "problem_mark", None)
-    said = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"line {mark.line + 1}: {said}" if mark else said
+def _beside(content: Any, file: Path) -> Any:
+    """The paths of `selection` as seen from the file they stand in: the workers may stand in another folder."""
+    if isinstance(content, list):
+        return [_beside(each, file) for each in content]
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: str((file.parent / value).resolve())
+        if key == "selection" and isinstance(value, str)
+        else _beside(value, file)
+        for key, value in content.items()
+    }
 
 
 class _Resolved(Settings):

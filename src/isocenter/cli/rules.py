@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,7 @@ from isocenter.cli.output import counted, print_json, print_lines
 from isocenter_operators.errors import ConfigurationError, UnreadableInput
 
 if TYPE_CHECKING:
-    from isocenter.rules import Series
+    from isocenter.rules import RouteVerdict, Series
 
 __all__ = ["command"]
 
@@ -22,7 +22,7 @@ __all__ = ["command"]
 @options.config
 @click.pass_context
 def command(context: click.Context, config: Path | None) -> None:
-    """The rules that choose an application for a series: check, explain PATH."""
+    """The rules that choose applications for series and studies: check, explain PATH."""
     context.obj = config
 
 
@@ -32,17 +32,20 @@ def command(context: click.Context, config: Path | None) -> None:
 def check(config: Path | None, as_json: bool) -> int:
     """Are the rules themselves right?"""
     from isocenter.catalog import Catalog
-    from isocenter.rules import problems
+    from isocenter.rules import located, problems
     from isocenter.settings import Settings
 
     settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
     found = problems(settings.routes, {app.name for app in Catalog(settings.apps_dir).all()})
+    lines = located(found, settings.file)
     if as_json:
-        print_json({"routes": [route.model_dump() for route in settings.routes], "problems": found})
-    elif not found:
+        routes = [route.model_dump(mode="json") for route in settings.routes]
+        told = [{"where": where, "place": list(each.place), "message": str(each)} for each, where in lines]
+        print_json({"routes": routes, "problems": told})
+    elif found:
+        raise ConfigurationError("\n".join(f"{where}: {problem}" for problem, where in lines))
+    else:
         print_lines([f"{counted(len(settings.routes), 'rule')}: nothing is wrong"])
-    if found and not as_json:
-        raise ConfigurationError("\n".join(found))
     return 2 if found else 0
 
 
@@ -51,54 +54,75 @@ def check(config: Path | None, as_json: bool) -> int:
 @options.json_option
 @click.pass_obj
 def explain(config: Path | None, path: Path, as_json: bool) -> int:
-    """Which rules fire for the series below PATH, and why each other one does not."""
+    """Which rules fire for the series and studies below PATH, and why each other one does not."""
+    from isocenter.catalog import Catalog
     from isocenter.rules import explain as ask
+    from isocenter.rules import explanation, refuse_wrong_rules
     from isocenter.settings import Settings
 
     settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
-    answers = [(series, ask(settings.routes, series)) for series in _series(path)]
+    refuse_wrong_rules(settings, settings.file, Catalog(settings.apps_dir))
+    studies = _studies(path)
     if as_json:
-        print_json(
-            [
-                {
-                    "study_uid": series.study_uid,
-                    "series_uid": series.series_uid,
-                    "instances": series.instances,
-                    "routes": [asdict(verdict) for verdict in verdicts],
-                }
-                for series, verdicts in answers
-            ]
-        )
+        print_json([explanation(settings.routes, study) for study in studies.values()])
         return 0
-    for series, verdicts in answers:
-        print_lines([f"series {series.series_uid} ({counted(series.instances, 'instance')})"])
-        print_lines(
-            f"  {verdict.route}: "
-            + (f"goes to {verdict.application}" if verdict.wanted else f"not wanted: {verdict.reason}")
-            for verdict in verdicts
-        )
+    for study in studies.values():
+        verdicts = ask(settings.routes, study)
+        for series in study:
+            print_lines([f"series {series.series_uid} ({counted(series.instances, 'instance')})"])
+            print_lines(f"  {_told(each)}" for each in verdicts if each.series_uid == series.series_uid)
+        of_study = [each for each in verdicts if each.scope == "study"]
+        if of_study:
+            print_lines([f"study {study[0].study_uid} ({counted(len(study), 'series', 'series')})"])
+            print_lines(f"  {_told(each)}" for each in of_study)
     return 0
 
 
-def _series(path: Path) -> list[Series]:
-    """Each series below the path. Raises UnreadableInput when there is none."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+def _told(verdict: RouteVerdict) -> str:
+    """What one rule says, in a line."""
+    if not verdict.wanted:
+        return f"{verdict.route}: not wanted: {verdict.reason}"
+    parts = [f"{verdict.route}: goes to {', '.join(verdict.applications)}", verdict.priority]
+    if verdict.scope == "study":
+        parts.append(f"made of {counted(len(verdict.series_uids), 'series', 'series')}")
+    if verdict.hours:
+        days = f" on {', '.join(verdict.hours.days)}" if verdict.hours.days else ""
+        parts.append(f"from {verdict.hours.start:%H:%M} to {verdict.hours.end:%H:%M}{days}")
+    if verdict.destinations:
+        parts.append(f"results also to {', '.join(verdict.destinations)}")
+    return "; ".join(parts)
 
-    from isocenter.rules import Series, attributes_of
+
+def _studies(path: Path) -> dict[str, list[Series]]:
+    """The series below the path by study. Raises UnreadableInput when there is none."""
+    from isocenter.rules import Series
 
     if not path.exists():
         raise UnreadableInput(f"{path} does not exist", path=str(path))
-    found: dict[str, Series] = {}
+    headers: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for header in _headers(path):
+        uids = str(header["StudyInstanceUID"]), str(header["SeriesInstanceUID"])
+        headers.setdefault(uids, []).append(header)
+    if not headers:
+        raise UnreadableInput(f"no DICOM images in {path}", path=str(path))
+    found: dict[str, list[Series]] = {}
+    for (study_uid, uid), each in headers.items():
+        series = Series(study_uid, uid, len(each), each[0], lambda each=each: each)  # type: ignore[misc]
+        found.setdefault(study_uid, []).append(series)
+    return found
+
+
+def _headers(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The attributes of each instance below the path, in the order of the files' names."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    from isocenter.rules import attributes_of
+
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         try:
-            header = dcmread(file, stop_before_pixels=True)
-            uid, study_uid = str(header.SeriesInstanceUID), str(header.StudyInstanceUID)
+            header = attributes_of(dcmread(file, stop_before_pixels=True))
         except (InvalidDicomError, IsADirectoryError, EOFError, AttributeError):
             continue
-        known = found.get(uid)
-        attributes = known.attributes if known else attributes_of(header)
-        found[uid] = Series(study_uid, uid, known.instances + 1 if known else 1, attributes)
-    if not found:
-        raise UnreadableInput(f"no DICOM images in {path}", path=str(path))
-    return list(found.values())
+        if header.get("StudyInstanceUID") and header.get("SeriesInstanceUID"):
+            yield header

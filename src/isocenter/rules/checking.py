@@ -1,0 +1,71 @@
+"""Are the rules themselves right: asked at every start, so that no scan waits for a rule that can not work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from isocenter.catalog import Catalog
+from isocenter.route import Route
+from isocenter.rules.problem import Place, Problem
+from isocenter.rules.reading import read
+from isocenter.setting_names import where
+from isocenter.settings import Settings
+from isocenter.yaml_places import read_yaml
+from isocenter_operators.errors import ConfigurationError
+
+__all__ = ["located", "problems", "refuse_wrong_rules"]
+
+
+def problems(routes: Sequence[Route], applications: Collection[str]) -> list[Problem]:
+    """What is wrong with the rules. `applications`: the names of those that are installed."""
+    found = []
+    names: set[str] = set()
+    for index, route in enumerate(routes):
+        place: Place = ("routes", index)
+        if route.name in names:
+            found.append(Problem((*place, "name"), "another rule has this name too", route.name))
+        names.add(route.name)
+        found += [
+            Problem((*place, "applications", at), f"there is no application {name!r} in apps_dir", route.name)
+            for at, name in enumerate(route.applications)
+            if name not in applications
+        ]
+        for inside, conditions in _conditions(route):
+            found += [
+                replace(problem, place=(*place, *inside, *problem.place), route=route.name)
+                for problem in read(conditions).problems
+            ]
+    return found
+
+
+def refuse_wrong_rules(settings: Settings, file: Path | None, catalog: Catalog) -> None:
+    """Raise ConfigurationError with a line for each thing that is wrong.
+
+    `isocenter.yaml:14:9: routes.0 (chest CT): when.Modalty: not a DICOM keyword; did you mean Modality?`
+    `file` is what the settings were loaded from (`settings.file`), None where there was none.
+    """
+    wrong = problems(settings.routes, {app.name for app in catalog.all()})
+    if wrong:
+        raise ConfigurationError("\n".join(f"{where_of}: {each}" for each, where_of in located(wrong, file)))
+
+
+def located(wrong: Sequence[Problem], file: Path | None) -> list[tuple[Problem, str]]:
+    """Each problem with where it stands: `isocenter.yaml:14:9`, or the variable of the environment that said it."""
+    document = read_yaml(file) if wrong and file is not None else None
+    return [(problem, where(problem.place, document, file, os.environ)) for problem in wrong]
+
+
+def _conditions(route: Route) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """Everything in a route that is conditions, and where."""
+    yield ("when",), route.when
+    for index, expected in enumerate(route.expect):
+        yield ("expect", index, "when"), expected.when
+    if isinstance(route.priority, dict):
+        for priority, conditions in route.priority.items():
+            yield ("priority", priority), conditions
+    if route.priors is not None:
+        yield ("priors", "when"), route.priors.when
