@@ -78,6 +78,7 @@ class CTLungDensity(Application):
             client=task.inference,
             triton_url=task.triton_url,
             deadline_s=task.deadline_s,
+            priority=task.priority,
             record=record,
             name="inference",
         )

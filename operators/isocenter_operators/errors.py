@@ -11,6 +11,7 @@
     └── Unavailable               something this needs is away for now: worth another try
         ├── ArchiveUnavailable    Orthanc or another DICOMweb server
         ├── InferenceUnavailable  the inference server, or the model on it
+        │   └── ModelCrashed      the model's process ended during a call
         ├── DeadlineExceeded      an answer did not come in time
         ├── OutOfMemory           the model or the graph did not have enough memory
         └── StorageFull           no room left on a disk
@@ -31,6 +32,7 @@ __all__ = [
     "InputError",
     "InvalidResult",
     "IsocenterError",
+    "ModelCrashed",
     "NotApplicable",
     "OutOfMemory",
     "StorageFull",
@@ -94,6 +96,10 @@ class ArchiveUnavailable(Unavailable):
 
 class InferenceUnavailable(Unavailable):
     """The inference server, or the model on it, is not there or not ready."""
+
+
+class ModelCrashed(InferenceUnavailable):
+    """The model's process has ended, in this call or before it; the model serves nobody until it is loaded again."""
 
 
 class DeadlineExceeded(Unavailable):

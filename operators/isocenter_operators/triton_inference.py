@@ -42,8 +42,11 @@ class TritonInferenceOperator(Operator):
         The client to use, which stays open; or where to connect for this one call.
     deadline_s
         How long the call may take, the server's queue included.
+    priority
+        In the server's queue: 1 is served first, 0 is the model's default. A model without so many levels takes its
+        default.
 
-    Raises InferenceUnavailable, DeadlineExceeded, InputError or InvalidResult.
+    Raises InferenceUnavailable, DeadlineExceeded, OutOfMemory, InputError or InvalidResult.
 
     Example: `TritonInferenceOperator(self, model_name="ct_lung_density", further_outputs=["measurements"])`
     """
@@ -58,6 +61,7 @@ class TritonInferenceOperator(Operator):
         client: InferenceClient | None = None,
         triton_url: str = "127.0.0.1:8001",
         deadline_s: float = 300.0,
+        priority: int = 0,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
@@ -67,6 +71,7 @@ class TritonInferenceOperator(Operator):
         self._client = client
         self._triton_url = triton_url
         self._deadline_s = deadline_s
+        self._priority = priority
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -94,6 +99,7 @@ class TritonInferenceOperator(Operator):
             {"volume": voxels, "affine": lps_affine(image)},
             outputs={self._label_output: voxels.size, **dict.fromkeys(self._further_outputs)},
             deadline_s=self._deadline_s,
+            priority=self._priority,
         )
         labels = tensors[self._label_output]
         if labels.shape != voxels.shape or labels.dtype != np.uint8:

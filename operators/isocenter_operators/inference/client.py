@@ -49,7 +49,7 @@ class InferenceClient(Protocol):
         lets a large output travel through shared memory; too small a bound is an InputError, never a cut tensor.
         `deadline_s`: seconds from the call to the answer, transport and the server's queue included.
         `parameters`: what the model is told beside its tensors.
-        `priority`: 1 is served first, larger numbers later; 0 is the model's default.
+        `priority`: 1 is served first, larger numbers later; 0 is the model's default, as is a number beyond its levels.
 
         Raises InputError when the model refuses this input, DeadlineExceeded when the answer did not come in
         time, OutOfMemory when the model had not enough, InferenceUnavailable when the server or the model is

@@ -18,6 +18,7 @@ from isocenter_operators.errors import (
     InputError,
     InvalidResult,
     IsocenterError,
+    ModelCrashed,
     OutOfMemory,
 )
 from isocenter_operators.inference.client import Parameters
@@ -168,6 +169,11 @@ def translated(
         return OutOfMemory(
             f"model {model!r} on Triton at {url} had not enough memory: {said}; let less run there at the same "
             "time, or give it more",
+            model=model,
+        )
+    if "Stub process" in said and "is not healthy" in said:
+        return ModelCrashed(
+            f"the process of model {model!r} on Triton at {url} has ended ({said}); it must be loaded again",
             model=model,
         )
     return InferenceUnavailable(_why_unavailable(status, said, model, url), model=model)

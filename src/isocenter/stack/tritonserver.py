@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from isocenter_operators.errors import ConfigurationError, StorageFull
 
 __all__ = ["TritonDistribution"]
 
+_UTILITIES = "triton_python_backend_utils.py"  # imported by every Python model's process before the model
+_HOOK = Path(__file__).with_name("triton_stub.py")
 _OR_ELSEWHERE = "or set triton.url to a Triton that runs"
 
 
@@ -68,8 +70,13 @@ class TritonDistribution:
                 f"the installed nvidia-pytriton serves Python {known}, not {version}: use one of these, "
                 f"{_OR_ELSEWHERE}"
             )
+        backend = self.folder / "backends" / "python"
         try:
-            _fill(folder / "python", [*(self.folder / "backends" / "python").iterdir(), stub])
+            _fill(
+                folder / "python",
+                [*(path for path in backend.iterdir() if path.name != _UTILITIES), stub, _HOOK],
+            )
+            _fill_utilities(backend / _UTILITIES, folder / "python" / _UTILITIES)
         except OSError as error:
             kind = StorageFull if error.errno == errno.ENOSPC else ConfigurationError
             raise kind(f"{folder} can not be written: {error.strerror}", path=str(folder)) from error
@@ -84,11 +91,25 @@ def _fill(folder: Path, sources: Iterable[Path]) -> None:
             (folder / source.name).chmod(0o755)
 
 
+def _fill_utilities(source: Path, target: Path) -> None:
+    """The backend's own module, which the models' processes import first, and our `triton_stub` with it.
+
+    They run isolated: neither PYTHONPATH nor a sitecustomize reaches them.
+    """
+    text = f"{source.read_text()}\nimport {_HOOK.stem}\n\n{_HOOK.stem}.listen()\n"
+    if not target.exists() or target.read_text() != text:
+        _replace(target, lambda unfinished: unfinished.write_text(text))
+
+
 def _copy(source: Path, target: Path) -> None:
     if target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns:
         return
+    _replace(target, lambda unfinished: shutil.copy2(source, unfinished))
+
+
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copy2(source, unfinished)
+    write(unfinished)
     unfinished.replace(target)  # another server may run from the old one
 
 

@@ -1,0 +1,72 @@
+"""What one does to a model on Triton besides asking it: see when it last answered, load it again."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from tritonclient import grpc as triton_grpc
+from tritonclient.utils import InferenceServerException
+
+from isocenter_operators.errors import DeadlineExceeded
+from isocenter_operators.inference.request import translated
+
+__all__ = ["ModelControl"]
+
+
+class ModelControl:
+    """One model on the Triton whose gRPC endpoint is `url` ("127.0.0.1:8001").
+
+    Every method raises InferenceUnavailable when the server is away or refuses, and DeadlineExceeded when it says
+    nothing within `deadline_s`, or `load_within_s` for loading.
+    """
+
+    def __init__(
+        self, url: str, model: str, *, deadline_s: float = 5.0, load_within_s: float = 180.0
+    ) -> None:
+        self.url = url
+        self.model = model
+        self._deadline_s = deadline_s
+        self._load_within_s = load_within_s
+        self._server = triton_grpc.InferenceServerClient(url)
+
+    def last_answered(self) -> float:
+        """When the model last ended a call, in seconds since 1970 by the server's clock; 0.0 never since its loading.
+
+        A call that ended with an error counts, one that was dropped from the queue does not.
+        """
+        try:
+            found = self._server.get_inference_statistics(self.model, client_timeout=self._deadline_s)
+        except InferenceServerException as error:
+            raise translated(error, self.model, self.url, self._silent(self._deadline_s)) from error
+        return max((each.last_inference for each in found.model_stats), default=0) / 1000  # from ms
+
+    def instances(self) -> int:
+        """How many calls of the model run side by side when all is well."""
+        try:
+            config = self._server.get_model_config(self.model, client_timeout=self._deadline_s).config
+        except InferenceServerException as error:
+            raise translated(error, self.model, self.url, self._silent(self._deadline_s)) from error
+        return sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+
+    def load_again(self) -> None:
+        """Start the model anew; returns when it serves. Calls that run go on in the old one, which ends with the last.
+
+        The server must run with explicit model control.
+        """
+        try:
+            self._server.unload_model(self.model, client_timeout=self._deadline_s)
+            self._server.load_model(self.model, client_timeout=self._load_within_s)
+        except InferenceServerException as error:
+            raise translated(error, self.model, self.url, self._silent(self._load_within_s)) from error
+
+    def close(self) -> None:
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _silent(self, waited_s: float) -> DeadlineExceeded:
+        return DeadlineExceeded(f"Triton at {self.url} said nothing within {waited_s:g} s", model=self.model)
