@@ -24,6 +24,7 @@ from isocenter.gateway import create_app
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
 from isocenter.routing import Router
+from isocenter.rules import Series
 from isocenter.settings import GatewaySettings, OrthancSettings, Settings
 from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import Algorithm
@@ -36,6 +37,9 @@ class Nudges:
 
     def __init__(self) -> None:
         self.arrived = threading.Event()
+
+    def study(self, study_uid: str) -> list[Series]:
+        return []
 
     def nudge(self) -> None:
         self.arrived.set()

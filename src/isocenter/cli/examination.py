@@ -15,14 +15,14 @@ import httpx
 
 from isocenter.catalog import Catalog
 from isocenter.pacs import Orthanc
-from isocenter.rules import problems
+from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter.stack import ports
 from isocenter.stack.orthanc import configuration
 from isocenter.stack.running import running
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter.worker import presence
-from isocenter_operators.errors import ConfigurationError, IsocenterError
+from isocenter_operators.errors import IsocenterError
 
 __all__ = ["Finding", "examine"]
 
@@ -145,11 +145,9 @@ def _stack_limit() -> Finding:
 
 def _applications(settings: Settings) -> Finding:
     def installed() -> str:
-        apps = Catalog(settings.apps_dir).all()
-        wrong = problems(settings.routes, {app.name for app in apps})
-        if wrong:
-            raise ConfigurationError(wrong[0])
-        return ", ".join(f"{app.name} {app.version}" for app in apps)
+        catalog = Catalog(settings.apps_dir)
+        refuse_wrong_rules(settings, settings.file, catalog)
+        return ", ".join(f"{app.name} {app.version}" for app in catalog.all())
 
     return _attempt("applications and rules", installed)
 

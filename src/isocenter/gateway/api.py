@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, get_args
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -14,10 +14,12 @@ from starlette.routing import BaseRoute, Route
 
 from isocenter.arrivals import Arrival
 from isocenter.gateway.page import status_page
-from isocenter.job import Job
+from isocenter.job import Job, State
+from isocenter.onward import Delivery
+from isocenter.rules import Series
 from isocenter_operators.errors import InputError, IsocenterError
 
-__all__ = ["API", "Check", "JobsLike", "RouterLike", "told"]
+__all__ = ["API", "Check", "CouriersLike", "JobsLike", "RouterLike", "told"]
 
 Check = Callable[[], str | None]  # None when up, else one sentence on what is missing
 
@@ -30,12 +32,20 @@ class RouterLike(Protocol):
     def nudge(self) -> None: ...
     def status(self) -> Mapping[str, Any]: ...
     def newest(self, limit: int = 100) -> list[Arrival]: ...
+    def study(self, study_uid: str) -> list[Series]: ...
+
+
+class CouriersLike(Protocol):
+    """What the gateway asks of the couriers: how each destination stands, and what of a job goes where."""
+
+    def status(self) -> Mapping[str, Any]: ...
+    def deliveries(self, job_id: str) -> list[Delivery]: ...
 
 
 class JobsLike(Protocol):
     """What the gateway asks of the queue. `retry` and `cancel` raise InputError where they do not apply."""
 
-    def list(self, limit: int = 100) -> list[Job]: ...
+    def list(self, limit: int = 100, state: State | None = None) -> list[Job]: ...
     def show(self, job_id: str) -> Job | None: ...
     def retry(self, job_id: str) -> Job: ...
     def cancel(self, job_id: str) -> Job: ...
@@ -44,8 +54,15 @@ class JobsLike(Protocol):
 class API:
     """The endpoints. `checks` is asked by /healthz, by name of what is checked."""
 
-    def __init__(self, router: RouterLike, jobs: JobsLike, checks: Mapping[str, Check]) -> None:
+    def __init__(
+        self,
+        router: RouterLike,
+        jobs: JobsLike,
+        checks: Mapping[str, Check],
+        couriers: CouriersLike | None = None,
+    ) -> None:
         self._router = router
+        self._couriers = couriers
         self._jobs = jobs
         self._checks = checks
 
@@ -57,6 +74,7 @@ class API:
             Route("/api/jobs/{id}", self.job),
             Route("/api/jobs/{id}/retry", self.retry, methods=["POST"]),
             Route("/api/jobs/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/api/destinations", self.destinations),
             Route("/healthz", self.health),
             Route("/status", self.status),
         ]
@@ -75,17 +93,27 @@ class API:
         return Response(status_code=202)
 
     async def listing(self, request: Request) -> Response:
-        """The newest jobs, newest first; `?limit=` says how many."""
-        limit = request.query_params.get("limit", "100")
+        """The newest jobs, newest first; `?limit=` says how many, `?state=` in which state."""
+        limit, state = request.query_params.get("limit", "100"), request.query_params.get("state")
         if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
             return JSONResponse({"error": f"limit is a number from 1 to 1000, not {limit!r}"}, 400)
-        jobs = await run_in_threadpool(self._jobs.list, int(limit))
+        if state not in (None, *get_args(State)):
+            return JSONResponse({"error": f"state is one of {', '.join(get_args(State))}"}, 400)
+        jobs = await run_in_threadpool(self._jobs.list, int(limit), cast(State | None, state))
         return JSONResponse({"jobs": [job.as_json() for job in jobs]})
 
     async def job(self, request: Request) -> Response:
-        """One job, by its ID or the beginning of it."""
+        """One job, by its ID or the beginning of it, and its deliveries to other systems."""
         job = await run_in_threadpool(self._jobs.show, request.path_params["id"])
-        return JSONResponse(job.as_json()) if job else _no_job(request)
+        if job is None:
+            return _no_job(request)
+        sent_on = await run_in_threadpool(self._couriers.deliveries, job.id) if self._couriers else []
+        return JSONResponse({**job.as_json(), "deliveries": [each.as_json() for each in sent_on]})
+
+    async def destinations(self, request: Request) -> Response:
+        """How each destination stands."""
+        told = await run_in_threadpool(self._couriers.status) if self._couriers else {}
+        return JSONResponse({"destinations": told})
 
     async def retry(self, request: Request) -> Response:
         """Run a job that has ended once more."""

@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from isocenter.gateway.api import API, JobsLike, RouterLike, told
+from isocenter.gateway.api import API, CouriersLike, JobsLike, RouterLike, told
 from isocenter.gateway.proxy import DICOMwebProxy
+from isocenter.gateway.rules_api import RulesAPI
 from isocenter.gateway.viewer import Viewer
 from isocenter.pacs import Orthanc
 from isocenter.settings import Settings
@@ -28,14 +29,8 @@ __all__ = ["create_app"]
 _FETCHED_VIEWER = Path(".cache/ohif/dist")
 
 
-class Destinations(Protocol):
-    """What the gateway asks of the couriers: per destination, what waits and since when it is failing, why."""
-
-    def status(self) -> Mapping[str, Any]: ...
-
-
 def create_app(
-    settings: Settings, *, router: RouterLike, jobs: JobsLike, couriers: Destinations | None = None
+    settings: Settings, *, router: RouterLike, jobs: JobsLike, couriers: CouriersLike | None = None
 ) -> Starlette:
     """OHIF at `/`, DICOMweb at `/dicom-web`, the API at `/api`, `/healthz`, and the list of jobs at `/status`.
 
@@ -66,7 +61,8 @@ def create_app(
 
     return Starlette(
         routes=[
-            *API(router, jobs, checks).routes,
+            *API(router, jobs, checks, couriers).routes,
+            *RulesAPI(settings, router.study).routes,
             Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
             Route("/app-config.js", viewer.configuration),
             Route("/{path:path}", viewer.respond),

@@ -15,6 +15,7 @@ from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
 from isocenter.onward.collector import Collector
 from isocenter.onward.courier import DATABASE_AWAY_S, LOOK_S, Courier, Patience, told
+from isocenter.onward.delivery import Delivery
 from isocenter.onward.outbox import Counts, Outbox
 from isocenter.settings import Settings
 
@@ -85,6 +86,13 @@ class Couriers:
             if name not in self._settings.peers
         }
         return {name: counts.get(name, Counts()).as_json() for name in self._settings.peers} | unknown
+
+    def deliveries(self, job_id: str) -> list[Delivery]:
+        """What of this job goes where, and how it stands. Raises Unavailable."""
+        try:
+            return self._opened().of_job(job_id)
+        except SQLAlchemyError as error:
+            raise database_error(self._settings, error) from error
 
     def _opened(self) -> Outbox:
         """Raises Unavailable and SQLAlchemy's errors."""

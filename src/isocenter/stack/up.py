@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from isocenter.catalog import Catalog
-from isocenter.rules import problems
+from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter.stack import ports
 from isocenter.stack.child import Child
@@ -24,7 +24,6 @@ from isocenter.stack.supervisor import Supervisor
 from isocenter.stack.triton import triton_child
 from isocenter.stack.triton_process import remove_leftovers
 from isocenter.worker import presence
-from isocenter_operators.errors import ConfigurationError
 from isocenter_operators.inference.shared_memory import remove_abandoned
 
 __all__ = ["Stack", "addresses", "stack"]
@@ -46,9 +45,7 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
     started when a rule, a port or a missing program forbids it.
     """
     catalog = Catalog(settings.apps_dir)
-    wrong = problems(settings.routes, {app.name for app in catalog.all()})
-    if wrong:
-        raise ConfigurationError(wrong[0])
+    refuse_wrong_rules(settings, settings.file, catalog)
     with exclusively(settings):
         settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)
         ports.require_free(ports.needed(settings))
