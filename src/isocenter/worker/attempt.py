@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -64,15 +65,14 @@ class Work:
 def register(work: Work) -> None:
     """Teach DBOS, in this process, the work that `isocenter.jobs` asks for."""
 
-    @DBOS.step(name="attempt")
-    def attempt_step(spec: Mapping[str, Any], attempt: int) -> _Answer:
-        return _attempt(work, JobSpec.from_json(spec), attempt)
-
     @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=_RECOVERIES)
     def run_job(spec: dict[str, Any], attempt: int, tries: dict[str, int]) -> _Answer:
         """`attempt` counts all there were; `tries` those since a person last asked, by the trouble they met."""
-        answer = attempt_step(spec, attempt)
-        return _insisted(work, lambda: _settled(work, JobSpec.from_json(spec), attempt, tries, answer))
+        asked = JobSpec.from_json(spec)
+        # The place is held until it is written down how it ended: only then another one may take the worker with it.
+        with ExitStack() as place:
+            answer = DBOS.run_step({"name": "attempt"}, lambda: _attempt(work, asked, attempt, place))
+            return _insisted(work, lambda: _settled(work, asked, attempt, tries, answer))
 
 
 def _settled(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], answer: _Answer) -> _Answer:
@@ -115,7 +115,7 @@ def _insisted(work: Work, do: Callable[[], _Answer]) -> _Answer:
             time.sleep(_DATABASE_AWAY_S)
 
 
-def _attempt(work: Work, spec: JobSpec, attempt: int) -> _Answer:
+def _attempt(work: Work, spec: JobSpec, attempt: int, place: ExitStack) -> _Answer:
     began = time.time()
     job_id = spec.identity.job_id
     try:
@@ -123,14 +123,16 @@ def _attempt(work: Work, spec: JobSpec, attempt: int) -> _Answer:
         if wait_s > 0:
             return {"state": "closed", "reason": reason, "wait_s": wait_s}
         entry = work.ledger.entry(job_id)
-        with work.gate.place(
+        entered = work.gate.place(
             spec.rank,
-            suspect=entry is not None and entry.deaths > 0,
+            # Begun and not ended: it was running when its worker died, whosever fault that was.
+            suspect=entry is not None and (entry.deaths > 0 or entry.worker is not None),
             look=lambda: _go_on(work, job_id),
             tell=lambda reason: _tell(work, job_id, attempt, reason),
-        ):
-            began = time.time()
-            answer = _begun(work, spec, attempt) or _run(work, spec)
+        )
+        place.enter_context(entered)
+        began = time.time()
+        answer = _begun(work, spec, attempt) or _run(work, spec)
     except Cancelled as error:
         answer = {"state": "cancelled", "reason": str(error)}
     except Unavailable as error:
@@ -257,12 +259,15 @@ def _ended_call(work: Work, error: Unavailable) -> str:
     """A call of a model that did not end in time would hold up every later one: what was done about it."""
     if retries.trouble_of(error).name != "deadline":
         return ""
-    from isocenter.worker.stuck_model import end_stuck_call
-
     try:
+        from isocenter.worker.stuck_model import end_stuck_call
+
         return f"; {end_stuck_call(work.settings, error.model)}"
     except IsocenterError as failed:
         return f"; {failed}"
+    except Exception as failed:  # noqa: BLE001 - told: the job is tried again all the same
+        log_way(log, failed)
+        return f"; the call could not be ended ({where(failed)})"
 
 
 def _by_hand(job_id: str) -> str:
