@@ -15,6 +15,7 @@ from isocenter_operators.dicomweb_store import DICOMwebStoreOperator
 from isocenter_operators.errors import NotApplicable
 from isocenter_operators.folder_sink import FolderSinkOperator
 from isocenter_operators.folder_source import FolderSourceOperator
+from isocenter_operators.prior_source import PriorSourceOperator
 from isocenter_operators.run import Archive, Outcome, Record, Run
 
 __all__ = ["Application"]
@@ -43,6 +44,11 @@ class Application(DeployApplication):
         return FolderSourceOperator(
             self, once, input_folder=self.task.source.path, record=self.record, name="source"
         )
+
+    def prior_source(self) -> Operator:
+        """The operator that emits `prior_study_list`, once: earlier studies of the patient, where the run has any."""
+        once = CountCondition(self, 1)
+        return PriorSourceOperator(self, once, priors=self.task.priors, record=self.record, name="priors")
 
     def sink(self) -> Operator:
         """The operator that takes every writer's `dicom_instances`, checks them and stores them together."""

@@ -13,7 +13,7 @@ from isocenter_operators.errors import ArchiveUnavailable, InputError
 from isocenter_operators.run import Archive, Record
 from isocenter_operators.study import studies_of
 
-__all__ = ["DICOMwebSourceOperator"]
+__all__ = ["DICOMwebSourceOperator", "retrieve"]
 
 
 class DICOMwebSourceOperator(Operator):
@@ -52,24 +52,8 @@ class DICOMwebSourceOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         with self._record.step("fetch"):
-            studies = studies_of(self._only_wanted(self._retrieve()))
+            studies = studies_of(self._only_wanted(retrieve(self._archive)))
         op_output.emit(studies, "dicom_study_list")
-
-    def _retrieve(self) -> list[Dataset]:
-        archive = self._archive
-        instances: list[Dataset] = []
-        with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
-            series_uids = archive.series_uids or tuple(
-                str(found["0020000E"]["Value"][0]) for found in client.search_series(archive.study_uid)
-            )
-            for series_uid in series_uids:
-                for content in client.retrieve_series(archive.study_uid, series_uid):
-                    instance = read_bytes(content, origin=f"an instance of series {series_uid}")
-                    if instance is not None:
-                        instances.append(instance)
-        if not instances:
-            raise InputError(f"study {archive.study_uid} holds no instances in {archive.dicomweb_url}")
-        return instances
 
     def _only_wanted(self, instances: list[Dataset]) -> list[Dataset]:
         """Images that came after the job was made belong to the next job; images that went are missed."""
@@ -82,3 +66,23 @@ class DICOMwebSourceOperator(Operator):
                 "this job are not in the archive any more"
             )
         return kept
+
+
+def retrieve(archive: Archive) -> list[Dataset]:
+    """Every instance of the archive's series, or of all series of its study.
+
+    Raises InputError where it has none, ArchiveUnavailable or DeadlineExceeded.
+    """
+    instances: list[Dataset] = []
+    with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
+        series_uids = archive.series_uids or tuple(
+            str(found["0020000E"]["Value"][0]) for found in client.search_series(archive.study_uid)
+        )
+        for series_uid in series_uids:
+            for content in client.retrieve_series(archive.study_uid, series_uid):
+                instance = read_bytes(content, origin=f"an instance of series {series_uid}")
+                if instance is not None:
+                    instances.append(instance)
+    if not instances:
+        raise InputError(f"study {archive.study_uid} holds no instances in {archive.dicomweb_url}")
+    return instances

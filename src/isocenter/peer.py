@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from isocenter_operators.dicomweb.credentials import Credentials
 
-__all__ = ["DICOMPeer", "DICOMwebPeer", "FolderPeer", "OrthancPeer", "Peer", "TLS", "WebhookPeer"]
+__all__ = ["TLS", "DICOMPeer", "DICOMwebPeer", "FolderPeer", "OrthancPeer", "Peer", "Retrieve", "WebhookPeer"]
 
 
 class _Part(BaseModel):
@@ -53,14 +53,34 @@ class _HTTPPeer(_Part):
         return Credentials(self.username, self.password.get_secret_value())
 
 
+class Retrieve(_Part):
+    """How a DICOM node gives images: C-GET on our own association, or C-MOVE, for which it opens one to us.
+
+    For C-MOVE the node must know `aet` as a place at this machine's address and `port`. It is not the archive's own
+    entity title: what is sent there is for one job, and never stored.
+    """
+
+    method: Literal["get", "move"] = "get"
+    aet: str | None = Field(default=None, min_length=1, max_length=16)  # the destination of C-MOVE
+    host: str = "0.0.0.0"  # where we listen while a C-MOVE goes on
+    port: int | None = Field(default=None, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _a_move_has_a_destination(self) -> Self:
+        if self.method == "move" and (self.aet is None or self.port is None):
+            raise ValueError("method: move needs aet and port, as the other side knows them")
+        return self
+
+
 class DICOMPeer(_Part):
-    """A DICOM node: C-STORE to it, C-FIND and C-MOVE from it."""
+    """A DICOM node: C-STORE to it, C-FIND and C-GET or C-MOVE from it."""
 
     kind: Literal["dicom"]
     host: str
     port: int = Field(ge=1, le=65535)
     aet: str = Field(min_length=1, max_length=16)
     tls: TLS | None = None
+    retrieve: Retrieve = Retrieve()
 
 
 class DICOMwebPeer(_HTTPPeer):

@@ -1,0 +1,59 @@
+"""The source that reads earlier studies of the same patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from monai.deploy.core import Fragment, Operator, OperatorSpec
+from monai.deploy.core.domain.dicom_study import DICOMStudy
+
+from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicomweb_source import retrieve
+from isocenter_operators.errors import InputError
+from isocenter_operators.run import Archive, Folder, Record
+from isocenter_operators.study import studies_of
+
+__all__ = ["PriorSourceOperator"]
+
+
+class PriorSourceOperator(Operator):
+    """Reads every prior of the run, from folders and archives alike.
+
+    Named output: `prior_study_list`: list of DICOMStudy, newest first; empty where the run has no priors, so that an
+    application must do without.
+
+    A prior that can not be read is left out, and the record says so. Raises ArchiveUnavailable or DeadlineExceeded:
+    an archive that is away may be there at the next try.
+
+    Example: `self.prior_source()` in an `Application`, whose flow ends in a receiver's `prior_study_list`.
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        priors: Sequence[Folder | Archive] = (),
+        record: Record | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._priors = tuple(priors)
+        self._record = record or Record()
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.output("prior_study_list")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        with self._record.step("priors"):
+            studies = [study for number in range(len(self._priors)) for study in self._read(number)]
+        op_output.emit(studies, "prior_study_list")
+
+    def _read(self, number: int) -> list[DICOMStudy]:
+        prior = self._priors[number]
+        try:
+            instances = retrieve(prior) if isinstance(prior, Archive) else read_folder(prior.path)
+        except InputError as error:
+            self._record.notes.append(f"prior {number + 1} of {len(self._priors)} was left out: {error}")
+            return []
+        return studies_of(instances)

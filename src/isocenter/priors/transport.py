@@ -1,0 +1,172 @@
+"""Associations with a DICOM node that gives priors: plain or TLS (PS3.8; PS3.15, B.9), both ways."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+
+from isocenter.peer import TLS, DICOMPeer, Retrieve
+from isocenter.priors.inbox import Inbox
+from isocenter.priors.patience import Waiting
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
+
+__all__ = ["associated", "listening", "watched"]
+
+_CONNECT_S = 5.0
+_LOOK_S = 0.1
+_LARGEST_PDU = 131072  # bytes: DCMTK's most
+
+
+@contextmanager
+def associated(
+    peer: DICOMPeer,
+    aet: str,
+    contexts: Sequence[PresentationContext],
+    waiting: Waiting,
+    inbox: Inbox | None = None,
+) -> Iterator[Association]:
+    """An association as `aet`; with an inbox, what it sends on it by C-GET is taken. Raises ArchiveUnavailable."""
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it logs what is looked for: the patient's ID
+    entity = AE(ae_title=aet)
+    entity.connection_timeout = _CONNECT_S
+    entity.acse_timeout = waiting.silence_s
+    entity.dimse_timeout = waiting.silence_s if inbox is None else None  # else `watched` sees to it
+    entity.network_timeout = None
+    entity.requested_contexts = list(contexts)
+    stores = {each.abstract_syntax for each in contexts[1:]} if inbox else set()
+    try:
+        # pynetdicom tells a refused connection to its log only, and leaves the socket open.
+        socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise ArchiveUnavailable(f"{_where(peer)} does not answer") from error
+    association = entity.associate(
+        peer.host,
+        peer.port,
+        ae_title=peer.aet,
+        max_pdu=_LARGEST_PDU,
+        ext_neg=[build_role(uid, scp_role=True) for uid in sorted(stores)],
+        tls_args=(_ours(peer.tls), peer.host) if peer.tls else None,
+        evt_handlers=_handlers(inbox),
+    )
+    if not association.is_established:
+        why = "rejects the association" if association.is_rejected else "does not accept an association"
+        raise ArchiveUnavailable(f"{_where(peer)} {why} from {aet}")
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+@contextmanager
+def listening(peer: DICOMPeer, retrieve: Retrieve, inbox: Inbox, waiting: Waiting) -> Iterator[None]:
+    """The place that a C-MOVE sends to, for as long as it takes. Raises ArchiveUnavailable when it stays occupied."""
+    entity = AE(ae_title=retrieve.aet or "")
+    entity.require_called_aet = True
+    entity.maximum_pdu_size = _LARGEST_PDU
+    entity.network_timeout = waiting.silence_s
+    for context in AllStoragePresentationContexts:
+        entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+    give_up = time.monotonic() + waiting.silence_s
+    server = None
+    while server is None:
+        try:
+            server = entity.start_server(
+                (retrieve.host, retrieve.port),
+                block=False,
+                ssl_context=_theirs(peer.tls) if peer.tls else None,
+                evt_handlers=_handlers(inbox),
+            )
+        except OSError as error:  # another job's C-MOVE goes on
+            if time.monotonic() > give_up:
+                raise ArchiveUnavailable(
+                    f"port {retrieve.port} of {retrieve.host}, where {_where(peer)} is to send priors, is occupied"
+                ) from error
+            time.sleep(_LOOK_S)
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+@contextmanager
+def watched(association: Association, inbox: Inbox, waiting: Waiting) -> Iterator[None]:
+    """Ends the association when nothing arrives any more, or the time is over: it says nothing of it itself."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            now = time.monotonic()
+            if now - inbox.heard > waiting.silence_s or now > waiting.late:
+                association.abort()
+                return
+
+    watcher = threading.Thread(target=watch, name="priors", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _handlers(inbox: Inbox | None) -> list[Any]:
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _without_delay)]
+    return [*handlers, (evt.EVT_C_STORE, inbox.store)] if inbox else handlers
+
+
+def _without_delay(event: evt.Event) -> None:
+    """The end of each message would wait for an acknowledgement of its beginning, which the node delays."""
+    connection = event.assoc.dul.socket.socket
+    if connection is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _where(peer: DICOMPeer) -> str:
+    return f"{peer.aet} at {peer.host}:{peer.port}"
+
+
+def _ours(tls: TLS) -> ssl.SSLContext:
+    """For associations that we open: the node must show a certificate for its address that `ca` vouches for."""
+    context = _context(tls, ssl.Purpose.SERVER_AUTH)
+    if tls.certificate:
+        _show(context, tls)
+    return context
+
+
+def _theirs(tls: TLS) -> ssl.SSLContext:
+    """For associations that the node opens to us: both show a certificate."""
+    if not tls.certificate:
+        raise ConfigurationError(
+            "C-MOVE over TLS needs tls.certificate and tls.key, for the node that sends to us"
+        )
+    context = _context(tls, ssl.Purpose.CLIENT_AUTH)
+    context.verify_mode = ssl.CERT_REQUIRED
+    _show(context, tls)
+    return context
+
+
+def _context(tls: TLS, purpose: ssl.Purpose) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(purpose, cafile=tls.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"tls.ca {tls.ca} can not be read as PEM certificates: {error}") from error
+
+
+def _show(context: ssl.SSLContext, tls: TLS) -> None:
+    try:
+        context.load_cert_chain(str(tls.certificate), tls.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"tls.certificate {tls.certificate} and tls.key can not be used: {error}"
+        ) from error
