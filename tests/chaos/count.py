@@ -1,0 +1,156 @@
+"""Which results are in the archive, counted in Orthanc itself, over QIDO-RS and WADO-RS alone."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from chaos.modality import Study
+from isocenter_operators.dicomweb.client import DICOMwebClient
+
+__all__ = ["Count", "count"]
+
+_RESULTS = {"SEG", "SR"}
+_EACH_ONCE = Counter(_RESULTS)
+_REJECTED = ("113001", "DCM")  # Rejected for Quality Reasons (PS3.16, CID 7011)
+
+_CT = "1.2.840.10008.5.1.4.1.1.2"
+_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+
+_Key = tuple[str, frozenset[str]]  # application, the images that a result was made from
+
+
+@dataclass
+class Count:
+    """What was found. `lost` and `double` say in words which."""
+
+    images: int = 0
+    instances: int = 0  # results of any kind
+    current: int = 0  # sets of results
+    superseded: int = 0  # sets of results that are marked
+    lost: list[str] = field(default_factory=list)
+    double: list[str] = field(default_factory=list)
+    images_missing: list[str] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        return not (self.lost or self.double or self.images_missing)
+
+
+def count(dicomweb_url: str, studies: Iterable[Study]) -> Count:
+    """Compare what the archive holds with what should be there. Raises ArchiveUnavailable."""
+    total = Count()
+    with DICOMwebClient(dicomweb_url) as client:
+        for study in studies:
+            _count(client, study, total)
+    return total
+
+
+def _count(client: DICOMwebClient, study: Study, total: Count) -> None:
+    results: list[tuple[str, Dataset]] = []
+    rejected: set[str] = set()
+    there: set[str] = set()
+    for series in client.search_series(study.uid):
+        series_uid, modality = _first(series, "0020000E"), _first(series, "00080060")
+        found = {
+            _first(each, "00080018") for each in client.search_instances(study.uid, series_uid, limit="1000")
+        }
+        if modality == "CT":
+            there |= found
+            continue
+        instances = [dcmread(BytesIO(each)) for each in client.retrieve_series(study.uid, series_uid)]
+        assert {str(each.SOPInstanceUID) for each in instances} == found, "QIDO-RS and WADO-RS differ"
+        for instance in instances:
+            if modality == "KO":
+                rejected |= _rejected(instance)
+            else:
+                assert modality in _RESULTS, f"a result of modality {modality}"
+                results.append((str(instance.ManufacturerModelName), instance))
+    total.instances += len(results)
+    wanted = {str(image.SOPInstanceUID) for image in study.images}
+    total.images += len(there)
+    if there != wanted:
+        total.images_missing.append(f"study {study.uid} has {len(there)} images of {len(wanted)}")
+    _compare(study, _sets(results), rejected, total)
+
+
+def _compare(study: Study, sets: dict[_Key, list[Dataset]], rejected: set[str], total: Count) -> None:
+    current: set[_Key] = set()
+    for (application, sources), instances in sets.items():
+        named = f"{study.kind} study {study.uid}: {application} on {len(sources)} images"
+        valid = [each for each in instances if str(each.SOPInstanceUID) not in rejected]
+        if not valid:
+            total.superseded += 1
+            continue
+        if (application, sources) not in study.expected:
+            total.double.append(f"{named}: results that nothing replaced or took back ({_modalities(valid)})")
+        elif Counter(str(each.Modality) for each in valid) > _EACH_ONCE:
+            total.double.append(f"{named}: {_modalities(valid)}")
+        elif Counter(str(each.Modality) for each in valid) == _EACH_ONCE:
+            current.add((application, sources))
+            total.current += 1
+        else:
+            total.lost.append(f"{named}: only {_modalities(valid)} of its results")
+            current.add((application, sources))  # told
+    for application, sources in study.expected - current:
+        total.lost.append(
+            f"{study.kind} study {study.uid}: {application} on {len(sources)} images has no results"
+        )
+
+
+def _sets(results: Iterable[tuple[str, Dataset]]) -> dict[_Key, list[Dataset]]:
+    """The results by what made them. A Segmentation belongs to the report that refers to it."""
+    sets: dict[_Key, list[Dataset]] = defaultdict(list)
+    reported: dict[str, _Key] = {}
+    for application, result in results:
+        if result.Modality == "SR":
+            key = (application, _sources(result))
+            sets[key].append(result)
+            reported.update(dict.fromkeys(_referenced(result, _SEGMENTATION), key))
+    for application, result in results:
+        if result.Modality == "SEG":
+            alone = (application, _sources(result))
+            sets[reported.get(str(result.SOPInstanceUID), alone)].append(result)
+    return sets
+
+
+def _modalities(instances: Iterable[Dataset]) -> str:
+    return ", ".join(sorted(str(each.Modality) for each in instances))
+
+
+def _sources(result: Dataset) -> frozenset[str]:
+    """The CT images that a result names as what it was made from."""
+    if result.Modality == "SEG":
+        series = result.ReferencedSeriesSequence
+        return frozenset(
+            str(each.ReferencedSOPInstanceUID) for item in series for each in item.ReferencedInstanceSequence
+        )
+    return frozenset(_referenced(result, _CT))
+
+
+def _rejected(note: Dataset) -> set[str]:
+    (title,) = note.ConceptNameCodeSequence
+    if (title.CodeValue, title.CodingSchemeDesignator) != _REJECTED:
+        return set()
+    return _referenced(note)
+
+
+def _referenced(document: Dataset, sop_class_uid: str | None = None) -> set[str]:
+    """The instances that a report or a note names as its evidence (PS3.3, C.17.2.1): all, or those of one class."""
+    return {
+        str(each.ReferencedSOPInstanceUID)
+        for item in document.CurrentRequestedProcedureEvidenceSequence
+        for series in item.ReferencedSeriesSequence
+        for each in series.ReferencedSOPSequence
+        if sop_class_uid in (None, str(each.ReferencedSOPClassUID))
+    }
+
+
+def _first(attributes: dict[str, Any], tag: str) -> str:
+    return str(attributes[tag]["Value"][0])

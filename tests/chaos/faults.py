@@ -1,0 +1,252 @@
+"""The kinds of fault: each breaks something for a while, and mends it again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpx
+import psycopg
+
+from chaos.parts import Part
+from chaos.proxy import FaultProxy, Mode
+from chaos.site import LOST_AFTER_S, Site
+
+__all__ = ["FAULTS", "POSTGRES_FAULTS", "Fault", "NotNow"]
+
+_TOLD_WITHIN_S = 30.0
+
+
+class NotNow(Exception):
+    """There was nothing to do this to at the moment: it did not happen, and is tried again later."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One kind. `touches` names what it needs for itself: two faults that touch the same never overlap."""
+
+    name: str
+    touches: Callable[[Site], tuple[str, ...]]
+    happen: Callable[[Site, random.Random], None]
+
+
+def _one(*names: str) -> Callable[[Site], tuple[str, ...]]:
+    return lambda site: names
+
+
+def _every_part(site: Site) -> tuple[str, ...]:
+    return tuple(part.name for part in site.parts)
+
+
+def _workers(site: Site) -> tuple[str, ...]:
+    return tuple(part.name for part in site.workers)
+
+
+def _killed(parts: Iterable[Part], rng: random.Random, longest_s: float = 3.0) -> None:
+    for part in parts:
+        part.kill()
+    time.sleep(rng.uniform(0.1, longest_s))
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.wait()
+
+
+def _kill_worker(site: Site, rng: random.Random) -> None:
+    _killed([rng.choice(site.workers)], rng)
+
+
+def _kill_two_workers(site: Site, rng: random.Random) -> None:
+    _killed(rng.sample(site.workers, 2), rng)
+
+
+def _freeze_worker(site: Site, rng: random.Random) -> None:
+    worker = rng.choice(site.workers)
+    worker.freeze()
+    shared = site.postgres is not None
+    time.sleep(LOST_AFTER_S + rng.uniform(2, 5) if shared else rng.uniform(1, 4))
+    worker.thaw()
+
+
+def _kill_everything(site: Site, rng: random.Random) -> None:
+    site.kill()
+    time.sleep(rng.uniform(0, 2))
+    site.new_life()
+    site.start()
+
+
+def _through(proxy: FaultProxy, mode: Mode, rng: random.Random, longest_s: float = 5.0) -> None:
+    proxy.mode = mode
+    time.sleep(rng.uniform(1, longest_s))
+    proxy.mode = "through"
+
+
+def _orthanc_answers(mode: Mode) -> Callable[[Site, random.Random], None]:
+    return lambda site, rng: _through(site.to_orthanc, mode, rng)
+
+
+def _events(mode: Mode) -> Callable[[Site, random.Random], None]:
+    return lambda site, rng: _through(site.to_gateway, mode, rng, longest_s=8.0)
+
+
+def _freeze_orthanc(site: Site, rng: random.Random) -> None:
+    site.orthanc.freeze()
+    time.sleep(rng.uniform(1, 5))
+    site.orthanc.thaw()
+
+
+def _duplicate_events(site: Site, rng: random.Random) -> None:
+    """Events that say again what was said, things that never were, and nothing that could be understood."""
+    for _ in range(60):
+        event = rng.choice(
+            [
+                b"{}",
+                b'{"series": ["2.25.1"]}',
+                b"[]",
+                b"null",
+                b"\xff\x00junk",
+                b"{" * 5000,
+                b"x" * 70_000,
+                b"",
+            ]
+        )
+        with suppress(httpx.HTTPError):
+            site.api("POST", "/api/events/orthanc", content=event)
+
+
+def _service_disk(but_bytes: int) -> Callable[[Site, random.Random], None]:
+    def happen(site: Site, rng: random.Random) -> None:
+        disk = site.service_disk
+        if disk is None:
+            _limited([site.gateway, *site.workers], rng)
+            return
+        disk.fill(but_bytes=but_bytes)
+        try:
+            _wait_until(lambda: _tells_of_shortage(site), "/healthz tells of the full disk")
+            time.sleep(rng.uniform(1, 4))
+        finally:
+            disk.free()
+        _wait_until(lambda: not _tells_of_shortage(site), "/healthz tells that there is room again")
+
+    return happen
+
+
+def _archive_disk(site: Site, rng: random.Random) -> None:
+    disk = site.archive_disk
+    if disk is None:
+        _limited([site.orthanc], rng)
+        return
+    disk.fill(but_bytes=0)
+    time.sleep(rng.uniform(2, 5))
+    disk.free()
+
+
+def _limited(parts: Iterable[Part], rng: random.Random) -> None:
+    """Where no small disk can be mounted: no file of these processes can grow."""
+    for part in parts:
+        part.limit_files(0)
+    time.sleep(rng.uniform(1, 4))
+    for part in parts:
+        part.limit_files(None)
+
+
+def _tells_of_shortage(site: Site) -> bool:
+    with suppress(httpx.HTTPError):
+        said = site.api("GET", "/healthz").text
+        return "no new work is taken" in said or "no room left" in said
+    return False
+
+
+def _wait_until(condition: Callable[[], bool], what: str) -> None:
+    give_up = time.monotonic() + _TOLD_WITHIN_S
+    while not condition():
+        assert time.monotonic() < give_up, f"it did not come to pass that {what}"
+        time.sleep(0.2)
+
+
+def _cancel_and_retry(site: Site, rng: random.Random) -> None:
+    """A person stops a job that runs, and thinks better of it."""
+    give_up = time.monotonic() + 6
+    while time.monotonic() < give_up:
+        with suppress(httpx.HTTPError):
+            jobs = site.api("GET", "/api/jobs?limit=200").json()["jobs"]
+            for job in jobs:
+                if job["state"] == "running" and site.api("POST", f"/api/jobs/{job['id']}/cancel").is_success:
+                    time.sleep(rng.uniform(0, 2))
+                    _retry(site, job["id"])
+                    return
+        time.sleep(0.05)
+    raise NotNow
+
+
+def _retry(site: Site, job_id: str) -> None:
+    """Until it is accepted, or the job needs it no more because a newer one has replaced it or it has been done."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        with suppress(httpx.HTTPError):
+            if site.api("POST", f"/api/jobs/{job_id}/retry").is_success:
+                return
+            job = site.api("GET", f"/api/jobs/{job_id}").json()
+            if job.get("state") == "done" or job.get("superseded_by"):
+                return
+        time.sleep(0.3)
+    raise AssertionError(f"the cancelled job {job_id[:12]} can not be asked for again")
+
+
+def _restart_postgres(how: str) -> Callable[[Site, random.Random], None]:
+    def happen(site: Site, rng: random.Random) -> None:
+        server = site.postgres
+        assert server is not None
+        if how == "crash":
+            server.kill()
+        else:
+            server.stop()
+        time.sleep(rng.uniform(0.2, 4))
+        server.start()
+
+    return happen
+
+
+def _cut_postgres(site: Site, rng: random.Random) -> None:
+    """Every connection to the database is ended from the other side."""
+    server = site.postgres
+    assert server is not None
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+        )
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("SIGKILL worker", _workers, _kill_worker),
+    Fault("SIGKILL gateway", _one("gateway"), lambda site, rng: _killed([site.gateway], rng)),
+    Fault("SIGKILL Triton", _one("triton"), lambda site, rng: _killed([site.triton], rng)),
+    Fault("SIGKILL Orthanc", _one("orthanc"), lambda site, rng: _killed([site.orthanc], rng)),
+    Fault("SIGKILL everything", _every_part, _kill_everything),
+    Fault("worker frozen", _workers, _freeze_worker),
+    Fault("Orthanc frozen", _one("orthanc"), _freeze_orthanc),
+    Fault("Orthanc refuses", _one("to orthanc"), _orthanc_answers("refuse")),
+    Fault("Orthanc slow", _one("to orthanc"), _orthanc_answers("slow")),
+    Fault("Orthanc 503", _one("to orthanc"), _orthanc_answers("503")),
+    Fault("Orthanc 503 to STOW", _one("to orthanc"), _orthanc_answers("503 to STOW")),
+    Fault("answers cut off", _one("to orthanc"), _orthanc_answers("cut")),
+    Fault("service's disk low", _one("gateway", "service disk"), _service_disk(8_000_000)),
+    Fault("service's disk full", _one("gateway", "service disk"), _service_disk(0)),
+    Fault("archive's disk full", _one("orthanc"), _archive_disk),
+    Fault("duplicate and junk events", _one("gateway"), _duplicate_events),
+    Fault("events lost", _one("to gateway"), _events("refuse")),
+    Fault("events delayed", _one("to gateway"), _events("slow")),
+    Fault("job cancelled, then retried", _one("gateway"), _cancel_and_retry),
+)
+
+POSTGRES_FAULTS: tuple[Fault, ...] = (
+    *FAULTS,
+    Fault("SIGKILL two workers", _workers, _kill_two_workers),
+    Fault("PostgreSQL restarted", _one("postgres", "gateway"), _restart_postgres("order")),
+    Fault("PostgreSQL crashed", _one("postgres", "gateway"), _restart_postgres("crash")),
+    Fault("PostgreSQL's connections cut", _one("postgres"), _cut_postgres),
+)

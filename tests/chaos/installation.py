@@ -1,0 +1,69 @@
+"""The applications, routes and settings of the fault test."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["APPLICATIONS", "ROUTES", "free_port", "install"]
+
+_HERE = Path(__file__).parent
+
+# name -> what app.yaml says of it in our own block
+APPLICATIONS: dict[str, dict[str, Any]] = {
+    "plain": {},  # every series
+    "modelled": {"models": {"self_test": "1"}, "deadline_s": 20},  # the first series of a study, by Triton
+    "pair": {},  # all series of a study together
+    "poison": {},  # kills its worker
+}
+_PRIORITY = {
+    "STAT": {"StudyDescription": "stat"},
+    "urgent": {"StudyDescription": "urgent"},
+    "batch": {"StudyDescription": "batch"},
+}
+ROUTES: list[dict[str, Any]] = [
+    {
+        "name": "every series",
+        "application": "plain",
+        "when": {"Modality": "^CT$"},
+        "priority": _PRIORITY,
+        "superseded": "keep",
+    },
+    {
+        "name": "first series",
+        "application": "modelled",
+        "when": {"Modality": "^CT$", "SeriesNumber": "^1$"},
+        "priority": _PRIORITY,
+        "superseded": "delete",
+    },
+    {
+        "name": "both series",
+        "application": "pair",
+        "scope": "study",
+        "when": {"Modality": "^CT$", "StudyDescription": "pair"},
+        "superseded": "hide",
+    },
+    {"name": "poison", "application": "poison", "when": {"StudyDescription": "poison"}},
+]
+
+
+def install(folder: Path) -> Path:
+    """Put the applications into `folder` and give it."""
+    for name, ours in APPLICATIONS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(_HERE / "application.py", folder / name / "app.py")
+        described = {"application": {"title": name, "version": "1.0"}, "isocenter": ours}
+        (folder / name / "app.yaml").write_text(yaml.safe_dump(described))
+    return folder
+
+
+def free_port() -> int:
+    """A TCP port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
