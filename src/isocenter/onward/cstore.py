@@ -6,7 +6,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -84,17 +83,12 @@ class CStoreSender:
         entity.dimse_timeout = entity.network_timeout = _ANSWER_S + largest / _BYTES_PER_S
         for sop_class, syntaxes in _contexts(instances):
             entity.add_requested_context(sop_class, syntaxes)
-        handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, _without_delay),
-            (evt.EVT_ABORTED, _let_go),
-            (evt.EVT_RELEASED, _let_go),
-        ]
         association = entity.associate(
             self._peer.host,
             self._peer.port,
             ae_title=self._peer.aet,
             tls_args=(tls, self._peer.host) if tls else None,
-            evt_handlers=handlers,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
         )
         if association.is_established:
             return association
@@ -168,9 +162,3 @@ def _without_delay(event: evt.Event) -> None:
     connection = event.assoc.dul.socket.socket
     if connection is not None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _let_go(event: evt.Event) -> None:
-    """An association that ends as an object is about to be sent would leave pynetdicom 3.0 waiting for ever for
-    its own thread, which has ended, to pause."""
-    event.assoc._is_paused = True
