@@ -17,7 +17,8 @@ def test_the_numbers_of_a_job_and_the_time_of_its_last_attempt() -> None:
         application="ct_lung_density",
         route="chest",
         study_uid="1.2.3",
-        series_uid="1.2.3.4",
+        priority="routine",
+        series_uids=("1.2.3.4",),
         created=BEGAN,
         ended=BEGAN + timedelta(days=1),  # it was run again the day after
         attempts=2,
