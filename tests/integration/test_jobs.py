@@ -65,10 +65,10 @@ def begun(settings: Settings, what: str, times: int = 1) -> None:
 
 @both
 def test_every_way_a_job_can_end(jobs: Jobs, settings: Settings, workers: Workers) -> None:
-    names = ("good", "head", "bad", "flaky", "away", "surprise", "memory", "hungry")
+    names = ("good", "head", "bad", "flaky", "away", "surprise", "late", "memory", "hungry")
     asked = {name: jobs.submit(spec(name)) for name in names}
     assert jobs.submit(spec("good")) == asked["good"]
-    assert [job.state for job in jobs.list()] == ["queued"] * 8
+    assert [job.state for job in jobs.list()] == ["queued"] * 9
     workers.start()
 
     ends = {name: ended(jobs, job_id) for name, job_id in asked.items()}
@@ -96,6 +96,9 @@ def test_every_way_a_job_can_end(jobs: Jobs, settings: Settings, workers: Worker
     )
     assert ends["surprise"].state == "failed"
     assert "KeyError" in ends["surprise"].reason
+    # A call that did not end: something was done about it each time.
+    assert (ends["late"].state, ends["late"].attempts) == ("failed", 3)
+    assert ends["late"].reason.startswith("no answer in 1 s; Triton is not running on this machine")
     for name in ("memory", "hungry"):  # once more, and no oftener
         assert (ends[name].state, ends[name].attempts) == ("failed", 2)
         assert "(tried 2 times)" in ends[name].reason
@@ -106,7 +109,7 @@ def test_every_way_a_job_can_end(jobs: Jobs, settings: Settings, workers: Worker
     assert (again.id, again.state, again.attempts) == (away, "queued", 4)
     assert ended(jobs, away).attempts == 6
 
-    assert len(jobs.list()) == 8
+    assert len(jobs.list()) == 9
     assert [job.id for job in jobs.list(limit=2)] == [asked["hungry"], asked["memory"]]
     assert {job.id for job in jobs.list(state="done")} == {asked["good"], asked["flaky"]}
     assert jobs.list(state="running") == jobs.list(state="queued") == []

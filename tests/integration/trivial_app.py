@@ -59,6 +59,8 @@ class App:
             raise errors.InferenceUnavailable("Triton does not answer")
         if what == "memory":
             raise errors.InferenceUnavailable("CUDA out of memory")
+        if what == "late":
+            raise errors.DeadlineExceeded("no answer in 1 s", model="trivial")
         if what == "hungry":
             raise MemoryError
         if what == "bad":

@@ -83,6 +83,9 @@ def _settled(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], 
     if "renewed" in answer:
         work.jobs.submit(JobSpec.from_json(answer["renewed"]))
         answer = {name: value for name, value in answer.items() if name != "renewed"}
+    unwanted = work.ledger.cancelled(job_id) if answer["state"] in ("closed", "unavailable") else None
+    if unwanted is not None:
+        answer = {**answer, "state": "cancelled", "reason": unwanted}
     if answer["state"] == "closed":
         work.ledger.pause(job_id, attempt)
         work.jobs.again(spec, attempt + 1, tries, wait_s=answer["wait_s"], waiting_for=answer["reason"])
