@@ -7,8 +7,8 @@ from typing import Self
 from tritonclient import grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from isocenter_operators.errors import DeadlineExceeded
-from isocenter_operators.inference.request import translated
+from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, InputError
+from isocenter_operators.inference.request import first_line, translated
 
 __all__ = ["ModelControl"]
 
@@ -57,7 +57,12 @@ class ModelControl:
             self._server.unload_model(self.model, client_timeout=self._deadline_s)
             self._server.load_model(self.model, client_timeout=self._load_within_s)
         except InferenceServerException as error:
-            raise translated(error, self.model, self.url, self._silent(self._load_within_s)) from error
+            said = translated(error, self.model, self.url, self._silent(self._load_within_s))
+            if isinstance(said, InputError):  # how Triton calls a model.py that fails
+                said = InferenceUnavailable(
+                    first_line(error.message() or "no reason given"), model=self.model
+                )
+            raise said from error
 
     def close(self) -> None:
         self._server.close()

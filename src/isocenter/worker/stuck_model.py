@@ -43,16 +43,21 @@ def end_stuck_call(settings: Settings, model: str | None) -> str:
     """
     if model is None:
         return "it is not known which model was called, so nothing was ended"
+    asked = time.time()
     with _one_at_a_time(settings), ModelControl(settings.triton.grpc_url, model) as control:
         try:
-            said = _embedded(settings, control) if settings.triton.embedded else _remote(settings, control)
+            said = (
+                _embedded(settings, control, asked)
+                if settings.triton.embedded
+                else _remote(settings, control)
+            )
         except Unavailable as error:
             said = f"the call could not be ended: {error}"
     log.warning("model %s: %s", model, said)
     return said
 
 
-def _embedded(settings: Settings, control: ModelControl) -> str:
+def _embedded(settings: Settings, control: ModelControl, asked: float) -> str:
     model = control.model
     server = Server.running(settings)
     if server is None:
@@ -61,9 +66,12 @@ def _embedded(settings: Settings, control: ModelControl) -> str:
     if len(instances) < control.instances():
         control.load_again()
         return f"the process of model {model!r} had ended; it was loaded again"
-    longest_s = _longest_call_s(settings, model)
     newest = max(each.process.create_time() for each in instances)
-    reason = _at_work(control, longest_s, since=newest)
+    if newest > asked:
+        return (
+            f"model {model!r} was loaded again meanwhile, for another job that had waited for the same call"
+        )
+    reason = _at_work(control, _longest_call_s(settings, model), since=newest)
     if reason is not None:
         return reason
     return _restarted(server, control, instances)
@@ -92,10 +100,12 @@ def _at_work(control: ModelControl, longest_s: float, *, since: float) -> str | 
     """Why the model is not stuck; None when it is, also after a grace. `since`: when it was loaded, 0.0 unknown."""
     before = control.last_answered()
     quiet_s = time.time() - max(before, since)
-    if quiet_s + _GRACE_S < longest_s:
+    if quiet_s + _GRACE_S >= longest_s:
+        if _within(_GRACE_S, lambda: control.last_answered() != before):
+            return f"model {control.model!r} has answered meanwhile, so no call was ended"
+        quiet_s = time.time() - max(before, since)
+    if quiet_s < longest_s:
         return f"model {control.model!r} is at work, it ended a call or was loaded {quiet_s:.0f} s ago: none was ended"
-    if _within(_GRACE_S, lambda: control.last_answered() != before):
-        return f"model {control.model!r} has answered meanwhile, so no call was ended"
     return None
 
 
