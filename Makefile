@@ -3,6 +3,8 @@
 #   ONCE=1         stop after the result; exit code 0 only if it is in the archive
 # make test        every test that needs no GPU
 # make bench       the benchmarks: a table, and benchmarks/results.json
+# make chaos       the fault test in its long form: FAULTS=300 in each of two runs, SEED= to repeat one
+# make load        ten minutes of a hospital's traffic; MINUTES=10
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
 
@@ -11,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser ohif demo test lint types check bench clean
+.PHONY: install system browser ohif demo test lint types check bench chaos load clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -50,10 +52,16 @@ check: lint types
 
 test: browser install check
 	$(BIN)/python -m pytest tests/unit -n 2 -q
-	$(BIN)/python -m pytest tests/integration tests/e2e -q
+	$(BIN)/python -m pytest tests/integration tests/e2e tests/chaos -q
 
 bench: install
 	@$(BIN)/python benchmarks
+
+chaos: install
+	@PYTHONPATH=tests $(BIN)/python -m chaos --faults $(or $(FAULTS),300) $(if $(SEED),--seed $(SEED))
+
+load: install
+	@PYTHONPATH=tests $(BIN)/python benchmarks/load.py --minutes $(or $(MINUTES),10)
 
 clean:
 	rm -rf $(VENV) .cache
