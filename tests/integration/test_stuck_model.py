@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -122,7 +124,7 @@ def test_a_call_that_hangs_outside_python_is_killed(
     # As on a machine where what was left does not fit any more: the server ends, and takes it along.
     with pytest.raises(DeadlineExceeded):
         call(client, "stuck", deadline_s=LATE_S, hang="c")
-    monkeypatch.setattr(stuck_model.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     assert "Triton was ended as a whole, because calls that were killed" in end_stuck_call(settings, "stuck")
     wait_until(lambda: Server.running(settings) is None)
     assert (
@@ -162,7 +164,7 @@ def test_two_jobs_that_waited_for_the_same_call_end_it_once(
 ) -> None:
     order = tmp_path / "order"
     with ThreadPoolExecutor(2) as threads:
-        hangs = {"order": str(order), "tag": "hangs", "hang": "sleep"}
+        hangs: dict[str, Any] = {"order": str(order), "tag": "hangs", "hang": "sleep"}
         calls = [threads.submit(call, client, "stuck", deadline_s=LATE_S, **hangs)]
         wait_until(order.exists)
         calls.append(threads.submit(call, client, "stuck", deadline_s=LATE_S))

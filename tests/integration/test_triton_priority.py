@@ -61,7 +61,7 @@ def test_what_is_urgent_overtakes_what_waits(
         calls: list[Future[Any]] = []
 
         def later(tag: str, priority: int, **told: str) -> None:
-            keywords = {"priority": priority, "order": order, "tag": tag, **told}
+            keywords: dict[str, Any] = {"priority": priority, "order": order, "tag": tag, **told}
             calls.append(threads.submit(call, client, "levels", size, **keywords))
 
         later("busy", 4, until=str(end))
