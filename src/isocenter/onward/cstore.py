@@ -76,20 +76,22 @@ class CStoreSender:
 
     def _association(self, instances: Sequence[Instance]) -> Association:
         tls = _context(self._peer.tls) if self._peer.tls else None
-        self._probe(tls)
         entity = AE(ae_title=self._aet)
         entity.connection_timeout = entity.acse_timeout = _CONNECT_S
         largest = max((each.path.stat().st_size for each in instances), default=0)
         entity.dimse_timeout = entity.network_timeout = _ANSWER_S + largest / _BYTES_PER_S
         for sop_class, syntaxes in _contexts(instances):
             entity.add_requested_context(sop_class, syntaxes)
-        association = entity.associate(
-            self._peer.host,
-            self._peer.port,
-            ae_title=self._peer.aet,
-            tls_args=(tls, self._peer.host) if tls else None,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
-        )
+        try:
+            association = entity.associate(
+                self._peer.host,
+                self._peer.port,
+                ae_title=self._peer.aet,
+                tls_args=(tls, self._peer.host) if tls else None,
+                evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
+            )
+        except OSError as error:  # of its name
+            raise self._silent(error) from error
         if association.is_established:
             return association
         if association.is_rejected:
@@ -97,10 +99,11 @@ class CStoreSender:
             raise ConfigurationError(
                 f"{self._where} rejects the association of {self._aet}: {answer.reason_str} ({answer.result_str})"
             )
+        self._diagnose(tls)
         raise Unavailable(f"{self._where} does not answer as a DICOM node; is it one, and does it want TLS?")
 
-    def _probe(self, tls: ssl.SSLContext | None) -> None:
-        """Connect once before the association: pynetdicom tells its log only why it could not."""
+    def _diagnose(self, tls: ssl.SSLContext | None) -> None:
+        """Connect once more to learn why there is no association, which pynetdicom tells its log only."""
         peer = self._peer
         try:
             with socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S) as connection:
@@ -115,9 +118,10 @@ class CStoreSender:
                 f"{self._where}: no secure connection: {error.reason}; does it use TLS?"
             ) from error
         except OSError as error:
-            raise Unavailable(
-                f"{self._where} does not answer: {error.strerror or type(error).__name__}"
-            ) from error
+            raise self._silent(error) from error
+
+    def _silent(self, error: OSError) -> Unavailable:
+        return Unavailable(f"{self._where} does not answer: {error.strerror or type(error).__name__}")
 
     def _gone(self) -> Unavailable:
         return Unavailable(f"{self._where} stopped answering in the middle of a delivery")
