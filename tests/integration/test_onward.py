@@ -19,6 +19,7 @@ from shutil import which
 from typing import Any
 
 import pytest
+from postgres import running_postgres
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -46,6 +47,7 @@ from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
+from isocenter_operators.errors import Unavailable
 
 pytestmark = [
     pytest.mark.integration,
@@ -55,7 +57,7 @@ pytestmark = [
     ),
 ]
 
-QUICK = Patience(first_s=0.05, longest_s=0.4, refusals=3)
+QUICK = Patience(look_s=0.05, first_s=0.05, longest_s=0.4, refusals=3)
 ALGORITHM = Algorithm("ct_lung_density", "1.2.0")
 HERE = Path(__file__).parents[2]
 
@@ -707,7 +709,7 @@ def test_given_up_after_its_time_with_the_reason(
     serve: Callable[..., Service], cases: list[Results], node: Node
 ) -> None:
     service = serve(start=False, vna=node.peer())
-    service.couriers = Couriers(service.settings, Patience(first_s=0.05, longest_s=0.1, give_up_s=0.3))
+    service.couriers = Couriers(service.settings, replace(QUICK, give_up_s=0.3))
     service.couriers.start()
     job_id = service.done(cases[0])
     until(lambda: service.states(job_id) == {"vna": "failed"})
@@ -755,6 +757,32 @@ def test_a_webhook_with_another_secret_believes_nothing(
     job_id = service.done(cases[0])
     until(lambda: service.states(job_id) == {"ris": "failed"})
     assert hook.told == []
+
+
+def test_a_database_that_restarts_stops_no_courier(
+    orthanc: OrthancSettings, cases: list[Results], node: Node, tmp_path: Path
+) -> None:
+    with running_postgres() as server, node.up():
+        settings = Settings(
+            data_dir=tmp_path,
+            database_url=server.new_database(),
+            orthanc=orthanc,
+            peers={"vna": node.peer()},
+            routes=[],
+        )
+        service = Service(settings)
+        service.couriers.start()
+        try:
+            all_sent(service, service.done(cases[0]))
+            server.kill()
+            with pytest.raises(Unavailable, match="database"):
+                service.couriers.status()
+            time.sleep(0.5)  # long enough for both threads to notice
+            server.start()
+            all_sent(service, service.done(cases[1]))
+        finally:
+            service.couriers.stop()
+    assert node.uids == cases[0].uids + cases[1].uids
 
 
 def test_a_folder_is_left_whole_and_nothing_in_it_is_written_over(

@@ -22,18 +22,18 @@ from isocenter.surprise import log_way, where
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
 
-__all__ = ["DATABASE_AWAY_S", "LOOK_S", "Courier", "Patience", "told"]
+__all__ = ["DATABASE_AWAY_S", "Courier", "Patience", "told"]
 
 log = logging.getLogger("isocenter.onward")
 
-LOOK_S = 1.0
 DATABASE_AWAY_S = 5.0
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often a destination is tried, in seconds."""
+    """How often the outbox is looked into, and a destination is tried; in seconds."""
 
+    look_s: float = 1.0  # for what another process has changed there
     first_s: float = 1.0  # after the first failure; doubled after each
     longest_s: float = 300.0
     give_up_s: float = 7 * 24 * 3600.0  # after the first failure of a delivery
@@ -78,7 +78,7 @@ class Courier:
                 sender = sender or sender_to(self._settings.peers[self._name], self._settings)
                 delivery = outbox.due(self._name, time.time())
                 if delivery is None:
-                    self.wake.wait(LOOK_S)
+                    self.wake.wait(self._patience.look_s)
                     continue
                 pause_s = self._deliver(outbox, sender, delivery)
             except Exception as error:  # noqa: BLE001 - told, and tried again: it ends with the process only

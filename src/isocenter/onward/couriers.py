@@ -14,7 +14,7 @@ from isocenter.database import database_error, prepare
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
 from isocenter.onward.collector import Collector
-from isocenter.onward.courier import DATABASE_AWAY_S, LOOK_S, Courier, Patience, told
+from isocenter.onward.courier import DATABASE_AWAY_S, Courier, Patience, told
 from isocenter.onward.delivery import Delivery
 from isocenter.onward.outbox import Counts, Outbox
 from isocenter.settings import Settings
@@ -31,6 +31,7 @@ class Couriers:
 
     def __init__(self, settings: Settings, patience: Patience | None = None) -> None:
         self._settings = settings
+        self._patience = patience or Patience()
         self._opening = threading.Lock()
         self._outbox: Outbox | None = None
         self._collector: Collector | None = None
@@ -44,7 +45,7 @@ class Couriers:
                 opened=self._opened,
                 stop=self._stop,
                 spool=self._spool,
-                patience=patience or Patience(),
+                patience=self._patience,
             )
             for name in settings.peers
         }
@@ -114,7 +115,7 @@ class Couriers:
     def _work(self) -> None:
         trouble, pause_s = "", 0.0
         while not self._stop.wait(pause_s):
-            said, pause_s = "", LOOK_S
+            said, pause_s = "", self._patience.look_s
             try:
                 self._collect()
             except Exception as error:  # noqa: BLE001 - told, and tried again: it ends with the process only
