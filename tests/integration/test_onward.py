@@ -445,7 +445,17 @@ def test_what_is_refused_for_good_fails_with_its_reason_and_holds_nothing_up(
         assert set(node.uids) == {*cases[0].uids[1:], *cases[1].uids[1:]}
 
         node.refuses = ""  # somebody has mended it
-        assert service.outbox.retry(first) == 1
+        (told,) = service.couriers.deliveries(first)
+        assert told.as_json() | {"created": "", "ended": ""} == {
+            "destination": "vna",
+            "what": "results",
+            "state": "failed",
+            "attempts": 3,
+            "reason": reason,
+            "created": "",
+            "ended": "",
+        }
+        assert service.couriers.retry(first) == 1
         all_sent(service, first)
     assert cases[0].uids[0] in node.uids
 

@@ -6,7 +6,8 @@ import logging
 import shutil
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -22,6 +23,8 @@ from isocenter.settings import Settings
 __all__ = ["Couriers"]
 
 log = logging.getLogger("isocenter.onward")
+
+_T = TypeVar("_T")
 
 _STOP_WITHIN_S = 10.0
 
@@ -76,10 +79,7 @@ class Couriers:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Per destination: `waiting` and `failed` deliveries, `failing_since` and `reason`. Raises Unavailable."""
-        try:
-            counts = self._opened().counts()
-        except SQLAlchemyError as error:
-            raise database_error(self._settings, error) from error
+        counts = self._told(lambda outbox: outbox.counts())
         unknown = {
             name: each.as_json()
             | {"reason": f"peers has no {name!r}; what waits for it goes on when it is back"}
@@ -92,6 +92,20 @@ class Couriers:
         """What of this job goes where, and how it stands. Raises Unavailable."""
         try:
             return self._opened().of_job(job_id)
+        except SQLAlchemyError as error:
+            raise database_error(self._settings, error) from error
+
+    def deliveries(self, job_id: str) -> list[Delivery]:
+        """What of a job goes where, oldest first. Raises Unavailable."""
+        return self._told(lambda outbox: outbox.of_job(job_id))
+
+    def retry(self, job_id: str) -> int:
+        """Send what has failed of a job again, and give how many deliveries that are. Raises Unavailable."""
+        return self._told(lambda outbox: outbox.retry(job_id))
+
+    def _told(self, ask: Callable[[Outbox], _T]) -> _T:
+        try:
+            return ask(self._opened())
         except SQLAlchemyError as error:
             raise database_error(self._settings, error) from error
 
