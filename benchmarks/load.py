@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -31,7 +32,7 @@ from chaos.installation import ROUTES, free_port, install
 from comparison import Comparison, machine
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from rich.console import Console
 from rich.table import Table
 
@@ -48,6 +49,7 @@ SMALL_SLICES = (5, 40)
 SMALL_SIDE, LARGE_SIDE = 128, 256  # pixels
 STAT_P95_S = 5.0
 _LARGE_SLICES = 300
+_TRIES = 5  # of one study
 _BATCH = 60  # instances of one STOW-RS request
 _SAMPLE_S = 5.0
 _LAST_WITHIN_S = 300.0  # after the last study
@@ -124,13 +126,15 @@ def main() -> int:
 
 
 def _settings(folder: Path) -> Settings:
-    return Settings(
-        data_dir=folder / "data",
-        apps_dir=install(folder / "apps"),
-        gateway={"port": free_port()},
-        orthanc={"http_port": free_port(), "dicom_port": free_port()},
-        triton={"url": f"127.0.0.1:{free_port()}"},  # nobody asks it
-        routes=ROUTES[:1],
+    return Settings.model_validate(
+        {
+            "data_dir": folder / "data",
+            "apps_dir": install(folder / "apps"),
+            "gateway": {"port": free_port()},
+            "orthanc": {"http_port": free_port(), "dicom_port": free_port()},
+            "triton": {"url": f"127.0.0.1:{free_port()}"},  # nobody asks it
+            "routes": ROUTES[:1],
+        }
     )
 
 
@@ -219,18 +223,31 @@ def _study(key: str, priority: str, slices: int, side: int) -> list[Dataset]:
 
 
 def _send(settings: Settings, images: Sequence[Dataset], priority: str) -> Sent:
-    entity = AE(ae_title="SCANNER")
-    entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    association = entity.associate("127.0.0.1", settings.orthanc.dicom_port)
-    try:
-        for image in images:
-            status = association.send_c_store(image)
-            if status.get("Status") != 0:
-                raise SystemExit(f"the archive did not take an image: {status.get('Status')}")
+    """C-STORE, as a scanner does it: what the archive did not acknowledge is sent again, on a new association."""
+    left = list(images)
+    for _ in range(_TRIES):
+        entity = AE(ae_title="SCANNER")
+        entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+        association = entity.associate(
+            "127.0.0.1", settings.orthanc.dicom_port, evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)]
+        )
+        while left and association.is_established:
+            if association.send_c_store(left[0]).get("Status") != 0:
+                association.abort()
+                break
+            left.pop(0)
         stored_at = time.time()
-    finally:
-        association.release()
-    return Sent(str(images[0].StudyInstanceUID), priority, len(images), stored_at)
+        if not left:
+            association.release()
+            return Sent(str(images[0].StudyInstanceUID), priority, len(images), stored_at)
+    raise SystemExit(f"the archive did not take {len(left)} of {len(images)} images in {_TRIES} tries")
+
+
+def _without_delay(event: evt.Event) -> None:
+    """The end of each image would wait for an acknowledgement of its beginning, which the archive delays."""
+    connection = event.assoc.dul.socket.socket
+    if connection is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Report:
     seed: int
     database: str
     faults: Counter[str] = field(default_factory=Counter)
-    studies: int = 0
+    sent: list[Study] = field(default_factory=list)
     refused: int = 0  # sendings that the scanners had to repeat
     jobs: Counter[str] = field(default_factory=Counter)  # by state
     attempts: int = 0
@@ -69,7 +69,7 @@ class Report:
         counted = self.counted
         for name, value in (
             ("faults", sum(self.faults.values())),
-            ("studies", self.studies),
+            ("studies", len(self.sent)),
             ("images", counted.images),
             ("sendings that scanners had to repeat", self.refused),
             ("jobs", sum(self.jobs.values())),
@@ -103,7 +103,7 @@ def run(site: Site, kinds: Sequence[Fault], *, faults: int, studies: int, seed: 
         _mended(site)
     traffic.wait()
     _settle(site, report)
-    report.studies, report.refused = len(sent), traffic.archive.refused
+    report.sent, report.refused = sent, traffic.archive.refused
     report.counted = count(f"{site.archive_url}/dicom-web", sent)
     _tell_jobs(site, report)
     report.seconds = time.monotonic() - started
@@ -159,7 +159,9 @@ def _break(site: Site, kinds: Sequence[Fault], number: int, rng: random.Random) 
     def happen(fault: Fault, touches: tuple[str, ...], seed: int) -> None:
         try:
             with _held(site, touches):
+                site.note(f"{fault.name}: begins")
                 fault.happen(site, random.Random(seed))
+                site.note(f"{fault.name}: mended")
             with changed:
                 happened[fault.name] += 1
         except NotNow:
@@ -238,7 +240,7 @@ def _wait_for_quiet(site: Site, ledger: Ledger, jobs: Jobs) -> None:
             waiting = [
                 f"{job.id[:12]} {job.application} {job.state}: {job.reason}" for job in jobs.list(_ALL_JOBS)
             ]
-            tails = [part.tail() for part in site.parts]
+            tails = [site.journal.read_text(), *(part.tail() for part in site.parts)]
             raise AssertionError(
                 "\n".join([f"not quiet after {_QUIET_WITHIN_S:g} s:", *busy, *_not_over(waiting), *tails])
             )

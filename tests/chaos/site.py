@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class Site:
 
     settings: Settings  # as the service has them: its Orthanc is the proxy
     config: Path
+    journal: Path  # when each fault began, and was mended
     archive_url: str
     archive_dicom_port: int
     orthanc: Part
@@ -61,6 +63,10 @@ class Site:
     @property
     def gateway_url(self) -> str:
         return self.settings.gateway.url
+
+    def note(self, what: str) -> None:
+        with self.journal.open("a") as file:
+            file.write(f"{datetime.now():%H:%M:%S.%f} {what}\n")
 
     def new_life(self) -> None:
         """What starts from now on belongs to another start of the stack."""
@@ -146,30 +152,26 @@ def _site(
 ) -> Site:
     gateway, rest, dicom = free_port(), free_port(), free_port()
     to_orthanc, to_gateway = FaultProxy(rest), FaultProxy(gateway)
-    settings = Settings(
-        data_dir=folder / "service",
-        apps_dir=install(folder / "apps"),
-        database_url=postgres.new_database() if postgres else None,
-        gateway={"port": gateway},
-        orthanc={"url": f"http://127.0.0.1:{to_orthanc.port}"}
-        if postgres
-        else {"http_port": to_orthanc.port},
-        triton={
-            "http_port": free_port(),
-            "grpc_port": free_port(),
-            "metrics_port": free_port(),
-            "device": "cpu",
-        },
-        worker={"retry_after_s": 0.2, "lost_after_s": LOST_AFTER_S},
-        routing={"settle_s": 1.0, "stat_settle_s": 0.3, "reconcile_every_s": 2.0, "compare_every_s": 15.0},
-        limits={"free_disk_mb": _FREE_DISK_MB if service_disk else 0},
-        routes=ROUTES,
-    )
+    address = {"url": f"http://127.0.0.1:{to_orthanc.port}"} if postgres else {"http_port": to_orthanc.port}
+    content = {
+        "data_dir": folder / "service",
+        "apps_dir": install(folder / "apps"),
+        "database_url": postgres.new_database() if postgres else None,
+        "gateway": {"port": gateway},
+        "orthanc": address,
+        "triton": {**_free_ports("http_port", "grpc_port", "metrics_port"), "device": "cpu"},
+        "worker": {"retry_after_s": 0.2, "lost_after_s": LOST_AFTER_S},
+        "routing": {"settle_s": 1.0, "stat_settle_s": 0.3, "reconcile_every_s": 2.0, "compare_every_s": 15.0},
+        "limits": {"free_disk_mb": _FREE_DISK_MB if service_disk else 0},
+        "routes": ROUTES,
+    }
+    settings = Settings.model_validate(content)
     config = folder / "isocenter.yaml"
     config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True)))
     site = Site(
         settings=settings,
         config=config,
+        journal=folder / "faults.log",
         archive_url=f"http://127.0.0.1:{rest}",
         archive_dicom_port=dicom,
         to_orthanc=to_orthanc,
@@ -188,11 +190,14 @@ def _site(
     return site
 
 
+def _free_ports(*names: str) -> dict[str, int]:
+    return {name: free_port() for name in names}
+
+
 def _orthanc(folder: Path, rest: int, dicom: int, events: int) -> Part:
-    settings = Settings(
-        data_dir=folder / "archive",
-        gateway={"port": events},
-        orthanc={"http_port": rest, "dicom_port": dicom},
+    ports = {"http_port": rest, "dicom_port": dicom}
+    settings = Settings.model_validate(
+        {"data_dir": folder / "archive", "gateway": {"port": events}, "orthanc": ports}
     )
     child = orthanc_child(settings)
     return Part("orthanc", child.argv, lambda: child.environment, folder / "orthanc.log", child.ready)
