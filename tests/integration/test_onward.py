@@ -19,7 +19,6 @@ from shutil import which
 from typing import Any
 
 import pytest
-from postgres import running_postgres
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -772,6 +771,8 @@ def test_a_webhook_with_another_secret_believes_nothing(
 def test_a_database_that_restarts_stops_no_courier(
     orthanc: OrthancSettings, cases: list[Results], node: Node, tmp_path: Path
 ) -> None:
+    from postgres import running_postgres  # its other users have it as a plugin, which wants to be first
+
     with running_postgres() as server, node.up():
         settings = Settings(
             data_dir=tmp_path,

@@ -89,13 +89,6 @@ class Couriers:
         return {name: counts.get(name, Counts()).as_json() for name in self._settings.peers} | unknown
 
     def deliveries(self, job_id: str) -> list[Delivery]:
-        """What of this job goes where, and how it stands. Raises Unavailable."""
-        try:
-            return self._opened().of_job(job_id)
-        except SQLAlchemyError as error:
-            raise database_error(self._settings, error) from error
-
-    def deliveries(self, job_id: str) -> list[Delivery]:
         """What of a job goes where, oldest first. Raises Unavailable."""
         return self._told(lambda outbox: outbox.of_job(job_id))
 
