@@ -1,4 +1,4 @@
-"""What a client counts in the archive: the result series of Isocenter that nothing rejects, over QIDO-RS and WADO-RS."""
+"""What a client counts in the archive: the result series of Isocenter that nothing rejects, over DICOMweb."""
 
 from __future__ import annotations
 
