@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from monai.deploy.core import Fragment
+from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import SelectedSeries, StudySelectedSeries
 from monai.deploy.core.domain.dicom_study import DICOMStudy
 from monai.deploy.operators import dicom_series_selector_operator
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 
+from isocenter_operators.dicom.value import term
 from isocenter_operators.errors import ConfigurationError, NotApplicable
 from isocenter_operators.run import Record
 
@@ -107,9 +109,13 @@ def _no_attributes_logged() -> Iterator[None]:
         root.removeFilter(others)
 
 
+def _modality(series: DICOMSeries) -> str:
+    return term(series.Modality) if series.Modality else "no modality"
+
+
 def _seen(studies: list[DICOMStudy]) -> str:
     kinds = Counter(
-        f"{series.Modality or 'no modality'} with {len(series.get_sop_instances())} instances"
+        f"{_modality(series)} with {len(series.get_sop_instances())} instances"
         for study in studies
         for series in study.get_all_series()
     )

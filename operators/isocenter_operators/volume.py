@@ -12,6 +12,7 @@ from monai.deploy.core.domain.image import Image
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.geometry import Volume, volume_of
+from isocenter_operators.dicom.value import converted, named, term
 from isocenter_operators.errors import InputError, NotApplicable
 from isocenter_operators.run import Record
 from isocenter_operators.study import selected_instances
@@ -83,10 +84,11 @@ def _refuse_other_values(instances: Sequence[Dataset], wanted: str) -> None:
     for instance in instances:
         # Of CT it only has to be said where it is not HU (PS3.3, C.8.2.1).
         usual = "HU" if instance.get("Modality") == "CT" else "US"
-        found = str(instance.get("RescaleType") or usual)
+        found = str(converted(instance, "RescaleType", named(instance)) or usual)
         if found != wanted:
             raise NotApplicable(
-                f"the values of series {instance.SeriesInstanceUID} are not in {wanted}: their Rescale Type is {found}",
+                f"the values of series {instance.SeriesInstanceUID} are not in {wanted}: their Rescale Type is "
+                f"{term(found)}",
                 series_uid=str(instance.SeriesInstanceUID),
             )
 

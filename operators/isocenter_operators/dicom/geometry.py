@@ -6,6 +6,7 @@ patient's Left-Posterior-Superior axes (PS3.3, C.7.6.2.1.1). Arrays are (Z, Y, X
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,16 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.value import converted, named, whole_number
 from isocenter_operators.dicom.voxels import rescale_into
 from isocenter_operators.errors import GeometryError
 
 __all__ = ["Volume", "slices_of", "volume_of"]
 
 _PLANE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
+_NUMBERS = re.compile(r"[-+0-9.e, ()\[\]]*")
 _VALUES = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 # Direction cosines are written with few digits. Half a millimetre over the width of a patient, for spacings too.
 _PLANE_TOLERANCE = 1e-3
 _SAME_PLACE_MM = 0.01
+_FARTHEST_MM = 1e6  # no scanner is a kilometre long; numbers far beyond it overflow
+_LARGEST_VOLUME_MB = 8192  # 4,000 slices of 1024 x 1024
 _POSITION_TOLERANCE = 0.1  # of the slice spacing: how far a slice may lie from its place on the regular grid
 
 
@@ -56,7 +61,9 @@ def volume_of(instances: Sequence[Dataset]) -> Volume:
     slices = slices_of(instances)
     affine = _affine(slices)
     first = slices[0]
-    voxels = np.empty((len(slices), int(first.Rows), int(first.Columns)), np.int16)
+    shape = (len(slices), int(first.Rows), int(first.Columns))
+    _refuse_large(shape, str(first.SeriesInstanceUID))
+    voxels = np.empty(shape, np.int16)
     for plane, instance in zip(voxels, slices, strict=True):
         rescale_into(plane, instance)
     return Volume(voxels, affine, tuple(slices))
@@ -90,22 +97,39 @@ def slices_of(instances: Sequence[Dataset]) -> list[Dataset]:
     return slices
 
 
+def _refuse_large(shape: tuple[int, int, int], uid: str) -> None:
+    size_mb = shape[0] * shape[1] * shape[2] * 2 >> 20
+    if size_mb > _LARGEST_VOLUME_MB:
+        slices, rows, columns = shape
+        raise GeometryError(
+            f"series {uid}: {slices} slices of {columns} x {rows} are {size_mb} MB; a volume of more than "
+            f"{_LARGEST_VOLUME_MB} MB is not made",
+            series_uid=uid,
+        )
+
+
 def _refuse_no_plane(instance: Dataset, uid: str) -> None:
-    if int(instance.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in instance:
+    where = named(instance)
+    if (
+        whole_number(instance, "NumberOfFrames", where, 1) > 1
+        or "PerFrameFunctionalGroupsSequence" in instance
+    ):
         raise GeometryError(
             f"series {uid} holds multi-frame instances ({instance.SOPClassUID.name}), which are not read yet; "
             "send it as single-frame images",
             series_uid=uid,
         )
-    if int(instance.get("SamplesPerPixel", 1)) != 1:
+    if whole_number(instance, "SamplesPerPixel", where, 1) != 1:
         raise GeometryError(f"series {uid} holds colour images, not a volume", series_uid=uid)
-    missing = [keyword for keyword in _PLANE_KEYWORDS if not instance.get(keyword)]
+    missing = [keyword for keyword in _PLANE_KEYWORDS if not converted(instance, keyword, where)]
     if missing:
         raise GeometryError(
             f"series {uid}, instance {instance.SOPInstanceUID}: no {', '.join(missing)}, so its place in the patient "
             "is not known",
             series_uid=uid,
         )
+    for keyword in ("Rows", "Columns"):
+        whole_number(instance, keyword, where)
     for keyword, count in _VALUES.items():
         _refuse_no_numbers(instance, keyword, count, uid)
 
@@ -115,17 +139,20 @@ def _refuse_no_numbers(instance: Dataset, keyword: str, count: int, uid: str) ->
         values = np.array(instance[keyword].value, np.float64)
     except (TypeError, ValueError):  # an empty component
         values = np.empty(0)
-    if values.shape != (count,) or not np.isfinite(values).all() or (count == 2 and (values <= 0).any()):
+    sound = values.shape == (count,) and bool((np.abs(values) <= _FARTHEST_MM).all())  # which NaN is not
+    if not sound or (count == 2 and (values <= 0).any()):
+        shown = values.tolist()[:6] if values.size else "something else"
         raise GeometryError(
-            f"series {uid}, instance {instance.SOPInstanceUID}: {keyword} is {instance[keyword].value}, not {count} "
-            f"{'positive ' if count == 2 else ''}numbers",
+            f"series {uid}, instance {instance.SOPInstanceUID}: {keyword} is {shown}, not {count} "
+            f"{'positive ' if count == 2 else ''}numbers that can be",
             series_uid=uid,
         )
 
 
 def _refuse_mixed(keyword: str, values: set[str], uid: str) -> None:
     if len(values) > 1:
-        shown = ", ".join(sorted(values)[:3])
+        # A value that is none of numbers may be another attribute's, of a damaged image.
+        shown = ", ".join(value if _NUMBERS.fullmatch(value) else "no number" for value in sorted(values)[:3])
         raise GeometryError(
             f"series {uid} mixes {len(values)} values of {keyword} ({shown}): it is not one volume",
             series_uid=uid,

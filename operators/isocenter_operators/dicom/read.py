@@ -1,26 +1,68 @@
 """DICOM instances from files and from bytes, complete or refused.
 
-pydicom reads a truncated file without a word; here a missing end is found before anything is computed on it.
+pydicom reads a truncated file without a word; here a missing end is found before anything is computed on it. Nothing
+that a file says of itself is believed before it was looked at: sizes cost no memory, and messages quote no values.
 """
 
 from __future__ import annotations
 
+import re
+import zlib
 from io import BytesIO
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom.filereader import _read_file_meta_info
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
+from isocenter_operators.dicom.codestream import Codestream, fragments_of, read_codestream
+from isocenter_operators.dicom.value import converted, whole_number
 from isocenter_operators.errors import UnreadableInput
 
 __all__ = ["read_bytes", "read_file", "read_folder"]
 
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+# Read by whatever comes after: of these it must be known here that they can be.
+_USED = (
+    "Modality",
+    "ImageType",
+    "FrameOfReferenceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "RescaleType",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PhotometricInterpretation",
+    "ModalityLUTSequence",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "StudyDescription",
+    "AccessionNumber",
+    "SeriesDate",
+    "SeriesTime",
+    "SeriesDescription",
+    "SeriesNumber",
+    "BodyPartExamined",
+    "PatientPosition",
+    "Laterality",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+)
 _PIXEL_DESCRIPTION = ("Rows", "Columns", "BitsAllocated")
-_SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0"  # (FFFE,E0DD), little endian, as in every encapsulated syntax
 _PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_BITS = (1, 8, 16, 32, 64)
+_UID = re.compile(r"[0-9][0-9.]{0,63}")
+_MB = 1 << 20
+_LARGEST_FILE_MB = 4096  # as the length of one element has 32 bits
+_LARGEST_PIXELS_MB = 4096  # of one instance, all frames decompressed
+_LARGEST_DEFLATED_MB = 256  # of one instance, once it is inflated: a kilobyte inflates to a megabyte at most
 
 
 def read_folder(path: Path) -> list[Dataset]:
@@ -45,75 +87,174 @@ def read_file(file: Path) -> FileDataset | None:
     Raises UnreadableInput for a DICOM file that can not be read to its end.
     """
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            if opened.read(132)[128:] != b"DICM":
+                return None
+            _refuse_large(file.stat().st_size, str(file))
+            opened.seek(0)
+            content = opened.read()
     except OSError as error:
         raise UnreadableInput(f"{file} can not be read: {error.strerror}", path=str(file)) from error
-    if content[128:132] != b"DICM":
-        return None
     return read_bytes(content, origin=str(file))
 
 
 def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
     """One instance in the DICOM file format (PS3.10, 7), or None for a DICOMDIR.
 
-    `origin` names the source in messages. Raises UnreadableInput when it is truncated or not DICOM.
+    `origin` names the source in messages. Raises UnreadableInput when it is truncated, damaged or not DICOM.
     """
-    try:
-        instance = dcmread(BytesIO(content))
-    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, AttributeError) as error:
-        raise UnreadableInput(f"{origin} can not be read as DICOM: {error}", path=origin) from error
-    if instance.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+    _refuse_large(len(content), origin)
+    instance = _parsed(content, origin)
+    meta = instance.file_meta
+    if converted(meta, "MediaStorageSOPClassUID", origin) == MediaStorageDirectoryStorage:
         return None
-    syntax = UID(instance.file_meta.get("TransferSyntaxUID", ""))
-    if not syntax.is_transfer_syntax:
+    syntax = UID(str(converted(meta, "TransferSyntaxUID", origin) or ""))
+    if not _UID.fullmatch(syntax) or not syntax.is_transfer_syntax:
+        shown = syntax if _UID.fullmatch(syntax) else "that is no UID" if syntax else "none"
         raise UnreadableInput(
-            f"{origin} has the transfer syntax {syntax or 'none'}, which is not one of DICOM (PS3.6, A)",
-            path=origin,
+            f"{origin} has the transfer syntax {shown}, which is not one of DICOM (PS3.6, A)", path=origin
         )
-    missing = [keyword for keyword in _REQUIRED if not instance.get(keyword)]
-    if missing:
-        raise UnreadableInput(
-            f"{origin} is truncated or damaged: it has no {', '.join(missing)}", path=origin
-        )
-    _refuse_truncated_pixels(instance, origin)
+    _refuse_unnamed(instance, origin)
+    for keyword in _USED:
+        converted(instance, keyword, origin)
+    _refuse_broken_pixels(instance, syntax, origin)
     instance.buffer = None  # pydicom would keep the whole file a second time
     return instance
 
 
-def _refuse_truncated_pixels(instance: FileDataset, origin: str) -> None:
+def _parsed(content: bytes, origin: str) -> FileDataset:
+    try:
+        _refuse_bomb(content, origin)
+        return dcmread(BytesIO(content))
+    except (MemoryError, UnreadableInput):
+        raise
+    except RecursionError as error:
+        raise UnreadableInput(
+            f"{origin} is damaged: its sequences are nested too deep", path=origin
+        ) from error
+    except Exception as error:  # a damaged file reaches every line of pydicom; its text may quote any value
+        raise UnreadableInput(
+            f"{origin} can not be read as DICOM: it is damaged, or something else ({type(error).__name__})",
+            path=origin,
+        ) from error
+
+
+def _refuse_large(size_bytes: int, origin: str) -> None:
+    if size_bytes > _LARGEST_FILE_MB * _MB:
+        raise UnreadableInput(
+            f"{origin} has {size_bytes // _MB} MB, and an instance of more than {_LARGEST_FILE_MB} MB is not read",
+            path=origin,
+        )
+
+
+def _refuse_bomb(content: bytes, origin: str) -> None:
+    """Inflate a deflated instance (PS3.5, A.5) once without keeping it, as pydicom takes whatever comes out."""
+    part10 = BytesIO(content)
+    part10.seek(132)
+    meta = _read_file_meta_info(part10)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+    left, size = part10.read(), 0
+    while left and not inflating.eof:
+        size += len(inflating.decompress(left, _MB))
+        left = inflating.unconsumed_tail
+        if size > _LARGEST_DEFLATED_MB * _MB:
+            raise UnreadableInput(
+                f"{origin} is deflated, and more than the {_LARGEST_DEFLATED_MB} MB that are read of such a file",
+                path=origin,
+            )
+
+
+def _refuse_unnamed(instance: FileDataset, origin: str) -> None:
+    missing = [keyword for keyword in _REQUIRED if not converted(instance, keyword, origin)]
+    if missing:
+        raise UnreadableInput(
+            f"{origin} is truncated or damaged: it has no {', '.join(missing)}", path=origin
+        )
+    for keyword in _REQUIRED:
+        if not _UID.fullmatch(str(instance[keyword].value)):
+            raise UnreadableInput(f"{origin} is damaged: its {keyword} is no UID (PS3.5, 9.1)", path=origin)
+
+
+def _refuse_broken_pixels(instance: FileDataset, syntax: UID, origin: str) -> None:
     if "Rows" not in instance and "Image Storage" not in UID(instance.SOPClassUID).name:
         return
     if not any(keyword in instance for keyword in _PIXEL_ELEMENTS):
         raise UnreadableInput(f"{origin} is truncated: its pixel data is missing", path=origin)
-    pixels = instance.get("PixelData")
-    if pixels is None:
+    if "PixelData" not in instance:
         return
-    undescribed = [keyword for keyword in _PIXEL_DESCRIPTION if not instance.get(keyword)]
+    pixels = converted(instance, "PixelData", origin)
+    if not isinstance(pixels, bytes):
+        raise UnreadableInput(f"{origin} is damaged: its pixel data is empty, or no pixel data", path=origin)
+    undescribed = [keyword for keyword in _PIXEL_DESCRIPTION if not converted(instance, keyword, origin)]
     if undescribed:
         raise UnreadableInput(f"{origin} is damaged: it has pixels, but no {undescribed[0]}", path=origin)
-    if instance.file_meta.TransferSyntaxUID.is_compressed:
-        if not bytes(pixels[-8:]).startswith(_SEQUENCE_DELIMITER) and pixels[-2:] != b"\xff\xd9":
-            _refuse_open_fragments(instance, origin)
-        return
-    samples = int(instance.Rows) * int(instance.Columns) * int(instance.get("SamplesPerPixel", 1))
-    frames = int(instance.get("NumberOfFrames") or 1)
-    expected = (samples * frames * int(instance.BitsAllocated) + 7) // 8
-    subsampled = str(instance.get("PhotometricInterpretation", "")).endswith("_422")
-    if not subsampled and len(pixels) < expected:
+    frames, expected = _expected_size(instance, origin)
+    if syntax.is_compressed:
+        _refuse_broken_fragments(instance, syntax, frames, expected, origin)
+    elif not _is_subsampled(instance) and len(pixels) < expected:
         raise UnreadableInput(
             f"{origin} is truncated: {len(pixels)} of {expected} bytes of pixel data are there", path=origin
         )
 
 
-def _refuse_open_fragments(instance: FileDataset, origin: str) -> None:
-    """Refuse encapsulated pixel data whose last fragment is cut short (PS3.5, A.4)."""
-    from pydicom.encaps import generate_fragments
+def _is_subsampled(instance: FileDataset) -> bool:
+    return str(instance.get("PhotometricInterpretation", "")).endswith("_422")
 
-    try:
-        fragments = sum(1 for _ in generate_fragments(instance.PixelData))
-    except (ValueError, EOFError) as error:
+
+def _expected_size(instance: FileDataset, origin: str) -> tuple[int, int]:
+    """The number of frames, and the bytes that all of them have when they are not compressed."""
+    rows, columns, bits = (whole_number(instance, keyword, origin) for keyword in _PIXEL_DESCRIPTION)
+    samples = whole_number(instance, "SamplesPerPixel", origin, 1)
+    frames = whole_number(instance, "NumberOfFrames", origin, 1) or 1
+    for keyword in ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"):
+        whole_number(instance, keyword, origin, 0)
+    if min(rows, columns, samples, frames) < 1 or bits not in _BITS:
         raise UnreadableInput(
-            f"{origin} is truncated in its compressed pixel data: {error}", path=origin
+            f"{origin} is damaged: {columns} x {rows} pixels of {samples} samples of {bits} bits, in {frames} frames",
+            path=origin,
+        )
+    expected = (rows * columns * samples * frames * bits + 7) // 8
+    if expected > _LARGEST_PIXELS_MB * _MB:
+        raise UnreadableInput(
+            f"{origin} says that it holds {frames} frames of {columns} x {rows} pixels: {expected // _MB} MB, "
+            f"and more than {_LARGEST_PIXELS_MB} MB are not read",
+            path=origin,
+        )
+    return frames, expected
+
+
+def _refuse_broken_fragments(
+    instance: FileDataset, syntax: UID, frames: int, expected: int, origin: str
+) -> None:
+    """Refuse encapsulated pixel data that is cut short, or that is not the image the attributes tell of."""
+    try:
+        fragments = fragments_of(instance.PixelData)
+        if not any(fragments):
+            raise ValueError("there is none")
+        if frames == 1:
+            fragments = [b"".join(fragments)]
+        elif len(fragments) != frames:
+            return  # which fragments make a frame is up to the offset table
+        for fragment in fragments:
+            _refuse_other_image(read_codestream(fragment, syntax), instance, expected // frames)
+    except ValueError as error:
+        raise UnreadableInput(
+            f"{origin} is truncated or damaged in its compressed pixel data: {error}", path=origin
         ) from error
-    if fragments == 0:
-        raise UnreadableInput(f"{origin} is truncated: its compressed pixel data is empty", path=origin)
+
+
+def _refuse_other_image(stream: Codestream, instance: FileDataset, expected: int) -> None:
+    if stream.most_bytes is not None and stream.most_bytes < expected:
+        raise ValueError(f"its {expected} bytes can not come out of so little")
+    for keyword, said in (
+        ("Rows", stream.rows),
+        ("Columns", stream.columns),
+        ("SamplesPerPixel", stream.samples),
+    ):
+        wanted = int(instance.get(keyword, 1))
+        if said not in (None, wanted):
+            raise ValueError(f"the compressed frame has {said} {keyword}, and the image {wanted}")
+    if stream.precision is not None and not 1 <= stream.precision <= int(instance.BitsAllocated):
+        raise ValueError(f"the compressed frame has {stream.precision} bits, which do not fit the image's")

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID
 
+from isocenter_operators.dicom.codestream import fragments_of
+from isocenter_operators.dicom.decoder import decode
+from isocenter_operators.dicom.value import converted, named, number, whole_number
 from isocenter_operators.errors import InputError, UnreadableInput
 
 __all__ = ["rescale_into"]
@@ -39,22 +44,24 @@ def rescale_into(plane: NDArray[np.int16], instance: Dataset) -> None:
 
 def _rescale_of(instance: Dataset) -> tuple[float, float]:
     """Slope and intercept. Of CT they are type 1 (PS3.3, C.8.2.1): without them nobody knows what the values are."""
-    if instance.get("ModalityLUTSequence"):
+    if converted(instance, "ModalityLUTSequence", named(instance)):
         raise InputError(
-            f"{_named(instance)}: its values need a Modality LUT, which is not read",
+            f"{named(instance)}: its values need a Modality LUT, which is not read",
             series_uid=str(instance.SeriesInstanceUID),
         )
-    slope, intercept = instance.get("RescaleSlope"), instance.get("RescaleIntercept")
+    slope, intercept = (
+        number(instance, keyword, named(instance)) for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
     if instance.get("Modality") == "CT" and (slope is None or intercept is None):
         raise InputError(
-            f"{_named(instance)}: no Rescale Slope or no Rescale Intercept, so its values are not known to be "
+            f"{named(instance)}: no Rescale Slope or no Rescale Intercept, so its values are not known to be "
             "Hounsfield units",
             series_uid=str(instance.SeriesInstanceUID),
         )
-    slope, intercept = float(1 if slope is None else slope), float(0 if intercept is None else intercept)
+    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if slope == 0 or not np.isfinite([slope, intercept]).all():
         raise InputError(
-            f"{_named(instance)}: Rescale Slope {slope:g} and Rescale Intercept {intercept:g} give no values",
+            f"{named(instance)}: Rescale Slope {slope:g} and Rescale Intercept {intercept:g} give no values",
             series_uid=str(instance.SeriesInstanceUID),
         )
     return slope, intercept
@@ -63,17 +70,19 @@ def _rescale_of(instance: Dataset) -> tuple[float, float]:
 def _refuse_wide(measured: NDArray[np.float64], instance: Dataset) -> None:
     if measured.size and (measured.min() < _LOWEST or measured.max() > _HIGHEST):
         raise InputError(
-            f"{_named(instance)}: values from {measured.min():.0f} to {measured.max():.0f} do not fit 16 bits",
+            f"{named(instance)}: values from {measured.min():.0f} to {measured.max():.0f} do not fit 16 bits",
             series_uid=str(instance.SeriesInstanceUID),
         )
 
 
 def _padding(stored: NDArray[Any], instance: Dataset) -> NDArray[np.bool_]:
     """Where the stored values (Y, X) say that there is no image."""
-    value = instance.get("PixelPaddingValue")
-    if value is None:
+    where = named(instance)
+    if converted(instance, "PixelPaddingValue", where) is None:
         return np.zeros(stored.shape, np.bool_)
-    ends = [_as_stored(end, instance) for end in (value, instance.get("PixelPaddingRangeLimit", value))]
+    value = whole_number(instance, "PixelPaddingValue", where)
+    limit = whole_number(instance, "PixelPaddingRangeLimit", where, value)
+    ends = [_as_stored(end, instance) for end in (value, limit)]
     within: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
     return within
 
@@ -88,18 +97,31 @@ def _as_stored(value: int, instance: Dataset) -> int:
 
 def _stored_values(instance: Dataset) -> NDArray[Any]:
     """The stored pixel values (Y, X): only the stored bits, with their sign (PS3.5, 8.1.1)."""
-    shape = (int(instance.Rows), int(instance.Columns))
-    bits, stored_bits = int(instance.BitsAllocated), int(instance.BitsStored)
+    where = named(instance)
+    rows, columns, bits = (
+        whole_number(instance, word, where) for word in ("Rows", "Columns", "BitsAllocated")
+    )
+    stored_bits = whole_number(instance, "BitsStored", where)
+    if not 1 <= stored_bits <= bits:
+        raise UnreadableInput(
+            f"{where}: Bits Stored is {stored_bits} of {bits} Bits Allocated (PS3.3, C.7.6.3.1.1)",
+            series_uid=str(instance.SeriesInstanceUID),
+        )
     _refuse_high_bit(instance, stored_bits)
-    signed = int(instance.PixelRepresentation) == 1
+    signed = whole_number(instance, "PixelRepresentation", where) == 1
     syntax = instance.file_meta.TransferSyntaxUID
     if bits == 16 and not syntax.is_compressed and syntax.is_little_endian:
         values: NDArray[Any] = np.frombuffer(
-            instance.PixelData, "<i2" if signed else "<u2", count=shape[0] * shape[1]
+            instance.PixelData, "<i2" if signed else "<u2", count=rows * columns
         )
-        values = values.reshape(shape)
+        values = values.reshape(rows, columns)
     else:
-        values = _decoded(instance)
+        values = _decoded(instance, syntax)
+        if values.shape != (rows, columns):
+            raise UnreadableInput(
+                f"{where}: its pixel data is no image of {columns} x {rows} pixels",
+                series_uid=str(instance.SeriesInstanceUID),
+            )
     unused = bits - stored_bits
     if unused and bits == 16 and not syntax.is_compressed:
         # Old scanners leave overlays in the unused high bits: shift them out, and the sign back in.
@@ -108,24 +130,29 @@ def _stored_values(instance: Dataset) -> NDArray[Any]:
 
 
 def _refuse_high_bit(instance: Dataset, stored_bits: int) -> None:
-    if int(instance.get("HighBit", stored_bits - 1)) != stored_bits - 1:
+    high_bit = whole_number(instance, "HighBit", named(instance), stored_bits - 1)
+    if high_bit != stored_bits - 1:
         raise UnreadableInput(
-            f"{_named(instance)}: High Bit is {instance.HighBit} for {stored_bits} Bits Stored; values that do not end "
+            f"{named(instance)}: High Bit is {high_bit} for {stored_bits} Bits Stored; values that do not end "
             "at the lowest bit (PS3.5, 8.1.1) are not read",
             series_uid=str(instance.SeriesInstanceUID),
         )
 
 
-def _decoded(instance: Dataset) -> NDArray[Any]:
+def _decoded(instance: Dataset, syntax: UID) -> NDArray[Any]:
+    """The pixel values (Y, X) of a single frame that is not simply 16 bits, little endian."""
     try:
-        return instance.pixel_array
-    except (RuntimeError, ValueError, AttributeError, NotImplementedError) as error:
-        syntax = instance.file_meta.TransferSyntaxUID.name
+        if not syntax.is_compressed:
+            return instance.pixel_array
+        if not get_decoder(syntax).is_available:
+            raise ValueError("no decoder for it is installed")
+        return decode(b"".join(fragments_of(instance.PixelData)), instance, syntax)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Our own words quote nothing of the image; pydicom's do.
+        said = str(error) if syntax.is_compressed and type(error) is ValueError else type(error).__name__
         raise UnreadableInput(
-            f"{_named(instance)}: pixel data in {syntax} can not be decoded: {error}",
+            f"{named(instance)}: pixel data in {syntax.name} can not be decoded: {said}",
             series_uid=str(instance.SeriesInstanceUID),
         ) from error
-
-
-def _named(instance: Dataset) -> str:
-    return f"series {instance.SeriesInstanceUID}, instance {instance.SOPInstanceUID}"

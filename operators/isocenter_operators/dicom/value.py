@@ -1,0 +1,67 @@
+"""Single values of an instance's attributes, of the kind they have to be, or a refusal that does not quote them.
+
+pydicom converts a value when it is first asked for, and raises whatever its conversion meets. A value of the wrong kind
+may come from another attribute of a damaged file: a patient's name, so messages say what is wrong with it and no more.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from isocenter_operators.errors import UnreadableInput
+
+__all__ = ["converted", "named", "number", "term", "whole_number"]
+
+_TERM = re.compile(r"[A-Z][A-Z0-9_]{1,8}")
+
+
+def converted(dataset: Dataset, keyword: str, origin: str) -> Any:
+    """The attribute's value, None where it is absent or empty. Raises UnreadableInput where it can not be read."""
+    try:
+        value = dataset.get(keyword)
+        return None if value is None or value == "" else value
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UnreadableInput(
+            f"{origin} is damaged: its {keyword} can not be read ({type(error).__name__})", path=origin
+        ) from error
+
+
+def whole_number(dataset: Dataset, keyword: str, origin: str, default: int | None = None) -> int:
+    """The attribute as one whole number. Raises UnreadableInput where it is none, or absent with no default."""
+    value = converted(dataset, keyword, origin)
+    if value is None and default is not None:
+        return default
+    try:
+        whole = int(value)
+        if whole == float(value):
+            return whole
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UnreadableInput(f"{origin} is damaged: its {keyword} is not one whole number", path=origin)
+
+
+def number(dataset: Dataset, keyword: str, origin: str) -> float | None:
+    """The attribute as one number, None where it is absent. Raises UnreadableInput where it is something else."""
+    value = converted(dataset, keyword, origin)
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnreadableInput(f"{origin} is damaged: its {keyword} is not one number", path=origin) from error
+
+
+def term(value: object) -> str:
+    """A coded value (VR CS) as messages may tell it: as it is where it looks like one, else that it does not."""
+    text = str(value)
+    return text if _TERM.fullmatch(text) else "no defined term"
+
+
+def named(instance: Dataset) -> str:
+    """The instance as messages name it."""
+    return f"series {instance.SeriesInstanceUID}, instance {instance.SOPInstanceUID}"
