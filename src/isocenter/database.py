@@ -26,7 +26,7 @@ def engine(database: str) -> sa.Engine:
 
 def prepare(settings: Settings) -> None:
     """Make the database and DBOS's tables, where they are missing. Raises StorageFull or Unavailable."""
-    from dbos import run_dbos_database_migrations
+    from dbos import DBOS
 
     logging.getLogger("dbos").setLevel(logging.WARNING)
     url = sa.make_url(settings.database)
@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> None:
                 # Readers and the writer do not wait for each other; the file remembers it.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
             opened.dispose()
-        run_dbos_database_migrations(system_database_url=settings.database)
+        DBOS.migrate(settings.database)
     except (OSError, sa.exc.DBAPIError) as error:
         raise database_error(settings, error) from error
 

@@ -119,6 +119,8 @@ class Ledger:
             else:
                 wanted = sorted({*json.loads(known["destinations"]), *spec.destinations})
                 changed: dict[str, Any] = {"destinations": json.dumps(wanted)}
+                if changed["destinations"] != known["destinations"]:
+                    changed["posted"] = False
                 is_newest = known["generation"] == _newest(connection, subject)
                 if not is_newest:
                     changed |= {"generation": _following(connection), "superseded_by": None}
@@ -263,6 +265,33 @@ class Ledger:
         """The archive says by now that these results are superseded; `marks` are the instances that say it."""
         self._set(job_id, superseded_by=by, marks=json.dumps(list(marks)), posted=False)
 
+    def contested(self) -> list[tuple[Entry, tuple[str, ...]]]:
+        """Current jobs with results whose subject has had other jobs, each with the IDs of these."""
+        other = _job.alias("other")
+        others = sa.exists().where(other.c.subject == _job.c.subject, other.c.job_id != _job.c.job_id)
+        current = (_job.c.state == "done") & _job.c.superseded_by.is_(None) & (_job.c.results != "[]")
+        return [
+            (entry, tuple(sorted(self.rivals(entry))))
+            for entry in self._select(sa.select(_job).where(current, others))
+        ]
+
+    def rivals(self, entry: Entry) -> frozenset[str]:
+        """The IDs of the other jobs of the same subject."""
+        query = sa.select(_job.c.job_id).where(_job.c.subject == entry.subject, _job.c.job_id != entry.job_id)
+        with self._engine.connect() as connection:
+            return frozenset(connection.execute(query).scalars())
+
+    def superseded_series(self, study_uid: str | None = None) -> dict[str, Superseded]:
+        """The Series Instance UIDs of superseded results, of one study or of all, each with what becomes of it."""
+        query = sa.select(_job.c.policy, _job.c.results).where(
+            _job.c.superseded_by.is_not(None), _job.c.state == "done", _job.c.results != "[]"
+        )
+        if study_uid is not None:
+            query = query.where(_job.c.study_uid == study_uid)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.order_by(_job.c.generation)).all()
+        return {result["series_uid"]: policy for policy, results in rows for result in json.loads(results)}
+
     def to_restore(self) -> list[Entry]:
         """Jobs that are current again although the archive holds marks against their results."""
         return self._select(sa.select(_job).where(_job.c.superseded_by.is_(None), _job.c.marks != "[]"))
@@ -287,7 +316,8 @@ class Ledger:
 
     def posted(self, entry: Entry) -> None:
         """The outbox has it, as it was when `entry` was read."""
-        same = (_job.c.job_id == entry.job_id) & (_job.c.state == entry.state)
+        same = (_job.c.job_id == entry.job_id) & (_job.c.state == entry.state) & (_job.c.ended == entry.ended)
+        same &= _job.c.destinations == json.dumps(list(entry.destinations))
         by = _job.c.superseded_by
         same &= by.is_(None) if entry.superseded_by is None else by == entry.superseded_by
         with self._engine.begin() as connection:

@@ -259,8 +259,8 @@ def _unavailable(work: Work, error: Unavailable) -> _Answer:
 
 
 def _ended_call(work: Work, error: Unavailable) -> str:
-    """A call of a model that did not end in time would hold up every later one: what was done about it."""
-    if retries.trouble_of(error).name != "deadline":
+    """A call of a model that did not end, or a model whose process died, would fail every later one: what was done."""
+    if retries.trouble_of(error).name not in ("deadline", "crash"):
         return ""
     try:
         from isocenter.worker.stuck_model import end_stuck_call

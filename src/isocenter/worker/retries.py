@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from isocenter.settings import WorkerSettings
-from isocenter_operators.errors import DeadlineExceeded, OutOfMemory, Unavailable
+from isocenter_operators.errors import DeadlineExceeded, ModelCrashed, OutOfMemory, Unavailable
 
 __all__ = ["Trouble", "retry", "trouble_of"]
 
@@ -27,12 +27,15 @@ class Trouble:
 # the same input gives the same end.
 _AWAY = Trouble("away", None)  # the archive, the inference server, the database; no room on a disk
 _DEADLINE = Trouble("deadline", 3)  # a call of a model that did not end
+_CRASH = Trouble("crash", 5)  # the model's process died; calls that waited behind the guilty one are told the same
 _MEMORY = Trouble("memory", 2)  # others may have needed it at the same time
 
 
 def trouble_of(error: Unavailable) -> Trouble:
     if isinstance(error, OutOfMemory) or "out of memory" in str(error).lower():
         return _MEMORY
+    if isinstance(error, ModelCrashed):
+        return _CRASH
     if isinstance(error, DeadlineExceeded) and error.model is not None:
         return _DEADLINE
     return _AWAY
@@ -40,7 +43,7 @@ def trouble_of(error: Unavailable) -> Trouble:
 
 def retry(trouble: str, met: Mapping[str, int], worker: WorkerSettings) -> float | None:
     """Seconds until the next attempt; None when this kind of trouble was `met` as often as it may be."""
-    tries = {each.name: each.tries for each in (_AWAY, _DEADLINE, _MEMORY)}[trouble] or worker.attempts
+    tries = {each.name: each.tries for each in (_AWAY, _DEADLINE, _CRASH, _MEMORY)}[trouble] or worker.attempts
     if met[trouble] >= tries:
         return None
     # The exponent is bounded: the worker may try for hours, and a float has an end.
