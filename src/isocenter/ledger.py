@@ -266,10 +266,11 @@ class Ledger:
         self._set(job_id, superseded_by=by, marks=json.dumps(list(marks)), posted=False)
 
     def contested(self) -> list[tuple[Entry, tuple[str, ...]]]:
-        """Current jobs with results whose subject has had other jobs, each with the IDs of these."""
+        """Jobs with results that are current, or will be, and whose subject has others: each with the IDs of these."""
         other = _job.alias("other")
         others = sa.exists().where(other.c.subject == _job.c.subject, other.c.job_id != _job.c.job_id)
-        current = (_job.c.state == "done") & _job.c.superseded_by.is_(None) & (_job.c.results != "[]")
+        well = _job.c.state.is_(None) | (_job.c.state == "done")
+        current = well & _job.c.superseded_by.is_(None) & (_job.c.results != "[]")
         return [
             (entry, tuple(sorted(self.rivals(entry))))
             for entry in self._select(sa.select(_job).where(current, others))

@@ -1,7 +1,8 @@
-"""A small client of Orthanc's REST API: the change log, and what the rules need to know of a series."""
+"""A small client of Orthanc's REST API: the change log, what the rules need to know of a series, and deleting."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from pydicom.datadict import keyword_for_tag
 from isocenter.settings import OrthancSettings
 from isocenter_operators.errors import ArchiveUnavailable
 
-__all__ = ["ArchiveSeries", "Change", "ChangeLog", "Orthanc"]
+__all__ = ["ArchiveInstance", "ArchiveSeries", "Change", "ChangeLog", "Orthanc"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ class ArchiveSeries:
     series_uid: str
     instances: frozenset[str]
     updated_at: float = 0.0  # when the archive last changed it, in whole seconds since 1970
+
+
+@dataclass(frozen=True)
+class ArchiveInstance:
+    """An instance as Orthanc holds it. `resource` is Orthanc's identifier; `manufacturer` is (0008,0070)."""
+
+    resource: str
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    manufacturer: str
 
 
 class Orthanc:
@@ -132,12 +144,53 @@ class Orthanc:
 
     def every_attributes(self, resource: str) -> tuple[Mapping[str, Any], ...]:
         """The attributes of each instance of a series, as `attributes` gives them."""
-        return tuple(map(_by_keyword, (self._find(f"/series/{resource}/instances-tags?short") or {}).values()))
+        return tuple(
+            map(_by_keyword, (self._find(f"/series/{resource}/instances-tags?short") or {}).values())
+        )
 
     def sop_instance_uids(self, resource: str) -> tuple[str, ...]:
         """The sorted SOP Instance UIDs of a series."""
         instances = self._find(f"/series/{resource}/instances") or []
         return tuple(sorted(str(each["MainDicomTags"]["SOPInstanceUID"]) for each in instances))
+
+    def find_instances(self, sop_instance_uid: str) -> list[ArchiveInstance]:
+        """All that the archive holds under this UID: one, none, or one in each study that was sent it."""
+        found = self._json("POST", "/tools/lookup", content=sop_instance_uid)
+        instances = [self._instance(str(each["ID"])) for each in found if each["Type"] == "Instance"]
+        return [each for each in instances if each and each.sop_instance_uid == sop_instance_uid]
+
+    def series_uids(self, **matching: str) -> frozenset[str]:
+        """The Series Instance UIDs of all series that match (keyword=value)."""
+        query = {"Level": "Series", "Query": matching, "Expand": True}
+        found = self._json("POST", "/tools/find", content=json.dumps(query))
+        return frozenset(str(each["MainDicomTags"]["SeriesInstanceUID"]) for each in found)
+
+    def file(self, resource: str) -> bytes | None:
+        """The DICOM file of an instance, None when it is gone."""
+        response = self._request("GET", f"/instances/{resource}/file", missing_is_none=True)
+        return None if response is None else response.content
+
+    def delete_instance(self, resource: str) -> None:
+        """Take an instance out of the archive. One that is gone already is no error."""
+        self._request("DELETE", f"/instances/{resource}", missing_is_none=True)
+
+    def _instance(self, resource: str) -> ArchiveInstance | None:
+        """None when it has gone meanwhile."""
+        instance = self._find(f"/instances/{resource}")
+        series = self._find(f"/series/{instance['ParentSeries']}") if instance else None
+        study = self._find(f"/studies/{series['ParentStudy']}") if series else None
+        if instance is None or series is None or study is None:
+            return None
+        manufacturer = self._request(
+            "GET", f"/instances/{resource}/content/0008-0070", missing_is_none=True
+        )  # missing: it has none
+        return ArchiveInstance(
+            resource=resource,
+            study_uid=str(study["MainDicomTags"]["StudyInstanceUID"]),
+            series_uid=str(series["MainDicomTags"]["SeriesInstanceUID"]),
+            sop_instance_uid=str(instance["MainDicomTags"]["SOPInstanceUID"]),
+            manufacturer=manufacturer.content.decode("latin-1").strip(" \0") if manufacturer else "",
+        )
 
     def _find(self, path: str) -> Any:
         return self._get(path, missing_is_none=True)
@@ -150,13 +203,32 @@ class Orthanc:
         timeout_s: float | None = None,
         missing_is_none: bool = False,
     ) -> Any:
+        return self._json("GET", path, params=params, timeout_s=timeout_s, missing_is_none=missing_is_none)
+
+    def _json(self, method: str, path: str, **others: Any) -> Any:
+        response = self._request(method, path, **others)
+        try:
+            return None if response is None else response.json()
+        except ValueError as error:
+            raise ArchiveUnavailable(f"what answers at {self._url}{path} is not Orthanc") from error
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: str | None = None,
+        params: Mapping[str, str | int] | None = None,
+        timeout_s: float | None = None,
+        missing_is_none: bool = False,
+    ) -> httpx.Response | None:
         timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s
         try:
-            response = self._http.get(path, params=params, timeout=timeout)
+            response = self._http.request(method, path, content=content, params=params, timeout=timeout)
             if missing_is_none and response.status_code == httpx.codes.NOT_FOUND:
                 return None
             response.raise_for_status()
-            return response.json()
+            return response
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             hint = "; check orthanc.username and orthanc.password" if status in {401, 403} else ""
@@ -165,8 +237,6 @@ class Orthanc:
             raise ArchiveUnavailable(
                 f"Orthanc at {self._url} does not answer ({type(error).__name__}); is it running?"
             ) from error
-        except ValueError as error:
-            raise ArchiveUnavailable(f"what answers at {self._url}{path} is not Orthanc") from error
 
 
 def _seconds(moment: str) -> float:
