@@ -33,8 +33,8 @@ from isocenter.settings import OrthancSettings
 __all__ = ["Report", "run", "told"]
 
 _PAUSE_S = (0.3, 3.5)  # between the beginnings of two faults
-_AT_ONCE = 3  # faults, at most
-_SCANNERS = 6  # studies that are being sent at once
+_AT_ONCE = 2  # faults, at most
+_SCANNERS = 12  # studies that are being sent at once
 _QUIET_WITHIN_S = 240.0
 _QUIET_LOOKS = 3  # in a row, a second apart
 _ALL_JOBS = 100_000
