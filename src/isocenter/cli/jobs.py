@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from isocenter.cli import options
-from isocenter.cli.output import groups_table, print_json, print_lines, seconds_table, table
+from isocenter.cli.output import counted, groups_table, print_json, print_lines, seconds_table, table
 from isocenter.job import State
 from isocenter_operators.errors import InputError
 
 if TYPE_CHECKING:
     from isocenter.job import Job
     from isocenter.jobs import Jobs
+    from isocenter.onward import Outbox
+    from isocenter.settings import Settings
 
 __all__ = ["command", "lines_of"]
 
@@ -26,7 +28,7 @@ __all__ = ["command", "lines_of"]
 @options.json_option
 @click.pass_context
 def command(context: click.Context, config: Path | None, as_json: bool) -> None:
-    """The jobs: list (what is done without a further word), show ID, retry ID, cancel ID.
+    """The jobs: list (what is done without a further word), show ID, retry ID, cancel ID, resend ID.
 
     The beginning of an ID is enough.
     """
@@ -38,14 +40,28 @@ def command(context: click.Context, config: Path | None, as_json: bool) -> None:
 
 
 @contextmanager
-def _queue(config: Path | None) -> Iterator[Jobs]:
+def _queue(settings: Settings) -> Iterator[Jobs]:
     from isocenter.jobs import Jobs
 
-    jobs = Jobs(options.running_settings(config))
+    jobs = Jobs(settings)
     try:
         yield jobs
     finally:
         jobs.close()
+
+
+@contextmanager
+def _outbox(settings: Settings) -> Iterator[Outbox]:
+    """Raises Unavailable when the database does not do its work."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from isocenter.database import database_error
+    from isocenter.onward import Outbox
+
+    try:
+        yield Outbox(settings.database, settings.peers)
+    except SQLAlchemyError as error:
+        raise database_error(settings, error) from error
 
 
 @command.command("list")
@@ -55,7 +71,7 @@ def _queue(config: Path | None) -> Iterator[Jobs]:
 @click.pass_obj
 def listing(config: Path | None, limit: int = 50, state: State | None = None, as_json: bool = False) -> int:
     """The newest jobs, newest first."""
-    with _queue(config) as queue:
+    with _queue(options.running_settings(config)) as queue:
         jobs = queue.list(limit, state)
     if as_json:
         print_json({"jobs": [job.as_json() for job in jobs]})
@@ -89,12 +105,47 @@ def _why(job: Job) -> str:
 @options.json_option
 @click.pass_obj
 def show(config: Path | None, job_id: str, as_json: bool) -> int:
-    """One job: what was found, what was stored, and where the time went."""
-    with _queue(config) as queue:
-        job = queue.show(job_id)
+    """One job: what was found, what was stored, what was sent on, and where the time went."""
+    settings = options.running_settings(config)
+    with _queue(settings) as queue:
+        job = _found(queue, job_id)
+    with _outbox(settings) as outbox:
+        deliveries = outbox.of_job(job.id)
+    if as_json:
+        print_json({**job.as_json(), "deliveries": [each.as_json() for each in deliveries]})
+        return 0
+    print_lines(lines_of(job))
+    if deliveries:
+        rows = [
+            (each.destination, each.what, each.state, str(each.attempts), each.reason) for each in deliveries
+        ]
+        print_lines(["", *table(["destination", "what", "state", "attempts", "why"], rows)])
+    return 0
+
+
+@command.command()
+@click.argument("job_id", metavar="ID")
+@options.json_option
+@click.pass_obj
+def resend(config: Path | None, job_id: str, as_json: bool) -> int:
+    """Send again what a destination has refused of a job, or what was given up."""
+    settings = options.running_settings(config)
+    with _queue(settings) as queue:
+        job = _found(queue, job_id)
+    with _outbox(settings) as outbox:
+        count = outbox.retry(job.id)
+    if as_json:
+        print_json({"job": job.id, "deliveries": count})
+    else:
+        print_lines([f"{counted(count, 'delivery', 'deliveries')} of job {job.id[:12]} will be sent again"])
+    return 0
+
+
+def _found(queue: Jobs, job_id: str) -> Job:
+    job = queue.show(job_id)
     if job is None:
         raise InputError(f"there is no job {job_id!r}; `isocenter jobs list` shows those there are")
-    return _tell(job, as_json)
+    return job
 
 
 @command.command()
@@ -103,7 +154,7 @@ def show(config: Path | None, job_id: str, as_json: bool) -> int:
 @click.pass_obj
 def retry(config: Path | None, job_id: str, as_json: bool) -> int:
     """Run a job that has ended once more, under the same identity, as if it had never been tried."""
-    with _queue(config) as queue:
+    with _queue(options.running_settings(config)) as queue:
         return _tell(queue.retry(job_id), as_json)
 
 
@@ -113,7 +164,7 @@ def retry(config: Path | None, job_id: str, as_json: bool) -> int:
 @click.pass_obj
 def cancel(config: Path | None, job_id: str, as_json: bool) -> int:
     """Stop a job: one that waits is gone at once, one that runs stops at its next step and stores nothing."""
-    with _queue(config) as queue:
+    with _queue(options.running_settings(config)) as queue:
         return _tell(queue.cancel(job_id), as_json)
 
 

@@ -40,6 +40,7 @@ class CouriersLike(Protocol):
 
     def status(self) -> Mapping[str, Any]: ...
     def deliveries(self, job_id: str) -> list[Delivery]: ...
+    def retry(self, job_id: str) -> int: ...
 
 
 class JobsLike(Protocol):
@@ -74,6 +75,7 @@ class API:
             Route("/api/jobs/{id}", self.job),
             Route("/api/jobs/{id}/retry", self.retry, methods=["POST"]),
             Route("/api/jobs/{id}/cancel", self.cancel, methods=["POST"]),
+            Route("/api/jobs/{id}/resend", self.resend, methods=["POST"]),
             Route("/api/destinations", self.destinations),
             Route("/healthz", self.health),
             Route("/status", self.status),
@@ -109,6 +111,14 @@ class API:
             return _no_job(request)
         sent_on = await run_in_threadpool(self._couriers.deliveries, job.id) if self._couriers else []
         return JSONResponse({**job.as_json(), "deliveries": [each.as_json() for each in sent_on]})
+
+    async def resend(self, request: Request) -> Response:
+        """Send again what failed of a job's deliveries."""
+        job = await run_in_threadpool(self._jobs.show, request.path_params["id"])
+        if job is None:
+            return _no_job(request)
+        count = await run_in_threadpool(self._couriers.retry, job.id) if self._couriers else 0
+        return JSONResponse({"job": job.id, "deliveries": count})
 
     async def destinations(self, request: Request) -> Response:
         """How each destination stands."""
