@@ -23,7 +23,7 @@ install: $(INSTALLED)
 system:
 	@scripts/install_system.sh
 
-# Chromium too, which is larger than all of them and only looks at the viewer in the tests.
+# What only the tests need too: Chromium, which is larger than all the others, PostgreSQL, DCMTK.
 browser:
 	@scripts/install_system.sh test
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the system's packages that the demo is made of, with the argument `test` also the tests' browser, where this
+# Installs the system's packages that the demo is made of, with the argument `test` also those of the tests, where this
 # user may. Otherwise says what is missing, what works without it, and how to get it. Never fails: what is missing is
 # found again by `isocenter doctor`.
 set -u
@@ -16,6 +16,8 @@ declare -A without=(
   [npm]="OHIF can not be fetched, so there is no viewer; all else works"
   [libatomic1]="Playwright does not start, so the browser tests fail; all else works"
   [chromium]="the browser tests are skipped; all else works"
+  [postgresql]="the tests of several workers on PostgreSQL are skipped; all else works"
+  [dcmtk]="results are not sent to its storescp in the tests; all else works"
 )
 
 python() { .venv/bin/python -c 'import sys; print(sys.executable)' 2>/dev/null || "$here/find_python.sh" 2>/dev/null; }
@@ -48,6 +50,8 @@ have() {
     dicom3tools) command -v dciodvfy ;;
     npm) [ -e "${ISOCENTER_OHIF:-.cache/ohif}/version" ] || [ -n "${OHIF_TARBALL:-}" ] || command -v npm ;;
     libatomic1) ldconfig -p | grep -q 'libatomic\.so\.1 ' ;;
+    postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' ;;
+    dcmtk) command -v storescp ;;
     chromium) command -v chromium || chromium-browser --version || command -v google-chrome ;;
   esac >/dev/null 2>&1
 }
@@ -77,7 +81,7 @@ look() {
 }
 
 wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm)
-[ "${1:-}" = test ] && wanted+=(libatomic1 chromium)
+[ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk)
 look "${wanted[@]}"
 [ ${#missing[@]} -eq 0 ] && exit 0
 
@@ -101,6 +105,10 @@ elif "${as_root[@]}" true 2>/dev/null; then
   # The package's own service would hold the ports that the embedded Orthanc wants.
   if [[ " ${missing[*]} " == *" orthanc "* ]] && command -v systemctl >/dev/null; then
     "${as_root[@]}" systemctl disable --now orthanc >>"$log" 2>&1
+  fi
+  # A server that nobody asked for: the tests start their own.
+  if [[ " ${missing[*]} " == *" postgresql "* ]] && command -v systemctl >/dev/null; then
+    "${as_root[@]}" systemctl disable --now postgresql >>"$log" 2>&1
   fi
   look "${missing[@]}"
   why=$(grep '^E: ' "$log" | tail -n 1)
