@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isocenter.ledger import Ledger
+from isocenter.ledger import Entry, Ledger
 from isocenter.settings import Settings
 
 __all__ = ["Cleaning", "Swept"]
@@ -18,11 +19,15 @@ log = logging.getLogger("isocenter.cleaning")
 
 _DAY_S = 86400.0
 _MB = 1_000_000
+_JOB_ID = re.compile(r"[0-9a-f]{64}")
+_FETCHED = "priors"  # what a job's folder holds only while the job runs, unless its worker was killed
+_AT_REST_S = 3600.0  # what nobody has changed for so long is not being worked on
+_AT_ONCE = 500  # jobs that the ledger is asked about
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What was removed."""
+    """What was removed: how many jobs' folders, and how many bytes in all."""
 
     folders: int
     bytes: int
@@ -31,7 +36,7 @@ class Swept:
 @dataclass(frozen=True)
 class _Folder:
     path: Path
-    changed_at: float  # seconds since 1970
+    changed_at: float  # seconds since 1970, of the newest of all that is in it
     bytes: int
 
 
@@ -42,41 +47,83 @@ class Cleaning:
         self._settings = settings
 
     def sweep(self) -> Swept:
-        """Remove folders of jobs that are over. Those of jobs that wait or run are never touched.
+        """Remove folders of jobs that are over, and what was abandoned. Those of jobs that wait or run are not touched.
 
         Errors are SQLAlchemy's; a folder that can not be removed is logged, and tried again at the next time.
         """
-        limits = self._settings.limits
-        over = self._of_ended_jobs()
-        oldest_kept = time.time() - limits.jobs_kept_days * _DAY_S
-        room = limits.jobs_kept_mb * _MB
-        removed = []
-        for folder in sorted(
-            over, key=lambda each: each.changed_at, reverse=True
-        ):  # the newest are kept first
-            room -= folder.bytes
-            if (folder.changed_at < oldest_kept or room < 0) and _remove(folder.path):
-                removed.append(folder)
-        return Swept(len(removed), sum(each.bytes for each in removed))
+        ledger = Ledger(self._settings.database)
+        folders = sorted(_folders(self._settings.data_dir / "jobs"), key=lambda each: each.changed_at)
+        known = _known(ledger, [folder.path.name for folder in folders])
+        over = [folder for folder in folders if _is_over(known, folder)]
+        doomed = {folder for folder in over if self._is_old(folder, known.get(folder.path.name))}
+        excess = (
+            sum(each.bytes for each in folders if each not in doomed)
+            - self._settings.limits.jobs_kept_mb * _MB
+        )
+        for folder in over:  # the oldest first
+            if excess > 0 and folder not in doomed:
+                doomed.add(folder)
+                excess -= folder.bytes
+        removed = [folder for folder in over if folder in doomed and _remove(ledger, folder)]
+        abandoned = sum(_remove_fetched(ledger, folder) for folder in over if folder not in doomed)
+        return Swept(len(removed), sum(folder.bytes for folder in removed) + abandoned)
 
-    def _of_ended_jobs(self) -> list[_Folder]:
-        folders = list(_folders(self._settings.data_dir / "jobs"))
-        known = Ledger(self._settings.database).entries(each.path.name for each in folders)
-        # What no ledger knows belongs to nobody any more.
-        return [
-            each for each in folders if each.path.name not in known or known[each.path.name].state is not None
-        ]
+    def _is_old(self, folder: _Folder, entry: Entry | None) -> bool:
+        kept_s = self._settings.limits.jobs_kept_days * _DAY_S
+        if entry is None:
+            # What the ledger does not know was left by another installation, or before the database was lost.
+            return time.time() - folder.changed_at > min(kept_s, _DAY_S)
+        return time.time() - max(folder.changed_at, entry.ended or 0.0) > kept_s
 
 
 def _folders(parent: Path) -> Iterator[_Folder]:
     for path in parent.iterdir() if parent.is_dir() else ():
-        if path.is_dir() and not path.is_symlink():
-            files = [file.lstat() for file in path.rglob("*")]
-            changed_at = max(each.st_mtime for each in [path.lstat(), *files])
-            yield _Folder(path, changed_at, sum(each.st_size for each in files))
+        if _JOB_ID.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            yield _measured(path)
 
 
-def _remove(path: Path) -> bool:
+def _measured(path: Path) -> _Folder:
+    changed_at, size = 0.0, 0
+    for file in (path, *path.rglob("*")):
+        try:
+            found = file.lstat()
+        except FileNotFoundError:
+            continue  # a worker has just removed it
+        changed_at = max(changed_at, found.st_mtime)
+        size += found.st_size
+    return _Folder(path, changed_at, size)
+
+
+def _known(ledger: Ledger, job_ids: list[str]) -> dict[str, Entry]:
+    known: dict[str, Entry] = {}
+    for start in range(0, len(job_ids), _AT_ONCE):
+        known |= ledger.entries(job_ids[start : start + _AT_ONCE])
+    return known
+
+
+def _is_over(known: Mapping[str, Entry], folder: _Folder) -> bool:
+    entry = known.get(folder.path.name)
+    return entry is None or entry.state is not None
+
+
+def _remove(ledger: Ledger, folder: _Folder) -> bool:
+    """Whether it is gone. It stays when its job has been asked for again meanwhile."""
+    if not _is_over(ledger.entries([folder.path.name]), folder):
+        return False
+    return _removed(folder.path)
+
+
+def _remove_fetched(ledger: Ledger, folder: _Folder) -> int:
+    """Remove what was fetched for a job whose worker died, and give how many bytes that were."""
+    fetched = folder.path / _FETCHED
+    if not fetched.is_dir() or time.time() - folder.changed_at < _AT_REST_S:
+        return 0
+    size = _measured(fetched).bytes
+    over = _is_over(ledger.entries([folder.path.name]), folder)
+    return size if over and _removed(fetched) else 0
+
+
+def _removed(path: Path) -> bool:
     try:
         shutil.rmtree(path)
     except OSError as error:
