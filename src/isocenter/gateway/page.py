@@ -38,6 +38,7 @@ h1 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 small, .uid { color: #93a1b8; } .uid { font-family: ui-monospace, monospace; font-size: 12px; }
 button { color: inherit; background: #1b2942; border: 1px solid #3a4a6b; border-radius: 4px; cursor: pointer; }
 form { display: inline; }
+tr.superseded > td { color: #7d899c; } tr.superseded .done { color: inherit; } tr:target > td { background: #14213a; }
 .uid { display: inline-block; max-width: 17rem; overflow-wrap: anywhere; }
 .numbers table { width: auto; margin-bottom: .25rem; }
 .numbers th, .numbers td { padding: .1rem .5rem; border: 0; font-weight: normal; text-align: right; }
@@ -53,8 +54,16 @@ def study_link(study_uid: str) -> str:
     return f"/viewer?StudyInstanceUIDs={quote(study_uid)}"
 
 
-def status_page(jobs: Sequence[Job], arrivals: Sequence[Arrival], away: str) -> HTMLResponse:
-    """The newest jobs, then the newest series without one and why, as a page that keeps itself up to date."""
+def status_page(
+    jobs: Sequence[Job],
+    arrivals: Sequence[Arrival],
+    away: str,
+    destinations: Mapping[str, Mapping[str, Any]] | None = None,
+) -> HTMLResponse:
+    """The newest jobs, then the newest series without one and why, as a page that keeps itself up to date.
+
+    destinations: how each stands by name, as `Couriers.status` tells.
+    """
     waiting = f'<p class="failed">Waiting: {escape(away)}</p>' if away else ""
     without = [arrival for arrival in arrivals if not _is_explained(arrival)]
     nothing = "<p>No jobs yet. Send a study (<code>isocenter send FOLDER</code>) and it appears here.</p>"
@@ -73,6 +82,7 @@ def status_page(jobs: Sequence[Job], arrivals: Sequence[Arrival], away: str) -> 
             if without
             else "<p>None.</p>"
         )
+        + _destinations(destinations or {})
     )
     return _page("Isocenter", body, refresh_s=5)
 
@@ -122,8 +132,10 @@ def _study(study_uid: str) -> str:
 def _row(job: Job) -> str:
     state = _SHOWN_STATE.get(job.state, job.state)
     took = f"{sum(job.seconds.values()):.1f} s" if job.over and job.seconds else ""
+    replaced = ' class="superseded"' if job.superseded_by else ""
     return (
-        f'<tr><td class="{job.state}">{state}</td><td>{escape(job.application)}</td><td>{_study(job.study_uid)}</td>'
+        f'<tr id="job-{escape(job.id[:12])}"{replaced}><td class="{job.state}">{state}</td>'
+        f"<td>{escape(job.application)}<br><small>{job.priority}</small></td><td>{_study(job.study_uid)}</td>"
         f"<td>{_outcome(job)}</td><td>{job.created:%Y-%m-%d %H:%M:%S}<br><small>{took}</small></td>"
         f"<td>{_actions(job)}</td></tr>"
     )
@@ -142,13 +154,41 @@ def _row_of_arrival(arrival: Arrival) -> str:
 
 
 def _outcome(job: Job) -> str:
-    lines = [escape(job.reason)] if job.reason else []
+    lines = [_superseded(job.superseded_by)] if job.superseded_by else []
+    lines += [escape(job.reason)] if job.reason else []
     notes = [f"{group['label']}: {note}" for group in job.groups for note in group.get("notes", ())]
     lines += [f"<small>{escape(note)}</small>" for note in (*notes, *job.notes)]
     stored = ", ".join(escape(result.get("modality", "?")) for result in job.results)
     if stored:
         lines.append(f"<small>stored: {stored}</small>")
     return (_measurements(job.groups) if job.groups else "") + "<br>".join(lines)
+
+
+def _superseded(by: str) -> str:
+    job = escape(by[:12])
+    return f'superseded by <a href="#job-{job}" class="uid">job {job}</a>'
+
+
+def _destinations(destinations: Mapping[str, Mapping[str, Any]]) -> str:
+    if not destinations:
+        return ""
+    header = ("State", "Destination", "Waiting", "Failed", "Why", "Since (UTC)")
+    return "<h1>Destinations</h1>" + _table(
+        header, map(_row_of_destination, *zip(*destinations.items(), strict=True))
+    )
+
+
+def _row_of_destination(name: str, stands: Mapping[str, Any]) -> str:
+    waiting, since = stands["waiting"], stands["failing_since"]
+    state, kind = (
+        ("away", "failed") if since else ("sending", "running") if waiting else ("up to date", "done")
+    )
+    failed = f'<span class="failed">{stands["failed"]}</span>' if stands["failed"] else "0"
+    shown = f"{datetime.fromisoformat(since).astimezone(UTC):%Y-%m-%d %H:%M:%S}" if since else ""
+    return (
+        f'<tr><td class="{kind}">{state}</td><td>{escape(name)}</td><td>{waiting}</td><td>{failed}</td>'
+        f"<td>{escape(stands['reason'])}</td><td>{shown}</td></tr>"
+    )
 
 
 def _measurements(groups: Sequence[Mapping[str, Any]]) -> str:
@@ -158,7 +198,8 @@ def _measurements(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _actions(job: Job) -> str:
-    action = "cancel" if job.state == "queued" else "retry" if job.over else ""
+    retriable = job.over and not job.superseded_by
+    action = "cancel" if job.state in ("queued", "running") else "retry" if retriable else ""
     if not action:
         return ""
     return f'<form method="post" action="/api/jobs/{quote(job.id)}/{action}"><button>{action}</button></form>'
