@@ -20,6 +20,7 @@ from isocenter.priors.patience import Patience, Waiting
 from isocenter.priors.patient import Attributes, Moment, Patient, day, text
 from isocenter.settings import Settings
 from isocenter_operators.errors import (
+    ArchiveUnavailable,
     ConfigurationError,
     DeadlineExceeded,
     InputError,
@@ -162,9 +163,12 @@ class _Gathering:
         before = len(self.reasons)
         try:
             source = self.holder.bring(study, likely, self.reasons)
-        except InputError as error:
+        except (ArchiveUnavailable, DeadlineExceeded, InputError) as error:
+            if self.criteria.wanted.source is None and not isinstance(error, InputError):
+                raise
+            # It may be this study alone that it can not give; when it is away, the next question will show that.
             log.warning("priors of job %s: %s", self.spec.identity.job_id[:12], error)
-            self.reasons.append(f"{self.holder.name} refused to give the study of {day(study)}")
+            self.reasons.append(f"{self.holder.name} did not give the study of {day(study)}")
             source = None
         if source is not None:
             self.sources.append(source)

@@ -44,28 +44,28 @@ def associated(
     entity.network_timeout = None
     entity.requested_contexts = list(contexts)
     stores = {each.abstract_syntax for each in contexts[1:]} if inbox else set()
-    try:
-        # pynetdicom tells a refused connection to its log only, and leaves the socket open.
-        socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S).close()
-    except OSError as error:
-        raise ArchiveUnavailable(f"{_where(peer)} does not answer") from error
+    tls = _ours(peer.tls) if peer.tls else None
+    _knock(peer, tls)
+    opened: list[socket.socket] = []
     association = entity.associate(
         peer.host,
         peer.port,
         ae_title=peer.aet,
         max_pdu=_LARGEST_PDU,
         ext_neg=[build_role(uid, scp_role=True) for uid in sorted(stores)],
-        tls_args=(_ours(peer.tls), peer.host) if peer.tls else None,
-        evt_handlers=_handlers(inbox),
+        tls_args=(tls, peer.host) if tls else None,
+        evt_handlers=_handlers(inbox, opened),
     )
-    if not association.is_established:
-        why = "rejects the association" if association.is_rejected else "does not accept an association"
-        raise ArchiveUnavailable(f"{_where(peer)} {why} from {aet}")
     try:
+        if not association.is_established:
+            why = "rejects the association" if association.is_rejected else "does not accept an association"
+            raise ArchiveUnavailable(f"{_where(peer)} {why} from {aet}")
         yield association
     finally:
         if association.is_established:
             association.release()
+        for connection in opened:  # where the other side has gone, pynetdicom leaves it open
+            connection.close()
 
 
 @contextmanager
@@ -78,6 +78,7 @@ def listening(peer: DICOMPeer, retrieve: Retrieve, inbox: Inbox, waiting: Waitin
     for context in AllStoragePresentationContexts:
         entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
     give_up = time.monotonic() + waiting.silence_s
+    opened: list[socket.socket] = []
     server = None
     while server is None:
         try:
@@ -85,7 +86,7 @@ def listening(peer: DICOMPeer, retrieve: Retrieve, inbox: Inbox, waiting: Waitin
                 (retrieve.host, retrieve.port),
                 block=False,
                 ssl_context=_theirs(peer.tls) if peer.tls else None,
-                evt_handlers=_handlers(inbox),
+                evt_handlers=_handlers(inbox, opened),
             )
         except OSError as error:  # another job's C-MOVE goes on
             if time.monotonic() > give_up:
@@ -97,6 +98,8 @@ def listening(peer: DICOMPeer, retrieve: Retrieve, inbox: Inbox, waiting: Waitin
         yield
     finally:
         server.shutdown()
+        for connection in opened:
+            connection.close()
 
 
 @contextmanager
@@ -109,6 +112,8 @@ def watched(association: Association, inbox: Inbox, waiting: Waiting) -> Iterato
             now = time.monotonic()
             if now - inbox.heard > waiting.silence_s or now > waiting.late:
                 association.abort()
+                # Who waits for the next message is woken when the other side closes the connection, but not by this.
+                association.dimse.msg_queue.put((None, None))
                 return
 
     watcher = threading.Thread(target=watch, name="priors", daemon=True)
@@ -120,16 +125,31 @@ def watched(association: Association, inbox: Inbox, waiting: Waiting) -> Iterato
         watcher.join()
 
 
-def _handlers(inbox: Inbox | None) -> list[Any]:
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _without_delay)]
+def _handlers(inbox: Inbox | None, opened: list[socket.socket]) -> list[Any]:
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _without_delay, [opened])]
     return [*handlers, (evt.EVT_C_STORE, inbox.store)] if inbox else handlers
 
 
-def _without_delay(event: evt.Event) -> None:
+def _without_delay(event: evt.Event, opened: list[socket.socket]) -> None:
     """The end of each message would wait for an acknowledgement of its beginning, which the node delays."""
     connection = event.assoc.dul.socket.socket
     if connection is not None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        opened.append(connection)
+
+
+def _knock(peer: DICOMPeer, tls: ssl.SSLContext | None) -> None:
+    """Connect once before the association: pynetdicom tells its log only why it could not, and forgets the socket."""
+    try:
+        with socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S) as connection:
+            if tls is not None:
+                tls.wrap_socket(connection, server_hostname=peer.host).close()
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigurationError(
+            f"{_where(peer)} shows a certificate that is not trusted: {error.verify_message}; see tls.ca of this peer"
+        ) from error
+    except OSError as error:
+        raise ArchiveUnavailable(f"{_where(peer)} does not answer") from error
 
 
 def _where(peer: DICOMPeer) -> str:
