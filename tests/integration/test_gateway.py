@@ -9,25 +9,41 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from copy import deepcopy
 from pathlib import Path
+from typing import cast
 
 import httpx
 import psutil
 import pytest
 import yaml
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 from served import served
+from starlette.applications import Starlette
+from starlette.routing import Route
+from unit.result_cases import findings_of, phantom_case, report_of, seg_of
 
 from isocenter.arrivals import Arrival
+from isocenter.database import prepare
 from isocenter.gateway import create_app
+from isocenter.gateway.marking import Marking
+from isocenter.gateway.proxy import DICOMwebProxy
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
+from isocenter.ledger import Ledger
+from isocenter.route import Superseded
 from isocenter.routing import Router
 from isocenter.rules import Series
 from isocenter.settings import GatewaySettings, OrthancSettings, Settings
 from isocenter.stack.orthanc import running_orthanc
+from isocenter.worker.runner import stored_as_json
 from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.dicomweb.client import DICOMwebClient
+from isocenter_operators.result_gate import stored_instance
 
 pytestmark = pytest.mark.integration
 
@@ -108,6 +124,142 @@ def test_a_query_reaches_the_archive_as_it_was_written(
     path = f"/dicom-web/studies/{study}/series"
     assert proxied.get(path, params={"SeriesInstanceUID": series, "Modality": "CT"}).json()
     assert proxied.get(path, params={"SeriesInstanceUID": series, "Modality": "MR"}).json() == []
+
+
+@pytest.fixture
+def superseded(orthanc: OrthancSettings, settings: Settings) -> dict[str, list[Dataset]]:
+    """A study in the session's Orthanc, whose results of two applications are superseded: those to keep and to hide."""
+    prepare(settings)
+    ledger, study_uid = Ledger(settings.database), generate_uid()
+    volume, labels = phantom_case()
+    held: dict[str, list[Dataset]] = {"images": [deepcopy(each) for each in volume.sources[:2]]}
+    for policy in ("keep", "hide", "current"):
+        seg = seg_of(volume, labels)
+        held[policy] = [seg, report_of(volume, findings_of(volume, labels), seg)]
+    for kind, instances in held.items():
+        series = {each.SeriesInstanceUID: generate_uid() for each in instances}
+        for each in instances:
+            each.StudyInstanceUID, each.SeriesInstanceUID = study_uid, series[each.SeriesInstanceUID]
+            each.SOPInstanceUID = each.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        if kind in ("keep", "hide"):
+            spec = JobSpec(
+                algorithm=Algorithm(kind, "1"),
+                study_uid=study_uid,
+                series_uids=("1.2.3.4",),
+                sop_instance_uids=("1.2.3.4.5",),
+                route="chest",
+                superseded=cast(Superseded, kind),
+            )
+            job_id = spec.identity.job_id
+            ledger.enter(spec)
+            ledger.store(job_id, stored_as_json([stored_instance(each) for each in instances]))
+            ledger.end(job_id, "done")
+            ledger.superseded(job_id, "f" * 64, [])
+        with DICOMwebClient(orthanc.dicomweb_url) as client:
+            client.store(instances)
+    return held
+
+
+@pytest.fixture
+def marking(orthanc: OrthancSettings, settings: Settings) -> Iterator[httpx.Client]:
+    """The proxy before the session's Orthanc, with the ledger beside it."""
+    proxy = DICOMwebProxy(orthanc, Marking(settings))
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await proxy.aclose()
+
+    routes = [Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"])]
+    app = Starlette(routes=routes, lifespan=lifespan)
+    with (
+        served(app, settings.gateway.port) as url,
+        httpx.Client(base_url=f"{url}/dicom-web", timeout=60) as client,
+    ):
+        yield client
+
+
+def series_of(instances: list[Dataset]) -> set[str]:
+    return {str(each.SeriesInstanceUID) for each in instances}
+
+
+def listed(answer: httpx.Response) -> dict[str, set[str | None]]:
+    """The series in a list, with their descriptions."""
+    assert answer.status_code == 200, answer.text
+    found: dict[str, set[str | None]] = {}
+    for item in answer.json():
+        description = item.get("0008103E", {}).get("Value", [None])[0]
+        found.setdefault(item["0020000E"]["Value"][0], set()).add(description)
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", ["series", "metadata", "instances?includefield=SeriesDescription", "/series"]
+)
+def test_a_reader_sees_which_results_are_superseded(
+    marking: httpx.Client, superseded: dict[str, list[Dataset]], path: str
+) -> None:
+    study = superseded["images"][0].StudyInstanceUID
+    url = f"/studies/{study}/{path}" if not path.startswith("/") else f"{path}?StudyInstanceUID={study}"
+    found = listed(marking.get(url))
+    seen = series_of([*superseded["images"], *superseded["keep"], *superseded["current"]])
+    assert set(found) == seen
+    for each in superseded["keep"]:
+        assert found[each.SeriesInstanceUID] == {f"SUPERSEDED: {each.SeriesDescription}"}
+    for each in superseded["current"]:
+        assert found[each.SeriesInstanceUID] == {each.SeriesDescription}
+
+
+def test_what_is_asked_for_by_its_uid_is_given_and_called_superseded(
+    marking: httpx.Client, superseded: dict[str, list[Dataset]]
+) -> None:
+    for kind, prefix in (("keep", "SUPERSEDED: "), ("hide", "SUPERSEDED: "), ("current", "")):
+        for each in superseded[kind]:
+            series = f"/studies/{each.StudyInstanceUID}/series/{each.SeriesInstanceUID}"
+            metadata = listed(marking.get(f"{series}/metadata"))
+            assert metadata == {each.SeriesInstanceUID: {f"{prefix}{each.SeriesDescription}"}}
+            instances = marking.get(f"{series}/instances").json()
+            assert len(instances) == (0 if kind == "hide" else 1)
+            whole = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+            assert each.SOPInstanceUID.encode() in marking.get(series, headers=whole).content
+
+
+def test_urls_and_queries_are_those_of_the_archive_where_results_are_superseded_too(
+    marking: httpx.Client, superseded: dict[str, list[Dataset]]
+) -> None:
+    path = f"/studies/{superseded['images'][0].StudyInstanceUID}/series"
+    only = marking.get(path, params={"Modality": "CT"})
+    assert set(listed(only)) == series_of(superseded["images"])
+    assert only.headers["content-type"].startswith("application/dicom+json")
+    assert only.json()[0]["00081190"]["Value"][0].startswith(str(marking.base_url))
+    assert marking.get(path, params={"Modality": "MR"}).json() == []
+    assert len(marking.get(path, params={"limit": 1}).json()) <= 1
+
+
+def test_a_list_that_could_not_be_marked_is_refused(
+    marking: httpx.Client, superseded: dict[str, list[Dataset]], stored: tuple[str, str]
+) -> None:
+    xml = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+    study = superseded["images"][0].StudyInstanceUID
+    refused = marking.get(f"/studies/{study}/metadata", headers=xml)
+    assert refused.status_code == 406
+    assert "ask for application/dicom+json" in refused.json()["error"]
+    whole = marking.get(f"/studies/{stored[0]}/metadata", headers=xml)
+    assert whole.status_code == 200  # of a study without superseded results
+    assert b"NativeDicomModel" in whole.content
+
+
+def test_without_the_ledger_no_list_is_given_but_images_are(
+    marking: httpx.Client, settings: Settings, stored: tuple[str, str]
+) -> None:
+    settings.data_dir.mkdir(exist_ok=True)
+    (settings.data_dir / "isocenter.sqlite").write_bytes(b"no database" * 1000)
+    refused = marking.get(f"/studies/{stored[0]}/series")
+    assert refused.status_code == 503
+    assert "can not be used" in refused.json()["error"]
+    whole = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+    assert marking.get(f"/studies/{stored[0]}/series/{stored[1]}", headers=whole).status_code == 200
+    assert marking.get("/studies").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -193,7 +345,7 @@ def test_jobs_are_listed_shown_cancelled_and_retried(gateway: httpx.Client, jobs
     spec = JobSpec(
         algorithm=Algorithm("ct_lung_density", "1"),
         study_uid="1.2.3",
-        series_uid="1.2.3.4",
+        series_uids=("1.2.3.4",),
         sop_instance_uids=("1.2.3.4.5",),
         route="<b>chest</b>",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from isocenter.database import database_error
+from isocenter.database import database_error, prepare
 from isocenter.ledger import Ledger
 from isocenter.route import Superseded
 from isocenter.settings import Settings
@@ -66,6 +67,7 @@ class Marking:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ledger: Ledger | None = None
+        self._opening = threading.Lock()
         self._remembered: dict[str | None, tuple[float, Mapping[str, Superseded]]] = {}
 
     def of(self, listing: Listing) -> Mapping[str, Superseded]:
@@ -83,9 +85,7 @@ class Marking:
         if known is not None and time.monotonic() - known[0] < _FRESH_S:
             return known[1]
         try:
-            if self._ledger is None:
-                self._ledger = Ledger(self._settings.database)
-            superseded = self._ledger.superseded_series(study_uid)
+            superseded = self._opened().superseded_series(study_uid)
         except SQLAlchemyError as error:
             if known is not None:
                 return known[1]
@@ -94,6 +94,14 @@ class Marking:
             self._remembered.clear()
         self._remembered[study_uid] = time.monotonic(), superseded
         return superseded
+
+    def _opened(self) -> Ledger:
+        """Raises Unavailable and SQLAlchemy's errors."""
+        with self._opening:
+            if self._ledger is None:
+                prepare(self._settings)
+                self._ledger = Ledger(self._settings.database)
+            return self._ledger
 
 
 def marked(
