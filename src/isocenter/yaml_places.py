@@ -76,6 +76,8 @@ def read_yaml(file: Path) -> YAMLDocument:
         return YAMLDocument(loader.construct_document(root), root)
     except yaml.YAMLError as error:
         raise ConfigurationError(_said(error, file)) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists thousands deep
+        raise ConfigurationError(f"{file}: can not be read as settings: {type(error).__name__}") from error
     finally:
         loader.dispose()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from isocenter.route import Route
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
 
@@ -43,9 +44,9 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
     [
         (
             "orthanc: {htp_port: 1}",
-            r"isocenter.yaml: orthanc.htp_port: there is no such key; did you mean http_port\?",
+            r"isocenter.yaml:1:11: orthanc.htp_port: there is no such key; did you mean http_port\?",
         ),
-        ("orhtanc: {}", r"isocenter.yaml: orhtanc: there is no such key; did you mean orthanc\?"),
+        ("orhtanc: {}", r"isocenter.yaml:1:1: orhtanc: there is no such key; did you mean orthanc\?"),
         ("gateway: {port: many}", r"gateway.port: Input should be a valid integer"),
         ("orthanc: {username: u}", r"orthanc: .*username and password: set both, or neither"),
         ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
@@ -115,6 +116,11 @@ def test_a_password_in_the_archives_address_is_refused_and_not_repeated(file: Pa
 def test_the_page_lists_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs" / "configuration.md").read_text()
-    listed = yaml.safe_load(page.split("```yaml")[1].split("```")[0])
+    listed, everything = (yaml.safe_load(block.split("```")[0]) for block in page.split("```yaml")[1:])
+    every_default = Settings().model_dump(mode="json")
 
-    assert listed == Settings().model_dump(mode="json")
+    assert {**listed, "routes": every_default["routes"]} == every_default
+    assert Settings(**listed) == Settings()
+    (route,) = everything["routes"]
+    assert {*route, "min_instances"} == Route.model_fields.keys()
+    assert Route(**route).hours is not None

@@ -64,7 +64,8 @@ def explain(config: Path | None, path: Path, as_json: bool) -> int:
     refuse_wrong_rules(settings, settings.file, Catalog(settings.apps_dir))
     studies = _studies(path)
     if as_json:
-        print_json([explanation(settings.routes, study) for study in studies.values()])
+        told = [explanation(settings.routes, study) for study in studies.values()]
+        print_json([entry for study in told for entry in _entries(study)])
         return 0
     for study in studies.values():
         verdicts = ask(settings.routes, study)
@@ -76,6 +77,20 @@ def explain(config: Path | None, path: Path, as_json: bool) -> int:
             print_lines([f"study {study[0].study_uid} ({counted(len(study), 'series', 'series')})"])
             print_lines(f"  {_told(each)}" for each in of_study)
     return 0
+
+
+def _entries(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One entry for each series, and one for the study where a route is about studies."""
+    for series in study["series"]:
+        yield {"study_uid": study["study_uid"], **series}
+    if study["routes"]:
+        instances = sum(series["instances"] for series in study["series"])
+        yield {
+            "study_uid": study["study_uid"],
+            "series_uid": None,
+            "instances": instances,
+            "routes": study["routes"],
+        }
 
 
 def _told(verdict: RouteVerdict) -> str:
