@@ -71,7 +71,9 @@ class Route(_Part):
     expect: tuple[Expected, ...] = ()  # of a study: it starts as soon as these are complete
     settle_s: float | None = Field(default=None, ge=0)  # None: routing.settle_s, or stat_settle_s
     longest_wait_s: float | None = Field(default=None, gt=0)  # None: routing.longest_wait_s
-    priority: Priority | dict[Priority, _Conditions] = "routine"  # the first whose conditions hold, else routine
+    priority: Priority | dict[Priority, _Conditions] = (
+        "routine"  # the first whose conditions hold, else routine
+    )
     hours: Hours | None = None
     destinations: tuple[str, ...] = ()  # names of `peers`
     priors: PriorsWanted | None = None

@@ -145,7 +145,9 @@ class WorkerSettings(_Section):
     """The warm processes that run the graphs, and how often they try again when something they need is away."""
 
     name: str = "worker"  # one per machine: after a crash, a worker of the same name takes its work up again
-    processes: int = Field(default=1, ge=1, le=64)  # that `isocenter up` starts; more than one needs PostgreSQL
+    processes: int = Field(
+        default=1, ge=1, le=64
+    )  # that `isocenter up` starts; more than one needs PostgreSQL
     concurrency: int = Field(default=1, ge=1)  # jobs at once in each
     stat_slots: int = Field(default=1, ge=0)  # and this many more that only STAT jobs may take
     # Of a job whose archive or inference server is away: about eight hours of a PACS that is being upgraded.
@@ -208,10 +210,26 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _known_peers(self) -> Self:
         for route in self.routes:
-            wanted = (*route.destinations, *([route.priors.source] if route.priors and route.priors.source else []))
+            wanted = (
+                *route.destinations,
+                *([route.priors.source] if route.priors and route.priors.source else []),
+            )
             for name in wanted:
                 if name not in self.peers:
-                    raise ValueError(f"route {route.name!r} names a peer {name!r}, and peers has none of this name")
+                    raise ValueError(
+                        f"route {route.name!r} names a peer {name!r}, and peers has none of this name"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _priors_can_be_asked_for(self) -> Self:
+        for route in self.routes:
+            source = route.priors.source if route.priors else None
+            if source is not None and self.peers[source].kind not in ("dicom", "dicomweb"):
+                raise ValueError(
+                    f"route {route.name!r} wants priors from {source!r}, which is of kind {self.peers[source].kind}: "
+                    "only dicom and dicomweb can be asked"
+                )
         return self
 
     @model_validator(mode="after")

@@ -124,3 +124,13 @@ def test_the_page_lists_every_setting_with_its_default(monkeypatch: pytest.Monke
     (route,) = everything["routes"]
     assert {*route, "min_instances"} == Route.model_fields.keys()
     assert Route(**route).hours is not None
+
+
+def test_a_peer_that_is_not_there_or_can_not_be_asked_is_named() -> None:
+    route = {"name": "r", "application": "a"}
+    with pytest.raises(ValueError, match="names a peer 'vna', and peers has none of this name"):
+        Settings(routes=[{**route, "destinations": ["vna"]}])
+    with pytest.raises(ValueError, match="wants priors from 'vna', which is of kind folder"):
+        Settings(
+            peers={"vna": {"kind": "folder", "path": "x"}}, routes=[{**route, "priors": {"source": "vna"}}]
+        )

@@ -27,7 +27,9 @@ class Trouble:
 # the same input gives the same end.
 _AWAY = Trouble("away", None)  # the archive, the inference server, the database; no room on a disk
 _DEADLINE = Trouble("deadline", 3)  # a call of a model that did not end
-_CRASH = Trouble("crash", 5)  # the model's process died; calls that waited behind the guilty one are told the same
+_CRASH = Trouble(
+    "crash", 5
+)  # the model's process died; calls that waited behind the guilty one are told the same
 _MEMORY = Trouble("memory", 2)  # others may have needed it at the same time
 
 
@@ -43,7 +45,9 @@ def trouble_of(error: Unavailable) -> Trouble:
 
 def retry(trouble: str, met: Mapping[str, int], worker: WorkerSettings) -> float | None:
     """Seconds until the next attempt; None when this kind of trouble was `met` as often as it may be."""
-    tries = {each.name: each.tries for each in (_AWAY, _DEADLINE, _CRASH, _MEMORY)}[trouble] or worker.attempts
+    tries = {each.name: each.tries for each in (_AWAY, _DEADLINE, _CRASH, _MEMORY)}[
+        trouble
+    ] or worker.attempts
     if met[trouble] >= tries:
         return None
     # The exponent is bounded: the worker may try for hours, and a float has an end.
