@@ -28,9 +28,8 @@ def main() -> int:
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
     parser.add_argument("--keep", type=Path, help="a folder for logs and databases; default: a temporary one")
     given = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(1)
-    )  # what was started is ended, and disks are unmounted
+    # What was started is ended then, and the disks are unmounted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     databases = ["sqlite", "postgresql"] if given.database == "both" else [given.database]
     for database in databases:
         sys.stdout.write(f"{database}: {given.faults} faults, seed {given.seed}\n")
