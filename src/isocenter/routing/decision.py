@@ -90,7 +90,7 @@ class Decisions:
                 continue
             study = [self._view(each) for each in images]
             answer = judge(route, study, self._view(arrival))
-            verdicts = self._verdicts(route, answer, [arrival], print_of)
+            verdicts = self._verdicts(route, answer, [arrival], print_of, arrival.study_uid)
             self._arrivals.judge(arrival.resource, verdicts)
         return left
 
@@ -110,19 +110,19 @@ class Decisions:
         wanted = [each for each in complete if each.series_uid in answer.series_uids]
         if any(self._still(each) is None for each in wanted):
             return {each.resource for each in images}
-        verdicts = self._verdicts(route, answer, wanted, print_of)
+        verdicts = self._verdicts(route, answer, wanted, print_of, images[0].study_uid)
         self._arrivals.judge(images[0].study_uid, verdicts)
         return arriving
 
     def _verdicts(
-        self, route: Route, answer: Answer, wanted: Sequence[Arrival], print_of: str
+        self, route: Route, answer: Answer, wanted: Sequence[Arrival], print_of: str, study_uid: str
     ) -> list[Verdict]:
         """What becomes of these images by one route: a job for each application, queued, or the reason why not."""
         verdicts = []
         for application in route.applications:
             job_id = self._queued(route, application, wanted) if answer.wanted else None
             verdict = Verdict(route.name, application, job_id, self._reason(route, answer), print_of)
-            log.info("study %s: %s", wanted[0].study_uid if wanted else "", verdict)
+            log.info("study %s: %s", study_uid, verdict)
             verdicts.append(verdict)
         return verdicts
 
