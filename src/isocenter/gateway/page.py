@@ -38,7 +38,7 @@ h1 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 small, .uid { color: #93a1b8; } .uid { font-family: ui-monospace, monospace; font-size: 12px; }
 button { color: inherit; background: #1b2942; border: 1px solid #3a4a6b; border-radius: 4px; cursor: pointer; }
 form { display: inline; }
-tr.superseded > td { color: #7d899c; } tr.superseded .done { color: inherit; } tr:target > td { background: #14213a; }
+tr.superseded > td, tr.superseded .done { color: #7d899c; } tr:target > td { background: #14213a; }
 .uid { display: inline-block; max-width: 17rem; overflow-wrap: anywhere; }
 .numbers table { width: auto; margin-bottom: .25rem; }
 .numbers th, .numbers td { padding: .1rem .5rem; border: 0; font-weight: normal; text-align: right; }
