@@ -241,3 +241,16 @@ def test_without_room_on_the_disk_nothing_is_begun_and_nothing_is_lost(
     with routed(settings, {}) as router:
         wait_for(lambda: len(jobs.list()) == 1)
         assert router.status()["away"] == ""
+
+
+def test_results_of_ours_are_closed_however_often_they_come(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    result = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7", "Manufacturer": "Isocenter"}
+    with routed(settings, {}) as router:
+        for number in range(1, 3):  # a job that is done again stores its results again
+            send("thin", number, number, **result)
+            wait_for(lambda number=number: [each.instances for each in router.newest()] == [number])
+            wait_for(lambda: not router.settling())
+        assert said(router) == {"not wanted: : Isocenter made it"}
+        assert jobs.list() == []

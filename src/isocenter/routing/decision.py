@@ -64,13 +64,15 @@ class Decisions:
 
     def _is_ours(self, arrival: Arrival) -> bool:
         """Whether an application of ours made it; then nothing is decided about it."""
-        if arrival.settling and not arrival.ours and is_our_own(self._view(arrival)):
-            own = Verdict("", "", None, OUR_OWN, arrival.fingerprint)
-            self._arrivals.judge(arrival.resource, [own])
-            self._arrivals.close(arrival, ours=True)
-            self._seen.pop(arrival.resource, None)
-            return True
-        return arrival.ours
+        if not arrival.settling:
+            return arrival.ours
+        if not arrival.ours and not is_our_own(self._view(arrival)):
+            return False
+        own = Verdict("", "", None, OUR_OWN, arrival.fingerprint)
+        self._arrivals.judge(arrival.resource, [own])
+        self._arrivals.close(arrival, ours=True)
+        self._seen.pop(arrival.resource, None)
+        return True
 
     def _decide_series(self, route: Route, images: Sequence[Arrival]) -> set[str]:
         """The resources about which this route leaves something undecided."""
