@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from isocenter_operators.errors import ConfigurationError
 
@@ -67,7 +68,13 @@ def read_yaml(file: Path) -> YAMLDocument:
         raise ConfigurationError(f"{file}: can not be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file}: is not UTF-8 text (byte {error.start})") from error
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except ReaderError as error:  # a character that no YAML may hold
+        before = text[: error.position].split("\n")
+        raise ConfigurationError(
+            f"{file}:{len(before)}:{len(before[-1]) + 1}: not valid YAML: {str(error).splitlines()[0]}"
+        ) from error
     try:
         root = loader.get_single_node()
         if root is None:

@@ -20,11 +20,11 @@ from starlette.applications import Starlette
 
 from isocenter.catalog import Catalog
 from isocenter.cli import main
+from isocenter.pacs import Orthanc
 from isocenter.route import Route
 from isocenter.rules import (
     Series,
     attributes_of,
-    attributes_of_tags,
     explain,
     judge,
     priority_of,
@@ -860,7 +860,9 @@ def test_the_archive_and_the_files_say_the_same(orthanc: OrthancSettings, test_d
     header.save_as(content)
     with httpx.Client(base_url=orthanc.rest_url, timeout=60, trust_env=False) as http:
         stored = http.post("/instances", content=content.getvalue()).json()
-        told = attributes_of_tags(http.get(f"/instances/{stored['ID']}/tags").json())
+    with Orthanc(orthanc) as archive:
+        told = archive.attributes(stored["ID"])
+        assert archive.every_attributes(stored["ParentSeries"]) == (told,)
     for name in (
         "Modality",
         "ImageType",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,29 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
         ("orthanc: {username: u}", r"orthanc: .*username and password: set both, or neither"),
         ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
         ("- a list", r"expected keys and values at the top, found list"),
-        ("a: [", r"not valid YAML"),
+        ("a: [", r"isocenter.yaml:1:5: not valid YAML: "),
+        ("gateway:\n  port: 1\n\tohif: x", r"isocenter.yaml:3:1: not valid YAML: "),
+        ("a: b\nx: \x07", r"isocenter.yaml:2:4: not valid YAML: unacceptable character"),
+        ("gateway:\n  port: 1\n  port: 2", r"isocenter.yaml:3:3: the key port stands in line 2 already"),
+        ("routes: &a [*a]", r"isocenter.yaml:1:9: an alias inside of what it stands for"),
+        ("1: 2", r"1 is no key; write it in quotes"),
+        ("gateway: {port: " + "9" * 5000 + "}", r"can not be read as settings"),
+        ("worker:\n  concurrency: 0", r"isocenter.yaml:2:3: worker.concurrency: Input should be greater"),
+        (
+            "routes:\n  - {name: r, application: a, wen: {}}",
+            r"yaml:2:31: routes.0.wen: .*did you mean when\?",
+        ),
+        ("routes:\n  - {name: r}", r"isocenter.yaml:2:5: routes.0.applications: Field required"),
+        ("routes:\n  - {name: r, application: [1]}", r"isocenter.yaml:2:15: routes.0.application"),
+        (
+            "routes:\n  - {name: r, application: a, priority: {STATT: {}}}",
+            r"isocenter.yaml:2:42: routes.0.priority",
+        ),
+        (
+            "peers:\n  vna: {kind: dicom, host: h, prot: 4, aet: A, port: 1}",
+            r"isocenter.yaml:2:31: peers.vna.prot: there is no such key; did you mean port\?",
+        ),
+        ("worker:\n  processes: 2", r"isocenter.yaml:2:3: worker.processes: more than one needs PostgreSQL"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named(file: Path, content: str, message: str) -> None:
@@ -134,3 +157,41 @@ def test_a_peer_that_is_not_there_or_can_not_be_asked_is_named() -> None:
         Settings(
             peers={"vna": {"kind": "folder", "path": "x"}}, routes=[{**route, "priors": {"source": "vna"}}]
         )
+
+
+def test_yaml_is_read_as_people_mean_it(file: Path) -> None:
+    file.write_text(
+        "routes:\n"
+        "  - name: r\n"
+        "    application: a\n"
+        "    when: {BurnedInAnnotation: NO, StationName: 007, StudyDate: 2026-01-31, SliceThickness: 1.50,\n"
+        "           contrast: true}\n"
+        "    hours: {start: 20:00, end: 06:00}\n"
+    )
+    (route,) = Settings.load(file).routes
+    assert route.when == {
+        "BurnedInAnnotation": "NO",
+        "StationName": "007",
+        "StudyDate": "2026-01-31",
+        "SliceThickness": 1.5,
+        "contrast": True,
+    }
+    assert route.hours is not None
+    assert (route.hours.start, route.hours.end) == (time(20), time(6))
+
+
+def test_a_key_under_an_alias_is_found_where_it_is_written(file: Path) -> None:
+    file.write_text("peers:\n  one: &it {kind: folder, path: /x, pth: /y}\n  two: *it\n")
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.load(file)
+    assert [line.split(": ")[0].rpartition("yaml")[2] for line in str(refused.value).splitlines()] == [
+        ":2:37"
+    ] * 2
+
+
+def test_the_settings_know_their_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load(file).file == file
+    assert Settings.load(file).model_copy(update={"data_dir": tmp_path}).file == file
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert Settings.load().file is None

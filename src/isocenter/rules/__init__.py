@@ -14,7 +14,7 @@ from isocenter.rules.judging import (
     why_not,
 )
 from isocenter.rules.problem import Problem
-from isocenter.rules.series import OUR_OWN, Series, attributes_of, attributes_of_tags, is_our_own
+from isocenter.rules.series import OUR_OWN, Series, attributes_of, is_our_own
 
 __all__ = [
     "OUR_OWN",
@@ -23,7 +23,6 @@ __all__ = [
     "RouteVerdict",
     "Series",
     "attributes_of",
-    "attributes_of_tags",
     "explain",
     "explanation",
     "is_our_own",

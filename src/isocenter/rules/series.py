@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from isocenter.rules.geometry import Stack, Unknown, stack
 from isocenter_operators.dicom.identity import Algorithm
 
-__all__ = ["OUR_OWN", "Series", "attributes_of", "attributes_of_tags", "is_our_own"]
+__all__ = ["OUR_OWN", "Series", "attributes_of", "is_our_own"]
 
 OUR_OWN = "Isocenter made it"  # why a result of ours is not analysed again
 _DERIVED = (  # what an application of ours stores: never images to be analysed again
@@ -88,19 +87,3 @@ def _value(element: DataElement) -> Any:
     if element.value is None:
         return ""
     return "\\".join(map(str, element.value)) if element.VM > 1 else str(element.value)
-
-
-def attributes_of_tags(tags: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The same from Orthanc's `/instances/{id}/tags`: by tag, each with Type and Value.
-
-    Its simplified form will not do: it calls retired attributes by other names, and every private one by one name.
-    """
-    found: dict[str, Any] = {}
-    for tag, element in tags.items():
-        kind, value = element.get("Type"), element.get("Value")
-        name = keyword_for_tag(int(tag.replace(",", ""), 16)) or tag.lower()
-        if kind == "Sequence":
-            found[name] = [attributes_of_tags(item) for item in value or []]
-        elif kind in {"String", "Null"}:
-            found[name] = value or ""
-    return found
