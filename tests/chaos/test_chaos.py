@@ -19,7 +19,11 @@ from chaos.modality import KINDS
 from chaos.run import Report, run, told
 from chaos.site import Site, running_site
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # pynetdicom leaves the socket of a refused connection to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
 NUMBER = 32  # faults
 STUDIES = 2 * len(KINDS)
