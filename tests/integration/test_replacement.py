@@ -340,6 +340,7 @@ def test_a_job_that_is_the_newest_again_while_it_is_superseded_is_not(
 ) -> None:
     small, large = site.spec("1", policy=policy), site.spec("1", "2", policy=policy)
     old = site.run(small)
+    site.replacement.settle()
     site.run(large)
     archive = replacement._Archive
     reject, delete = archive.reject, archive.delete
@@ -362,6 +363,26 @@ def test_a_job_that_is_the_newest_again_while_it_is_superseded_is_not(
     for _ in range(2):
         site.replacement.settle()
         assert site.current() == uids(site.results_of(small))
+
+
+def test_a_failed_job_that_is_tried_again_while_it_is_withdrawn_keeps_its_line(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = site.spec("1")
+    job_id = site.run(spec, state="failed", stored=1)
+    delete = replacement._Archive.delete
+
+    def deleted_late(self: Any, *given: Any) -> int:
+        site.ledger.renew(job_id)
+        return delete(self, *given)
+
+    with monkeypatch.context() as race:
+        race.setattr(replacement._Archive, "delete", deleted_late)
+        assert site.replacement.settle() == 0
+    assert len(site.entry(job_id).results) == 2  # by which what it stores is found again
+    site.run(spec)
+    assert site.replacement.settle() == 0
+    assert site.current() == uids(site.results_of(spec))
 
 
 def test_a_service_that_is_killed_in_the_middle_goes_on(site: Site, tmp_path: Path) -> None:
