@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from isocenter.jobs import Jobs
 
 ROOT = Path(__file__).parent.parent
+_SPEAK_DICOM = {"test_onward", "test_priors", "test_pacs", "test_chaos", "test_cli", "test_stack"}
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,16 @@ def test_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def failed_associations(request: pytest.FixtureRequest) -> Iterator[None]:
+    """pynetdicom leaves the sockets of failed associations to the garbage collector: not in another module's tests."""
+    yield
+    if request.module.__name__.rpartition(".")[2] in _SPEAK_DICOM:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from served import served
 from isocenter.arrivals import Arrival
 from isocenter.gateway import create_app
 from isocenter.job import Job
+from isocenter.rules import Series
 from isocenter.settings import OrthancSettings, Settings
 from isocenter_operators.dicom.findings import Findings
 from isocenter_operators.dicom.geometry import Volume, volume_of
@@ -34,6 +35,9 @@ pytestmark = pytest.mark.e2e
 
 class NoRouter:
     def nudge(self) -> None: ...
+
+    def study(self, study_uid: str) -> list[Series]:
+        return []
 
     def status(self) -> dict[str, str]:
         return {"away": ""}

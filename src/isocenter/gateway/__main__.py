@@ -15,11 +15,13 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 
+from isocenter.catalog import Catalog
 from isocenter.gateway.app import create_app
 from isocenter.gateway.housekeeping import Housekeeping
 from isocenter.jobs import Jobs
 from isocenter.onward import Couriers
 from isocenter.routing import Router
+from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
 
@@ -32,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=None, help="isocenter.yaml")
     try:
         settings = Settings.load(parser.parse_args(arguments).config)
+        refuse_wrong_rules(settings, settings.file, Catalog(settings.apps_dir))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

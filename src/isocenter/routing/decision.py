@@ -83,7 +83,7 @@ class Decisions:
             if _decided(route, arrival.verdicts, print_of) or not (arrival.settling or of_the_study):
                 continue
             waits_for = images if of_the_study else [arrival]
-            if not all(self._is_complete(route, each) for each in waits_for):
+            if not all(self._is_complete(route, each, images) for each in waits_for):
                 left.add(arrival.resource)
                 continue
             series = self._still(arrival)
@@ -92,14 +92,14 @@ class Decisions:
                 continue
             study = [self._view(each) for each in images]
             answer = judge(route, study, self._view(arrival))
-            verdicts = self._verdicts(route, answer, [arrival], print_of, arrival.study_uid)
+            verdicts = self._verdicts(route, answer, [arrival], print_of, images)
             self._arrivals.judge(arrival.resource, verdicts)
         return left
 
     def _decide_study(self, route: Route, images: Sequence[Arrival]) -> set[str]:
         """All series of the study where this route leaves something undecided, else none."""
         print_of = study_fingerprint(images)
-        complete = [each for each in images if self._is_complete(route, each)]
+        complete = [each for each in images if self._is_complete(route, each, images)]
         arriving = {each.resource for each in images if each not in complete}
         if not images or _decided(route, [v for each in images for v in each.verdicts], print_of):
             return arriving
@@ -112,19 +112,24 @@ class Decisions:
         wanted = [each for each in complete if each.series_uid in answer.series_uids]
         if any(self._still(each) is None for each in wanted):
             return {each.resource for each in images}
-        verdicts = self._verdicts(route, answer, wanted, print_of, images[0].study_uid)
+        verdicts = self._verdicts(route, answer, wanted, print_of, images)
         self._arrivals.judge(images[0].study_uid, verdicts)
         return arriving
 
     def _verdicts(
-        self, route: Route, answer: Answer, wanted: Sequence[Arrival], print_of: str, study_uid: str
+        self,
+        route: Route,
+        answer: Answer,
+        wanted: Sequence[Arrival],
+        print_of: str,
+        images: Sequence[Arrival],
     ) -> list[Verdict]:
         """What becomes of these images by one route: a job for each application, queued, or the reason why not."""
         verdicts = []
         for application in route.applications:
-            job_id = self._queued(route, application, wanted) if answer.wanted else None
+            job_id = self._queued(route, application, wanted, images) if answer.wanted else None
             verdict = Verdict(route.name, application, job_id, self._reason(route, answer), print_of)
-            log.info("study %s: %s", study_uid, verdict)
+            log.info("study %s: %s", images[0].study_uid, verdict)
             verdicts.append(verdict)
         return verdicts
 
@@ -134,10 +139,13 @@ class Decisions:
         names = ", ".join(answer.missing)
         return f"{names} did not come within {self._longest_wait_s(route):g} s; looked at again when more images come"
 
-    def _queued(self, route: Route, application: str, wanted: Sequence[Arrival]) -> str:
+    def _queued(
+        self, route: Route, application: str, wanted: Sequence[Arrival], images: Sequence[Arrival]
+    ) -> str:
         """Raises ConfigurationError when the application is not there: the images then wait for it."""
         changed_at = max(each.changed_at for each in wanted)
-        views = [self._view(each) for each in wanted]
+        # A series is as urgent as its study may make it; a study as the series that its job is made of.
+        views = [self._view(each) for each in (images if route.scope == "series" else wanted)]
         spec = JobSpec(
             algorithm=Catalog(self._settings.apps_dir).get(application).algorithm,
             study_uid=wanted[0].study_uid,
@@ -147,7 +155,7 @@ class Decisions:
             ),
             route=route.name,
             scope=route.scope,
-            priority=priority_of(route, views, views[0] if route.scope == "series" else None),
+            priority=priority_of(route, views, self._view(wanted[0]) if route.scope == "series" else None),
             destinations=route.destinations,
             superseded=route.superseded,
             priors=route.priors,
@@ -156,16 +164,16 @@ class Decisions:
         )
         return self._jobs.submit(spec, changed_at=changed_at)
 
-    def _is_complete(self, route: Route, arrival: Arrival) -> bool:
+    def _is_complete(self, route: Route, arrival: Arrival, images: Sequence[Arrival]) -> bool:
         """Whether a series was quiet for long enough, or has been arriving for so long that it is begun."""
         now = time.time()
         return (
             not arrival.settling
-            or now - arrival.changed_at >= self._settle_s(route, arrival)
+            or now - arrival.changed_at >= self._settle_s(route, arrival, images)
             or now - arrival.arrived_at >= self._longest_wait_s(route)
         )
 
-    def _settle_s(self, route: Route, arrival: Arrival) -> float:
+    def _settle_s(self, route: Route, arrival: Arrival, images: Sequence[Arrival]) -> float:
         if route.settle_s is not None:
             return route.settle_s
         routing = self._settings.routing
@@ -174,7 +182,8 @@ class Decisions:
         )
         if may_be_stat:
             view = self._view(arrival)
-            if priority_of(route, [view], view if route.scope == "series" else None) == "STAT":
+            study = [self._view(each) for each in images]
+            if priority_of(route, study, view if route.scope == "series" else None) == "STAT":
                 return min(routing.stat_settle_s, routing.settle_s)
         return routing.settle_s
 
