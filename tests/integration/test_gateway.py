@@ -413,7 +413,7 @@ def test_the_status_page_says_of_each_series_why_it_has_no_job(
         {
             **settings.model_dump(),
             "orthanc": orthanc.model_dump(),
-            "routing": {"settle_s": 0.2},
+            "routing": {"settle_s": 4.0},
             "routes": routes,
         }
     )
@@ -426,7 +426,7 @@ def test_the_status_page_says_of_each_series_why_it_has_no_job(
         settling = client.get("/status").text
         assert "images may still be coming" in settling
         assert stored[1] in settling
-        time.sleep(0.3)
+        time.sleep(4.1)
         router.look()
         page = client.get("/status").text
         reason = "&lt;i&gt;chest&lt;/i&gt;: Modality is &#x27;CT&#x27;, and should be like &#x27;^MR$&#x27;"
