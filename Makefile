@@ -52,7 +52,8 @@ check: lint types
 
 test: browser install check
 	$(BIN)/python -m pytest tests/unit -n 2 -q
-	$(BIN)/python -m pytest tests/integration tests/e2e tests/chaos -q
+	$(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests/e2e -q
 
 bench: install
 	@$(BIN)/python benchmarks

@@ -229,13 +229,20 @@ class Ledger:
             )
 
     def end(self, job_id: str, state: State, attempt: int | None = None) -> None:
-        """The job has ended, by this attempt. Does nothing when it had ended before, or has a later attempt."""
+        """The job has ended, by this attempt. Does nothing when it had ended before, or has a later attempt.
+
+        Results that it had superseded before it was asked for again are current again when it ends without any: their
+        marks, while they have some, can be taken back.
+        """
         with self._engine.begin() as connection:
-            connection.execute(
+            ended = connection.execute(
                 sa.update(_job)
                 .where(_goes_on(job_id, attempt))
                 .values(state=state, ended=time.time(), worker=None, storing=False)
             )
+            if ended.rowcount and state in ("failed", "cancelled"):
+                reopened = (_job.c.superseded_by == job_id) & (_job.c.marks != "[]")
+                connection.execute(sa.update(_job).where(reopened).values(superseded_by=None, posted=False))
 
     def to_supersede(self) -> list[tuple[Entry, Entry]]:
         """Jobs with results in the archive, each with the newer job of its subject that replaces them."""

@@ -163,3 +163,19 @@ def test_what_comes_at_the_same_time_is_put_in_an_order(ledger: Ledger) -> None:
     generations = [entry.generation for entry in ledger.newest(100)]
     assert sorted(generations) == list(range(1, 41))
     assert sorted(each.deaths for each in began) == list(range(8))
+
+
+def test_what_a_job_superseded_is_current_again_when_it_is_retried_and_fails(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    old, new = spec("1"), spec("1", "2")
+    note = {"sop_instance_uid": "2.25.9"}
+    for each in (old, new):
+        ledger.enter(each)
+        ledger.store(each.identity.job_id, [{"sop_instance_uid": "2.25.1"}])
+        ledger.end(each.identity.job_id, "done")
+    ledger.superseded(old.identity.job_id, new.identity.job_id, [note])
+    assert ledger.to_restore() == []
+    ledger.renew(new.identity.job_id)
+    ledger.end(new.identity.job_id, "failed")
+    assert [each.job_id for each in ledger.to_restore()] == [old.identity.job_id]
+    assert ledger.to_supersede() == []

@@ -159,7 +159,8 @@ class API:
             run_in_threadpool(self._router.newest, 100),
             run_in_threadpool(self._router.status),
         )
-        return status_page(jobs, arrivals, router["away"])
+        destinations = await run_in_threadpool(self._couriers.status) if self._couriers else {}
+        return status_page(jobs, arrivals, router["away"], destinations)
 
 
 async def _content(request: Request, most_bytes: int) -> bytes | None:

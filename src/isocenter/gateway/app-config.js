@@ -7,11 +7,17 @@
   const isocenter = '@isocenter/hanging';
   const secondaryCapture = '1.2.840.10008.5.1.4.1.1.7';
 
+  /** Whether a newer result replaces this one: the gateway then says so in the series' description. */
+  const isSuperseded = displaySet => String(displaySet.SeriesDescription || '').startsWith('SUPERSEDED:');
+
   /** The newest segmentation among `displaySets` that was made from `image`. */
   function segmentationOf(image, displaySets) {
     return displaySets
       .filter(
-        other => other.Modality === 'SEG' && other.referencedSeriesInstanceUID === image.SeriesInstanceUID
+        other =>
+          other.Modality === 'SEG' &&
+          other.referencedSeriesInstanceUID === image.SeriesInstanceUID &&
+          !isSuperseded(other)
       )
       .sort((a, b) => contentMoment(b).localeCompare(contentMoment(a)))[0];
   }
@@ -26,7 +32,7 @@
     const first = (picture.images || [])[0] || {};
     const source = [].concat(first.SourceImageSequence || [])[0];
     const isCapture = String(first.SOPClassUID || '').startsWith(secondaryCapture);
-    return isCapture && Boolean(source) && displaySets.some(
+    return isCapture && !isSuperseded(picture) && Boolean(source) && displaySets.some(
       image =>
         segmentationOf(image, displaySets) &&
         (image.images || []).some(slice => slice.SOPInstanceUID === source.ReferencedSOPInstanceUID)

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from isocenter.gateway.api import API, CouriersLike, JobsLike, RouterLike, told
+from isocenter.gateway.marking import Marking
 from isocenter.gateway.proxy import DICOMwebProxy
 from isocenter.gateway.rules_api import RulesAPI
 from isocenter.gateway.viewer import Viewer
@@ -36,7 +37,7 @@ def create_app(
 
     Starting and stopping `router` and `couriers` is the caller's business.
     """
-    proxy = DICOMwebProxy(settings.orthanc)
+    proxy = DICOMwebProxy(settings.orthanc, Marking(settings))
     viewer = Viewer(settings.gateway.ohif or _FETCHED_VIEWER)
 
     def orthanc_missing() -> str | None:
