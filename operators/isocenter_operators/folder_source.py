@@ -45,5 +45,9 @@ class FolderSourceOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         given = op_input.receive("input_folder")
         with self._record.step("fetch"):
-            studies = studies_of(read_folder(Path(given) if given else self._input_folder))
+            passed_over: list[Path] = []
+            studies = studies_of(read_folder(Path(given) if given else self._input_folder, passed_over))
+        if passed_over:
+            # One of them may be an image whose first bytes are damaged.
+            self._record.notes.append(f"files that are no DICOM images were passed over: {len(passed_over)}")
         op_output.emit(studies, "dicom_study_list")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.room import require_room
 from isocenter_operators.dicom.value import converted, named, whole_number
 from isocenter_operators.dicom.voxels import rescale_into
 from isocenter_operators.errors import GeometryError
@@ -21,7 +22,7 @@ from isocenter_operators.errors import GeometryError
 __all__ = ["Volume", "slices_of", "volume_of"]
 
 _PLANE_KEYWORDS = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
-_NUMBERS = re.compile(r"[-+0-9.e, ()\[\]]*")
+_TELLABLE = re.compile(r"[-+0-9.e, ()]*[.,][-+0-9.e, ()]*|[0-9]{1,5}")  # lists, UIDs, sizes; no dates
 _VALUES = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 # Direction cosines are written with few digits. Half a millimetre over the width of a patient, for spacings too.
 _PLANE_TOLERANCE = 1e-3
@@ -63,6 +64,7 @@ def volume_of(instances: Sequence[Dataset]) -> Volume:
     first = slices[0]
     shape = (len(slices), int(first.Rows), int(first.Columns))
     _refuse_large(shape, str(first.SeriesInstanceUID))
+    require_room(2 * shape[0] * shape[1] * shape[2])
     voxels = np.empty(shape, np.int16)
     for plane, instance in zip(voxels, slices, strict=True):
         rescale_into(plane, instance)
@@ -111,7 +113,7 @@ def _refuse_large(shape: tuple[int, int, int], uid: str) -> None:
 def _refuse_no_plane(instance: Dataset, uid: str) -> None:
     where = named(instance)
     if (
-        whole_number(instance, "NumberOfFrames", where, 1) > 1
+        whole_number(instance, "NumberOfFrames", where, 1, bits=31) > 1
         or "PerFrameFunctionalGroupsSequence" in instance
     ):
         raise GeometryError(
@@ -136,12 +138,12 @@ def _refuse_no_plane(instance: Dataset, uid: str) -> None:
 
 def _refuse_no_numbers(instance: Dataset, keyword: str, count: int, uid: str) -> None:
     try:
-        values = np.array(instance[keyword].value, np.float64)
+        values = np.atleast_1d(np.array(instance[keyword].value, np.float64))
     except (TypeError, ValueError):  # an empty component
         values = np.empty(0)
     sound = values.shape == (count,) and bool((np.abs(values) <= _FARTHEST_MM).all())  # which NaN is not
     if not sound or (count == 2 and (values <= 0).any()):
-        shown = values.tolist()[:6] if values.size else "something else"
+        shown = values.tolist() if sound else "something else"
         raise GeometryError(
             f"series {uid}, instance {instance.SOPInstanceUID}: {keyword} is {shown}, not {count} "
             f"{'positive ' if count == 2 else ''}numbers that can be",
@@ -152,7 +154,7 @@ def _refuse_no_numbers(instance: Dataset, keyword: str, count: int, uid: str) ->
 def _refuse_mixed(keyword: str, values: set[str], uid: str) -> None:
     if len(values) > 1:
         # A value that is none of numbers may be another attribute's, of a damaged image.
-        shown = ", ".join(value if _NUMBERS.fullmatch(value) else "no number" for value in sorted(values)[:3])
+        shown = ", ".join(value if _TELLABLE.fullmatch(value) else "another" for value in sorted(values)[:3])
         raise GeometryError(
             f"series {uid} mixes {len(values)} values of {keyword} ({shown}): it is not one volume",
             series_uid=uid,

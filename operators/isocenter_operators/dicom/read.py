@@ -17,6 +17,7 @@ from pydicom.filereader import _read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from isocenter_operators.dicom.codestream import Codestream, fragments_of, read_codestream
+from isocenter_operators.dicom.room import require_room
 from isocenter_operators.dicom.value import converted, whole_number
 from isocenter_operators.errors import UnreadableInput
 
@@ -58,23 +59,31 @@ _USED = (
 _PIXEL_DESCRIPTION = ("Rows", "Columns", "BitsAllocated")
 _PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _BITS = (1, 8, 16, 32, 64)
-_UID = re.compile(r"[0-9][0-9.]{0,63}")
+_SUFFIXES = (".dcm", ".dicom")
+_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)+")
 _MB = 1 << 20
 _LARGEST_FILE_MB = 4096  # as the length of one element has 32 bits
 _LARGEST_PIXELS_MB = 4096  # of one instance, all frames decompressed
+_LARGEST_FRAME_MEGAPIXELS = 100  # of a compressed frame: its decoder needs many times the memory
 _LARGEST_DEFLATED_MB = 256  # of one instance, once it is inflated: a kilobyte inflates to a megabyte at most
 
 
-def read_folder(path: Path) -> list[Dataset]:
+def read_folder(path: Path, passed_over: list[Path] | None = None) -> list[Dataset]:
     """Every DICOM instance below `path` (or the one file it is), in no meaningful order.
 
-    Files that are not DICOM, and DICOMDIR, are passed over. Raises UnreadableInput when nothing is left, or when
-    an instance is truncated: half a series is not the series.
+    Files that are not DICOM, and DICOMDIR, are passed over, and added to `passed_over`. Raises UnreadableInput when
+    nothing is left, or when an instance is truncated: half a series is not the series.
     """
     if not path.exists():
         raise UnreadableInput(f"{path} does not exist", path=str(path))
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    instances: list[Dataset] = [instance for file in files if (instance := read_file(file)) is not None]
+    instances: list[Dataset] = []
+    for file in files:
+        instance = read_file(file)
+        if instance is not None:
+            instances.append(instance)
+        elif passed_over is not None:
+            passed_over.append(file)
     if not instances:
         looked_at = f"{len(files)} files were looked at" if files else "the folder is empty"
         raise UnreadableInput(f"no DICOM images in {path}: {looked_at}", path=str(path))
@@ -84,18 +93,29 @@ def read_folder(path: Path) -> list[Dataset]:
 def read_file(file: Path) -> FileDataset | None:
     """One instance, or None where the file is not DICOM (or is a DICOMDIR).
 
-    Raises UnreadableInput for a DICOM file that can not be read to its end.
+    Raises UnreadableInput for a DICOM file that can not be read to its end, or is one by its name alone.
     """
     try:
         with file.open("rb") as opened:
             if opened.read(132)[128:] != b"DICM":
+                _refuse_misnamed(file)
                 return None
             _refuse_large(file.stat().st_size, str(file))
+            require_room(file.stat().st_size)
             opened.seek(0)
             content = opened.read()
     except OSError as error:
         raise UnreadableInput(f"{file} can not be read: {error.strerror}", path=str(file)) from error
     return read_bytes(content, origin=str(file))
+
+
+def _refuse_misnamed(file: Path) -> None:
+    """An image that has lost its beginning, or all of it, is missing from its series without a word."""
+    if file.suffix.lower() in _SUFFIXES and not file.name.startswith("."):
+        raise UnreadableInput(
+            f"{file} is truncated or damaged: it has the name of a DICOM file, and not its beginning (PS3.10, 7.1)",
+            path=str(file),
+        )
 
 
 def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
@@ -104,6 +124,7 @@ def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
     `origin` names the source in messages. Raises UnreadableInput when it is truncated, damaged or not DICOM.
     """
     _refuse_large(len(content), origin)
+    require_room(2 * len(content))  # pydicom reads from one copy into another
     instance = _parsed(content, origin)
     meta = instance.file_meta
     if converted(meta, "MediaStorageSOPClassUID", origin) == MediaStorageDirectoryStorage:
@@ -152,7 +173,7 @@ def _refuse_bomb(content: bytes, origin: str) -> None:
     part10 = BytesIO(content)
     part10.seek(132)
     meta = _read_file_meta_info(part10)
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+    if str(meta.get("TransferSyntaxUID")) != DeflatedExplicitVRLittleEndian:
         return
     inflating = zlib.decompressobj(-zlib.MAX_WBITS)
     left, size = part10.read(), 0
@@ -164,6 +185,7 @@ def _refuse_bomb(content: bytes, origin: str) -> None:
                 f"{origin} is deflated, and more than the {_LARGEST_DEFLATED_MB} MB that are read of such a file",
                 path=origin,
             )
+    require_room(3 * size)
 
 
 def _refuse_unnamed(instance: FileDataset, origin: str) -> None:
@@ -207,19 +229,19 @@ def _expected_size(instance: FileDataset, origin: str) -> tuple[int, int]:
     """The number of frames, and the bytes that all of them have when they are not compressed."""
     rows, columns, bits = (whole_number(instance, keyword, origin) for keyword in _PIXEL_DESCRIPTION)
     samples = whole_number(instance, "SamplesPerPixel", origin, 1)
-    frames = whole_number(instance, "NumberOfFrames", origin, 1) or 1
+    frames = whole_number(instance, "NumberOfFrames", origin, 1, bits=31) or 1
     for keyword in ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"):
         whole_number(instance, keyword, origin, 0)
     if min(rows, columns, samples, frames) < 1 or bits not in _BITS:
         raise UnreadableInput(
-            f"{origin} is damaged: {columns} x {rows} pixels of {samples} samples of {bits} bits, in {frames} frames",
+            f"{origin} is damaged: {columns} x {rows} pixels of {samples} samples of {bits} bits, or no frames",
             path=origin,
         )
     expected = (rows * columns * samples * frames * bits + 7) // 8
     if expected > _LARGEST_PIXELS_MB * _MB:
         raise UnreadableInput(
-            f"{origin} says that it holds {frames} frames of {columns} x {rows} pixels: {expected // _MB} MB, "
-            f"and more than {_LARGEST_PIXELS_MB} MB are not read",
+            f"{origin} says that it holds {columns} x {rows} pixels in so many frames that they are more than the "
+            f"{_LARGEST_PIXELS_MB} MB that are read of one instance",
             path=origin,
         )
     return frames, expected
@@ -229,6 +251,13 @@ def _refuse_broken_fragments(
     instance: FileDataset, syntax: UID, frames: int, expected: int, origin: str
 ) -> None:
     """Refuse encapsulated pixel data that is cut short, or that is not the image the attributes tell of."""
+    rows, columns = int(instance.Rows), int(instance.Columns)
+    if rows * columns > _LARGEST_FRAME_MEGAPIXELS * 1_000_000:
+        raise UnreadableInput(
+            f"{origin} has a compressed frame of {columns} x {rows} pixels, and more than "
+            f"{_LARGEST_FRAME_MEGAPIXELS} megapixels are not read",
+            path=origin,
+        )
     try:
         fragments = fragments_of(instance.PixelData)
         if not any(fragments):

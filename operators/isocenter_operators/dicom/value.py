@@ -31,14 +31,19 @@ def converted(dataset: Dataset, keyword: str, origin: str) -> Any:
         ) from error
 
 
-def whole_number(dataset: Dataset, keyword: str, origin: str, default: int | None = None) -> int:
-    """The attribute as one whole number. Raises UnreadableInput where it is none, or absent with no default."""
+def whole_number(
+    dataset: Dataset, keyword: str, origin: str, default: int | None = None, *, bits: int = 16
+) -> int:
+    """The attribute as one whole number of so many bits, a VR of US as most have: so messages may tell it.
+
+    Raises UnreadableInput where it is none, or absent with no default.
+    """
     value = converted(dataset, keyword, origin)
     if value is None and default is not None:
         return default
     try:
         whole = int(value)
-        if whole == float(value):
+        if whole == float(value) and abs(whole) < 1 << bits:
             return whole
     except (TypeError, ValueError, OverflowError):
         pass

@@ -17,6 +17,7 @@ from isocenter_operators.errors import InputError, UnreadableInput
 
 __all__ = ["rescale_into"]
 
+_TELLABLE = 1e6
 _LOWEST, _HIGHEST = -32768, 32767  # of int16
 
 
@@ -61,7 +62,7 @@ def _rescale_of(instance: Dataset) -> tuple[float, float]:
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if slope == 0 or not np.isfinite([slope, intercept]).all():
         raise InputError(
-            f"{named(instance)}: Rescale Slope {slope:g} and Rescale Intercept {intercept:g} give no values",
+            f"{named(instance)}: its Rescale Slope is 0, or it and Rescale Intercept are no numbers to compute with",
             series_uid=str(instance.SeriesInstanceUID),
         )
     return slope, intercept
@@ -70,9 +71,14 @@ def _rescale_of(instance: Dataset) -> tuple[float, float]:
 def _refuse_wide(measured: NDArray[np.float64], instance: Dataset) -> None:
     if measured.size and (measured.min() < _LOWEST or measured.max() > _HIGHEST):
         raise InputError(
-            f"{named(instance)}: values from {measured.min():.0f} to {measured.max():.0f} do not fit 16 bits",
+            f"{named(instance)}: values from {_told(measured.min())} to {_told(measured.max())} do not fit 16 bits",
             series_uid=str(instance.SeriesInstanceUID),
         )
+
+
+def _told(value: float) -> str:
+    """A value in a message. Where it is far from any scanner's, its rescale may be another attribute's: not told."""
+    return f"{value:.0f}" if abs(value) < _TELLABLE else "far beyond"
 
 
 def _padding(stored: NDArray[Any], instance: Dataset) -> NDArray[np.bool_]:
@@ -80,8 +86,8 @@ def _padding(stored: NDArray[Any], instance: Dataset) -> NDArray[np.bool_]:
     where = named(instance)
     if converted(instance, "PixelPaddingValue", where) is None:
         return np.zeros(stored.shape, np.bool_)
-    value = whole_number(instance, "PixelPaddingValue", where)
-    limit = whole_number(instance, "PixelPaddingRangeLimit", where, value)
+    value = whole_number(instance, "PixelPaddingValue", where, bits=32)
+    limit = whole_number(instance, "PixelPaddingRangeLimit", where, value, bits=32)
     ends = [_as_stored(end, instance) for end in (value, limit)]
     within: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
     return within
@@ -104,7 +110,7 @@ def _stored_values(instance: Dataset) -> NDArray[Any]:
     stored_bits = whole_number(instance, "BitsStored", where)
     if not 1 <= stored_bits <= bits:
         raise UnreadableInput(
-            f"{where}: Bits Stored is {stored_bits} of {bits} Bits Allocated (PS3.3, C.7.6.3.1.1)",
+            f"{where}: Bits Stored is {stored_bits} of {bits} Bits Allocated (PS3.5, 8.1.1)",
             series_uid=str(instance.SeriesInstanceUID),
         )
     _refuse_high_bit(instance, stored_bits)
