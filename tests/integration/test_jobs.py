@@ -281,13 +281,12 @@ def test_without_places_of_its_own_stat_is_only_first(
     jobs: Jobs, settings: Settings, workers: Workers
 ) -> None:
     held = jobs.submit(spec("held"))
-    # Of the time when it had places.
-    before = jobs.submit(spec("good.before", priority="STAT"))
     workers.start(stat_slots=0)
     without = Jobs(
         settings.model_copy(update={"worker": settings.worker.model_copy(update={"stat_slots": 0})})
     )
     begun(settings, "held")
+    before = jobs.submit(spec("good.before", priority="STAT"))  # as when it had places
     routine = without.submit(spec("good.routine"))
     stat = without.submit(spec("good.stat", priority="STAT"))
     without.close()
