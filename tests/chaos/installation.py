@@ -22,7 +22,8 @@ APPLICATIONS: dict[str, dict[str, Any]] = {
 }
 _PRIORITY = {
     "STAT": {"StudyDescription": "stat"},
-    "urgent": {"StudyDescription": "urgent"},
+    # Those of which more will come once they are analysed must not wait for all that the faults have left behind.
+    "urgent": {"StudyDescription": "urgent|late|pair|deleted"},
     "batch": {"StudyDescription": "batch"},
 }
 ROUTES: list[dict[str, Any]] = [
@@ -45,6 +46,7 @@ ROUTES: list[dict[str, Any]] = [
         "application": "pair",
         "scope": "study",
         "when": {"Modality": "^CT$", "StudyDescription": "pair"},
+        "priority": _PRIORITY,
         "superseded": "hide",
     },
     {"name": "poison", "application": "poison", "when": {"StudyDescription": "poison"}},

@@ -146,7 +146,7 @@ class Archive:
 
     def _wait_for_results(self, study: Study, rng: random.Random) -> None:
         """Mostly until it has been analysed; now and then in the middle of that."""
-        give_up = time.monotonic() + rng.choice([1.5, 60.0, 60.0, 60.0])
+        give_up = time.monotonic() + rng.choice([1.5, 120.0, 120.0, 120.0])
         while time.monotonic() < give_up and not self.done(study.uid):
             time.sleep(0.2)
 
