@@ -15,6 +15,7 @@ from isocenter_operators.dicomweb_store import DICOMwebStoreOperator
 from isocenter_operators.errors import NotApplicable
 from isocenter_operators.folder_sink import FolderSinkOperator
 from isocenter_operators.folder_source import FolderSourceOperator
+from isocenter_operators.frames import empty_frames
 from isocenter_operators.prior_source import PriorSourceOperator
 from isocenter_operators.run import Archive, Outcome, Record, Run
 
@@ -76,6 +77,8 @@ class Application(DeployApplication):
             self.run()
         except NotApplicable as refusal:
             reason = str(refusal)
+            empty_frames(refusal)
+            refusal.__traceback__ = None  # it begins with this frame, which has not ended
         groups = tuple(
             {"label": group.label, "notes": list(group.notes), **group.as_dict()}
             for group in self.record.findings.groups

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import resource
-import traceback
 from pathlib import Path
 
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["limit_memory", "release"]
+__all__ = ["limit_memory"]
 
 log = logging.getLogger("isocenter.worker")
 
@@ -47,18 +46,6 @@ def limit_memory(settings: Settings) -> None:
         resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
     )
     log.info("memory: %d MB in use, %d MB allowed", used_mb, limit_mb)
-
-
-def release(error: BaseException) -> None:
-    """Let go of everything that the frames on the way of an error hold; the way itself stays, for the log.
-
-    Holoscan keeps each error that an operator raised for ever, and with its traceback the application and its images:
-    20 MB and more for each job that fails. Only frames that have ended are emptied.
-    """
-    following: BaseException | None = error
-    while following is not None:
-        traceback.clear_frames(following.__traceback__)
-        following = following.__cause__ or following.__context__
 
 
 def _in_use_mb(line: str) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from isocenter.surprise import where
 from isocenter_operators.errors import ConfigurationError, IsocenterError, OutOfMemory, StorageFull
+from isocenter_operators.frames import empty_frames
 from isocenter_operators.manifest import AppManifest
 from isocenter_operators.run import Outcome, Run, StoredInstance
 
@@ -50,9 +51,11 @@ def run(app: AppManifest, task: Run) -> Outcome:
     module = load(app)
     try:
         outcome: Outcome = module.application(task).execute()
-    except IsocenterError:
+    except IsocenterError as error:
+        empty_frames(error)
         raise
     except Exception as error:
+        empty_frames(error)
         raise _translated(app, error) from error
     if outcome.status == "done" and not outcome.results:
         # An interrupted graph ends without an error.
