@@ -4,6 +4,7 @@
 # make test        every test that needs no GPU
 # make bench       the benchmarks: a table, and benchmarks/results.json
 # make chaos       the fault test in its long form: FAULTS=300 in each of two runs, SEED= to repeat one
+# make fuzz        mutated series, as many as wanted: CASES=20000, SEED= to repeat a run
 # make load        ten minutes of a hospital's traffic; MINUTES=10
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser ohif demo test lint types check bench chaos load clean
+.PHONY: install system browser ohif demo test lint types check bench chaos fuzz load clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -53,13 +54,19 @@ check: lint types
 test: browser install check
 	$(BIN)/python -m pytest tests/unit -n 2 -q
 	$(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests/chaos -q
+	$(BIN)/python -m pytest tests/fuzz -q
 	$(BIN)/python -m pytest tests/e2e -q
 
 bench: install
 	@$(BIN)/python benchmarks
 
-chaos: install
+# PostgreSQL comes with `browser`.
+chaos: browser install
 	@PYTHONPATH=tests $(BIN)/python -m chaos --faults $(or $(FAULTS),300) $(if $(SEED),--seed $(SEED))
+
+fuzz: install
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(or $(CASES),20000) $(if $(SEED),--seed $(SEED))
 
 load: install
 	@PYTHONPATH=tests $(BIN)/python benchmarks/load.py --minutes $(or $(MINUTES),10)

@@ -26,6 +26,10 @@ _WITHIN_S = 60.0
 _USER = "postgres"
 
 
+class NoPostgres(Exception):
+    """PostgreSQL is not installed here."""
+
+
 class Server:
     """One PostgreSQL server. `stop`, `kill` and `start` are there for tests of what happens meanwhile."""
 
@@ -101,8 +105,11 @@ class Server:
 
 @contextmanager
 def running_postgres() -> Iterator[Server]:
-    """A server with an empty cluster, ended and removed with the block. Skips the test where there is none."""
-    programs = _programs()
+    """A server with an empty cluster, ended and removed with the block.
+
+    Where PostgreSQL is not installed a test is skipped, and a program is told by NoPostgres.
+    """
+    programs = _programs_or_skip()
     # Not pytest's own folder: the server runs as another user, who may not look into that.
     with tempfile.TemporaryDirectory(prefix="isocenter-postgres-") as name:
         folder = Path(name)
@@ -117,14 +124,23 @@ def running_postgres() -> Iterator[Server]:
             server.stop()
 
 
-def _programs() -> Path:
+def postgres_programs() -> Path:
+    """The folder of the newest server here. Raises NoPostgres."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda file: float(file.parts[4]))
     if found and (os.geteuid() != 0 or _is_user(_USER)):
         return found[-1].parent
-    message = "PostgreSQL is not installed: apt-get install postgresql"
-    if os.environ.get("ISOCENTER_REQUIRE_POSTGRES") == "1":
-        pytest.fail(message)
-    pytest.skip(message)
+    raise NoPostgres("PostgreSQL is not installed: apt-get install postgresql")
+
+
+def _programs_or_skip() -> Path:
+    try:
+        return postgres_programs()
+    except NoPostgres as error:
+        if "PYTEST_CURRENT_TEST" not in os.environ:
+            raise
+        if os.environ.get("ISOCENTER_REQUIRE_POSTGRES") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def _is_user(name: str) -> bool:

@@ -13,7 +13,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from postgres import running_postgres
+from postgres import NoPostgres, postgres_programs, running_postgres
 
 from chaos.faults import FAULTS, POSTGRES_FAULTS
 from chaos.run import Report, run, told
@@ -31,6 +31,11 @@ def main() -> int:
     # What was started is ended then, and the disks are unmounted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     databases = ["sqlite", "postgresql"] if given.database == "both" else [given.database]
+    if "postgresql" in databases:
+        try:
+            postgres_programs()
+        except NoPostgres as error:
+            parser.error(str(error))
     for database in databases:
         sys.stdout.write(f"{database}: {given.faults} faults, seed {given.seed}\n")
         with tempfile.TemporaryDirectory(prefix="isocenter-chaos-") as folder:
