@@ -10,13 +10,14 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from shutil import which
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydicom import dcmread
@@ -250,6 +251,15 @@ def content(dataset: Dataset) -> dict[str, Any]:
     return {str(each.tag): each.value for each in dataset if each.tag.element}
 
 
+@cache
+def documented_receiver() -> Callable[[bytes, Mapping[str, str], bytes], bool]:
+    """The function that docs/onward.md gives to whoever writes a webhook."""
+    page = (HERE / "docs" / "onward.md").read_text()
+    known = {"hmac": hmac, "hashlib": hashlib, "time": time, "Mapping": Mapping}
+    exec(page.split("```python")[1].split("```")[0], known)
+    return cast(Callable[[bytes, Mapping[str, str], bytes], bool], known["is_genuine"])
+
+
 @dataclass
 class Webhook:
     """Takes what is signed with its secret. `answers` are the next statuses."""
@@ -259,16 +269,13 @@ class Webhook:
     answers: list[int] = field(default_factory=list)
     told: list[dict[str, Any]] = field(default_factory=list)
     deliveries: list[str] = field(default_factory=list)
+    requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
 
     async def respond(self, request: Request) -> Response:
         body = await request.body()
-        stamp = request.headers["X-Isocenter-Timestamp"]
-        wanted = hmac.new(self.secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
-        if (
-            request.headers["X-Isocenter-Signature"] != f"sha256={wanted}"
-            or abs(time.time() - int(stamp)) > 300
-        ):
+        if not documented_receiver()(self.secret.encode(), request.headers, body):
             return Response(status_code=403)
+        self.requests.append((dict(request.headers), body))
         self.deliveries.append(request.headers["X-Isocenter-Delivery"])
         if self.answers and (status := self.answers.pop(0)):
             return Response(status_code=status)
@@ -743,6 +750,25 @@ def test_a_webhook_is_told_again_when_it_asks_to_and_not_when_it_refuses(
     assert service.reason(gone, "ris") == (
         f"refused: http://127.0.0.1:{hook.port}/isocenter answers HTTP 410 (tried 3 times)"
     )
+
+
+def test_what_a_webhook_was_told_can_not_be_repeated_as_another_delivery(
+    serve: Callable[..., Service], cases: list[Results], hook: Webhook
+) -> None:
+    service = serve(ris=hook.peer())
+    all_sent(service, service.done(cases[0]))
+    ((headers, body),) = hook.requests
+    names = {
+        name.lower(): name
+        for name in ("X-Isocenter-Timestamp", "X-Isocenter-Delivery", "X-Isocenter-Signature")
+    }
+    told = {names[name]: value for name, value in headers.items() if name in names}
+    genuine = documented_receiver()
+    assert genuine(b"a secret", told, body)
+    assert not genuine(b"a secret", told | {"X-Isocenter-Delivery": "0" * 32}, body)
+    assert not genuine(b"a secret", told | {"X-Isocenter-Timestamp": str(int(time.time()) - 1)}, body)
+    assert not genuine(b"a secret", told, body.replace(b"done", b"gone"))
+    assert not genuine(b"another secret", told, body)
 
 
 def test_a_webhook_is_told_why_a_job_was_cancelled(

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
+from pydantic import SecretStr
+from pydantic_core import to_jsonable_python
 
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
@@ -61,14 +63,24 @@ def _taken(lock: TextIO) -> bool:
 
 
 def write(settings: Settings) -> Path:
-    """Leave the settings where the children, and later commands, find them."""
-    content = settings.model_dump(mode="json", exclude_none=True)
-    if settings.orthanc.password is not None:
-        content["orthanc"]["password"] = settings.orthanc.password.get_secret_value()
+    """Leave the settings where the children, and later commands, find them: with every password in them."""
+    content = _plain(settings.model_dump(exclude_none=True))
     file = _folder(settings) / "settings.yaml"
-    file.touch(mode=0o600)  # it may hold the password
+    file.touch(mode=0o600)
+    file.chmod(0o600)  # where it was there already
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     return file
+
+
+def _plain(part: Any) -> Any:
+    """As YAML can hold it, and each secret as it is: Pydantic itself would write asterisks."""
+    if isinstance(part, SecretStr):
+        return part.get_secret_value()
+    if isinstance(part, dict):
+        return {name: _plain(each) for name, each in part.items()}
+    if isinstance(part, list | tuple):
+        return [_plain(each) for each in part]
+    return to_jsonable_python(part)
 
 
 def running(settings: Settings) -> Settings | None:
