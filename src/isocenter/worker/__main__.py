@@ -161,9 +161,19 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
 
 def _life() -> str:
     """What the workers of one stack have in common, and those of its next start have not."""
-    parent = psutil.Process(os.getppid())
-    own = f"{socket.gethostname()}/{parent.pid}/{parent.create_time():.2f}"
-    return os.environ.get("ISOCENTER_STACK", own)
+    return os.environ.get("ISOCENTER_STACK") or f"{socket.gethostname()}/{_starter()}"
+
+
+def _starter() -> str:
+    """Who starts this worker again when it has died: its parent, as long as that lives.
+
+    A container's first process has none that it can see. What starts that again is there as long as the machine is up.
+    """
+    try:
+        parent = psutil.Process(os.getppid())
+        return f"{parent.pid}/{parent.create_time():.2f}"
+    except psutil.Error:
+        return f"0/{psutil.boot_time():.0f}"
 
 
 if __name__ == "__main__":
