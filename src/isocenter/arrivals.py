@@ -15,6 +15,7 @@ from isocenter.pacs import ArchiveSeries
 __all__ = ["Arrival", "Arrivals", "Verdict", "fingerprint", "study_fingerprint"]
 
 _LOG = "archive"
+_NEWEST = "archive.newest"
 
 _tables = sa.MetaData()
 _position = sa.Table(
@@ -77,6 +78,7 @@ class Arrival:
     settling: bool
     ours: bool  # an application of ours made it
     verdicts: tuple[Verdict, ...] = field(default=())  # the last ones, of it and of its study
+    waiting: str = ""  # why something is not decided yet, where the router tells
 
 
 def fingerprint(instances: Iterable[str]) -> str:
@@ -98,9 +100,11 @@ class Arrivals:
 
     def position(self) -> int | None:
         """The sequence number up to which the change log was read, None before the first time."""
-        query = sa.select(_position.c.sequence).where(_position.c.log == _LOG)
-        with self._engine.connect() as connection:
-            return connection.execute(query).scalar_one_or_none()
+        return self._sequence(_LOG)
+
+    def newest_position(self) -> int:
+        """The highest sequence number that was ever read; more than `position` while the log is read once more."""
+        return max(self._sequence(_NEWEST) or 0, self.position() or 0)
 
     def record(
         self,
@@ -115,14 +119,17 @@ class Arrivals:
         `created` are the resources that the archive made anew: such a series settles even if it was known with the
         same instances, because it was deleted in between.
         """
+        newest = max(sequence, self.newest_position())
         with self._engine.begin() as connection:
-            moved = connection.execute(
-                sa.update(_position).where(_position.c.log == _LOG).values(sequence=sequence)
-            )
-            if moved.rowcount == 0:
-                connection.execute(sa.insert(_position).values(log=_LOG, sequence=sequence))
+            _place(connection, _LOG, sequence)
+            _place(connection, _NEWEST, newest)
             for series in seen:
                 _note(connection, series, now, created=series.resource in created)
+
+    def mended(self, series: ArchiveSeries, now: float) -> None:
+        """Note a series that was not as it had been noted."""
+        with self._engine.begin() as connection:
+            _note(connection, series, now, created=False)
 
     def found(self, series: ArchiveSeries, now: float) -> None:
         """Note a series that the log did not tell of, as quiet since the archive last changed it."""
@@ -162,7 +169,7 @@ class Arrivals:
         return self._judged(self._select(query.order_by(_arrival.c.arrived_at, _arrival.c.series_uid)))
 
     def resources(self) -> dict[str, int]:
-        """Every series that is known, with its number of instances."""
+        """Every series that is known, with its number of instances; 0 of those that `was_there` noted."""
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(_arrival.c.resource, _arrival.c.instances)).all()
         return {row.resource: row.instances for row in rows}
@@ -193,6 +200,11 @@ class Arrivals:
             connection.execute(sa.delete(_arrival).where(_arrival.c.resource == resource))
             connection.execute(sa.delete(_verdict).where(_verdict.c.subject == resource))
 
+    def _sequence(self, log: str) -> int | None:
+        query = sa.select(_position.c.sequence).where(_position.c.log == log)
+        with self._engine.connect() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
     def _select(self, query: sa.Select[Any]) -> list[Arrival]:
         with self._engine.connect() as connection:
             return [Arrival(**row) for row in connection.execute(query).mappings()]
@@ -210,6 +222,12 @@ class Arrivals:
             replace(each, verdicts=(*said.get(each.resource, ()), *said.get(each.study_uid, ())))
             for each in arrivals
         ]
+
+
+def _place(connection: sa.Connection, log: str, sequence: int) -> None:
+    moved = connection.execute(sa.update(_position).where(_position.c.log == log).values(sequence=sequence))
+    if moved.rowcount == 0:
+        connection.execute(sa.insert(_position).values(log=log, sequence=sequence))
 
 
 def _note(connection: sa.Connection, series: ArchiveSeries, now: float, *, created: bool) -> None:

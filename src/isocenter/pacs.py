@@ -15,7 +15,10 @@ from pydicom.datadict import keyword_for_tag
 from isocenter.settings import OrthancSettings
 from isocenter_operators.errors import ArchiveUnavailable
 
-__all__ = ["ArchiveInstance", "ArchiveSeries", "Change", "ChangeLog", "Orthanc"]
+__all__ = ["ArchiveInstance", "ArchiveSeries", "Change", "ChangeLog", "Orthanc", "SeriesInstance"]
+
+_LISTING_S = 60.0  # of thousands of files, which Orthanc opens one by one
+_ANSWERS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class ArchiveSeries:
     series_uid: str
     instances: frozenset[str]
     updated_at: float = 0.0  # when the archive last changed it, in whole seconds since 1970
+
+
+@dataclass(frozen=True)
+class SeriesInstance:
+    """An instance in the list of its series. `resource` is Orthanc's identifier; `number` is "" where it has none."""
+
+    resource: str
+    sop_instance_uid: str
+    number: str  # Instance Number, as it is written
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,14 @@ class Orthanc:
             return f"Orthanc at {self._url} answers, but its DICOMweb plugin is not loaded"
         return None
 
+    def answers(self) -> bool:
+        """Whether Orthanc itself is there, whatever it says of one study."""
+        try:
+            self._get("/system", timeout_s=_ANSWERS_S)
+        except ArchiveUnavailable:
+            return False
+        return True
+
     def changes(self, since: int, limit: int = 2000) -> ChangeLog:
         """What happened after the sequence number `since`, oldest first."""
         page = self._get("/changes", params={"since": since, "limit": limit})
@@ -135,23 +155,38 @@ class Orthanc:
         instance = self._find(f"/instances/{resource}")
         return str(instance["ParentSeries"]) if instance else None
 
-    def attributes(self, instance: str) -> Mapping[str, Any]:
-        """The attributes of one instance by DICOM keyword, private ones by tag as "0009,1001".
+    def study_series(self, study_uid: str) -> list[ArchiveSeries]:
+        """The series of the study of this UID, none where the archive holds no such study."""
+        found = self._json("POST", "/tools/lookup", content=study_uid)
+        studies = [self._find(f"/studies/{each['ID']}") for each in found if each["Type"] == "Study"]
+        series = [self.series(resource) for study in studies if study for resource in study["Series"]]
+        return [each for each in series if each is not None]
+
+    def attributes(self, instance: str) -> Mapping[str, Any] | None:
+        """The attributes of one instance by DICOM keyword, private ones by tag as "0009,1001". None when it is gone.
 
         Several values as `A\\B`, sequences as lists of such mappings.
         """
-        return _by_keyword(self._find(f"/instances/{instance}/tags?short") or {})
+        found = self._get(f"/instances/{instance}/tags?short", timeout_s=_LISTING_S, missing_is_none=True)
+        return None if found is None else _by_keyword(found)
 
     def every_attributes(self, resource: str) -> tuple[Mapping[str, Any], ...]:
-        """The attributes of each instance of a series, as `attributes` gives them."""
-        return tuple(
-            map(_by_keyword, (self._find(f"/series/{resource}/instances-tags?short") or {}).values())
-        )
+        """The attributes of each instance of a series, as `attributes` gives them; none when it is gone."""
+        path = f"/series/{resource}/instances-tags?short"
+        found = self._get(path, timeout_s=_LISTING_S, missing_is_none=True)
+        return tuple(map(_by_keyword, (found or {}).values()))
 
-    def sop_instance_uids(self, resource: str) -> tuple[str, ...]:
-        """The sorted SOP Instance UIDs of a series."""
-        instances = self._find(f"/series/{resource}/instances") or []
-        return tuple(sorted(str(each["MainDicomTags"]["SOPInstanceUID"]) for each in instances))
+    def instances(self, resource: str) -> tuple[SeriesInstance, ...]:
+        """The instances of a series, none when it is gone."""
+        found = self._get(f"/series/{resource}/instances", timeout_s=_LISTING_S, missing_is_none=True)
+        return tuple(
+            SeriesInstance(
+                str(each["ID"]),
+                str(each["MainDicomTags"]["SOPInstanceUID"]),
+                str(each["MainDicomTags"].get("InstanceNumber", "")),
+            )
+            for each in found or ()
+        )
 
     def find_instances(self, sop_instance_uid: str) -> list[ArchiveInstance]:
         """All that the archive holds under this UID: one, none, or one in each study that was sent it."""

@@ -110,7 +110,7 @@ def _told(verdict: RouteVerdict) -> str:
 
 def _studies(path: Path) -> dict[str, list[Series]]:
     """The series below the path by study. Raises UnreadableInput when there is none."""
-    from isocenter.rules import Series
+    from isocenter.rules import Series, place_in_series
 
     if not path.exists():
         raise UnreadableInput(f"{path} does not exist", path=str(path))
@@ -122,7 +122,11 @@ def _studies(path: Path) -> dict[str, list[Series]]:
         raise UnreadableInput(f"no DICOM images in {path}", path=str(path))
     found: dict[str, list[Series]] = {}
     for (study_uid, uid), each in headers.items():
-        series = Series(study_uid, uid, len(each), each[0], lambda each=each: each)  # type: ignore[misc]
+        first = min(
+            each,
+            key=lambda one: place_in_series(one.get("InstanceNumber"), str(one.get("SOPInstanceUID", ""))),
+        )
+        series = Series(study_uid, uid, len(each), first, lambda each=each: each)  # type: ignore[misc]
         found.setdefault(study_uid, []).append(series)
     return found
 

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 
 from isocenter.arrivals import Arrivals
 from isocenter.pacs import ArchiveSeries, Change, Orthanc
+from isocenter_operators.errors import ArchiveUnavailable
 
 __all__ = ["ChangeLog"]
+
+_CHECK_S = 1.0  # of one look, for comparing series
 
 log = logging.getLogger("isocenter.routing")
 
@@ -29,48 +32,66 @@ class ChangeLog:
         self._orthanc = orthanc
         self._arrivals = arrivals
         self._everything = everything
+        self._unchecked: list[str] = []  # resources that `check` has not come to yet
+        # How many instances the archive held beside those that are known, when all was last compared.
+        self._others = 0 if everything else None
+        self._others_now = self._others
 
     def read(self) -> None:
         """Note everything that the log tells since the last time."""
-        known = self._arrivals.position()
+        known, newest = self._arrivals.position(), self._arrivals.newest_position()
         since = self._start(known)
         while True:
             page = self._orthanc.changes(since)
             seen = self._touched(page.changes)
             if page.last != known or seen:
-                created = {
-                    c.resource for c in page.changes if c.kind == "NewSeries" and c.sequence > (known or 0)
-                }
+                # Read once more from the start, the log tells of nothing that was created since: to forget what was
+                # decided about it would do all of it again.
+                created = {c.resource for c in page.changes if c.kind == "NewSeries" and c.sequence > newest}
                 self._arrivals.record(page.last, seen, time.time(), created=created)
             since = page.last
             if page.done:
                 return
 
     def compare(self) -> None:
-        """Find what the archive holds and nobody noted, and forget what it holds no more."""
+        """Forget what the archive holds no more, and begin to check what nobody noted, or what may have grown."""
         there, known = self._orthanc.series_resources(), self._arrivals.resources()
         for resource in known.keys() - there:
             self._arrivals.forget(resource)
-        missed = set(there - known.keys())
-        if self._everything and self._differs(sum(known[each] for each in known.keys() & there)):
-            missed = set(there)
-        for resource in missed:
-            series = self._orthanc.series(resource)
+        self._unchecked = sorted(there - known.keys())
+        others = self._orthanc.instance_count() - sum(known[each] for each in known.keys() & there)
+        self._others_now = self._others
+        # While something is just arriving, that explains another number.
+        if others != self._others and self._orthanc.last_change() == self._arrivals.position():
+            self._others_now = others
+            self._unchecked += sorted(each for each in known.keys() & there if known[each])
+
+    def check(self) -> bool:
+        """Note some of what is to be checked, as it is now; whether nothing is left. One at fault holds up no other."""
+        until = time.monotonic() + _CHECK_S
+        while self._unchecked and time.monotonic() < until:
+            resource = self._unchecked.pop()
+            try:
+                series = self._orthanc.series(resource)
+            except ArchiveUnavailable as error:
+                if not self._orthanc.answers():
+                    self._unchecked.append(resource)
+                    raise
+                log.warning("series %s can not be compared: %s", resource, error)
+                continue
             if series is not None:
                 self._arrivals.found(series, time.time())
-
-    def _differs(self, instances: int) -> bool:
-        """Whether the archive holds another number of instances, and nothing is just arriving that would explain it."""
-        count = self._orthanc.instance_count()
-        return count != instances and self._orthanc.last_change() == self._arrivals.position()
+        if not self._unchecked:
+            self._others = self._others_now
+        return not self._unchecked
 
     def _start(self, known: int | None) -> int:
         """Where to read on from, having read up to `known`."""
         newest = self._orthanc.last_change()
         if known is not None and known <= newest:
             return known
-        # The first time; or the log has become shorter: images were deleted, which takes their lines away, or it is
-        # another archive's. Ours is read from the start, which makes no work twice.
+        # The first time; or the log has become shorter: images were deleted, which takes their lines away, somebody
+        # emptied it, or it is another archive's. Ours is read from the start, which makes no work twice.
         if self._everything:
             log.info("reading the archive's changes from the beginning")
             return 0
@@ -79,20 +100,20 @@ class ChangeLog:
         return newest
 
     def _touched(self, changes: Sequence[Change]) -> list[ArchiveSeries]:
-        """The series that these changes are about, as they are now, with as few questions as possible."""
+        """The series that these changes are about, as they are now; each is asked for once."""
+        seen: dict[str, ArchiveSeries | None] = {}
         instances = {change.resource for change in changes if change.kind == "NewInstance"}
-        resources = [change.resource for change in changes if change.kind == "NewSeries"]
-        if instances:
-            resources += [arrival.resource for arrival in self._arrivals.settling()]
-        seen: dict[str, ArchiveSeries] = {}
-        while resources or instances:
-            if not resources:
-                parent = self._orthanc.series_of_instance(instances.pop())
-                resources = [parent] if parent else []
-                continue
-            resource = resources.pop()
-            series = None if resource in seen else self._orthanc.series(resource)
-            if series is not None:
-                seen[resource] = series
-                instances -= series.instances
-        return list(seen.values())
+
+        def look(resource: str) -> None:
+            if resource not in seen:
+                seen[resource] = self._orthanc.series(resource)
+            instances.difference_update(series.instances if (series := seen[resource]) else ())
+
+        for change in changes:
+            if change.kind == "NewSeries":
+                look(change.resource)
+        while instances:
+            parent = self._orthanc.series_of_instance(instances.pop())
+            if parent is not None:
+                look(parent)
+        return [series for series in seen.values() if series is not None]

@@ -8,130 +8,306 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from isocenter.arrivals import Arrival, Arrivals, Verdict, fingerprint, study_fingerprint
+from isocenter.arrivals import Arrival, Arrivals, Verdict, study_fingerprint
 from isocenter.catalog import Catalog
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
-from isocenter.pacs import ArchiveSeries, Orthanc
-from isocenter.route import Route
+from isocenter.ledger import Entry, Ledger
+from isocenter.pacs import Orthanc
+from isocenter.route import PRIORITIES, Priority, Route
+from isocenter.routing.troubles import Troubles
+from isocenter.routing.views import Changed, Views
 from isocenter.rules import OUR_OWN, Answer, Series, is_our_own, judge, priority_of
 from isocenter.settings import Settings
+from isocenter_operators.dicom.identity import Algorithm
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
 
 __all__ = ["Decisions"]
 
 log = logging.getLogger("isocenter.routing")
 
+_T = TypeVar("_T")
+
 _OF_THE_STUDY = ("any_series", "no_series", "series_count")  # conditions that another series can change
+_COMING = "images may still be coming"
+
+
+@dataclass
+class _Memory:
+    """What is remembered of a study while anything about it is undecided; the database knows what must not be lost."""
+
+    views: Views
+    troubles: Troubles = field(default_factory=Troubles)  # of the archive with single series
+    missing: Troubles = field(default_factory=Troubles)  # applications that are not there
+    waiting: dict[str, str] = field(default_factory=dict)  # why, by resource
+    decided_at: dict[tuple[str, str], float] = field(default_factory=dict)  # by route and subject
+    stat: bool = False  # a route takes it for STAT
+
+
+@dataclass
+class _Look:
+    """One look at a study. `left`: the resources about which something is left undecided, and why."""
+
+    memory: _Memory
+    images: list[Arrival] = field(default_factory=list)
+    unreadable: set[str] = field(default_factory=set)
+    left: dict[str, str] = field(default_factory=dict)
+    decisions: list[_Decision] = field(default_factory=list)
+
+    def leave(self, arrivals: Iterable[Arrival], why: str = _COMING) -> None:
+        for each in arrivals:
+            # That images may still be coming explains less than anything else does.
+            if self.left.get(each.resource, _COMING) == _COMING:
+                self.left[each.resource] = why
+
+    @property
+    def settling(self) -> list[Arrival]:
+        return [each for each in self.images if each.settling]
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What one route says of a subject: a series (its resource) or the study (its UID)."""
+
+    route: Route
+    subject: str
+    about: tuple[Arrival, ...]  # what waits when it can not be carried out
+    wanted: tuple[Arrival, ...]  # what the job is made of
+    answer: Answer
+    priority: Priority
+    print_of: str
+    said: tuple[Verdict, ...]  # before, by every route
+
+    @property
+    def rank(self) -> int:
+        """Not wanted first, because a job that another route makes of these images follows; then the most urgent."""
+        return PRIORITIES.index(self.priority) + 1 if self.answer.wanted else 0
 
 
 class Decisions:
     """Decides about one study at a time. Remembers the attributes of series that are still arriving.
 
-    Errors are those of the archive, the queue and SQLAlchemy; ConfigurationError where an application is not there.
+    Errors are those of the queue and SQLAlchemy, and ArchiveUnavailable when the archive itself does not answer. What
+    it does not tell of one series is waited for, and so is an application that is not there.
     """
 
-    def __init__(self, settings: Settings, orthanc: Orthanc, arrivals: Arrivals, jobs: Jobs) -> None:
+    def __init__(
+        self, settings: Settings, orthanc: Orthanc, arrivals: Arrivals, jobs: Jobs, ledger: Ledger
+    ) -> None:
         self._settings = settings
         self._orthanc = orthanc
         self._arrivals = arrivals
         self._jobs = jobs
-        self._seen: dict[str, tuple[str, Series]] = {}  # fingerprint and attributes, by resource
+        self._ledger = ledger
+        self._studies: dict[str, _Memory] = {}
 
     def decide(self, study_uid: str) -> bool:
         """Decide what can be decided now; whether nothing is left for later."""
-        images = [each for each in self._arrivals.of_study(study_uid) if not self._is_ours(each)]
-        left: set[str] = set()
+        memory = self._studies.setdefault(study_uid, _Memory(Views(self._orthanc, self._arrivals)))
+        look = _Look(memory)
+        self._read(look, study_uid)
         for route in self._settings.routes:
             if route.scope == "study":
-                left |= self._decide_study(route, images)
+                self._decide_study(look, route, study_uid)
             else:
-                left |= self._decide_series(route, images)
-        for arrival in images:
-            if arrival.settling and arrival.resource not in left:
+                self._decide_series(look, route)
+        # Where two routes ask for the same work, it is as urgent as the more urgent one says.
+        for decision in sorted(look.decisions, key=lambda each: each.rank):
+            self._carry_out(look, decision)
+        for arrival in look.settling:
+            if arrival.resource not in look.left:
                 self._arrivals.close(arrival)
-        if not left:
-            for arrival in images:
-                self._seen.pop(arrival.resource, None)
-        return not left
+        memory.waiting = look.left
+        if not look.left:
+            del self._studies[study_uid]
+        return not look.left
 
-    def views(self, study_uid: str) -> list[Series]:
-        """The series of a study as the rules see them, without results of ours."""
-        return [self._view(each) for each in self._arrivals.of_study(study_uid) if not each.ours]
+    def only(self, study_uids: Iterable[str]) -> None:
+        """Forget all other studies: they were decided about, or deleted."""
+        for study_uid in self._studies.keys() - set(study_uids):
+            del self._studies[study_uid]
 
-    def _is_ours(self, arrival: Arrival) -> bool:
-        """Whether an application of ours made it; then nothing is decided about it."""
-        if not arrival.settling:
-            return arrival.ours
-        if not arrival.ours and not is_our_own(self._view(arrival)):
-            return False
-        own = Verdict("", "", None, OUR_OWN, arrival.fingerprint)
-        self._arrivals.judge(arrival.resource, [own])
+    def is_stat(self, study_uid: str) -> bool:
+        """Whether a study is known to be STAT."""
+        memory = self._studies.get(study_uid)
+        return memory is not None and memory.stat
+
+    def waiting(self) -> dict[str, str]:
+        """Why each series waits that is left undecided, by resource. May be asked from any thread."""
+        return {
+            resource: why
+            for memory in tuple(self._studies.values())
+            for resource, why in memory.waiting.items()
+        }
+
+    def images_may_come(self) -> bool:
+        """Whether anything is left that only time decides."""
+        return any(why == _COMING for memory in self._studies.values() for why in memory.waiting.values())
+
+    def troubled(self) -> list[str]:
+        """The studies of which the archive does not tell all. May be asked from any thread."""
+        return [uid for uid, memory in tuple(self._studies.items()) if any(memory.troubles.reasons)]
+
+    def missing(self) -> list[str]:
+        """What is wrong with applications that images wait for."""
+        found = (each for memory in self._studies.values() for each in memory.missing.reasons)
+        return list(dict.fromkeys(found))
+
+    def _read(self, look: _Look, study_uid: str) -> None:
+        """The images of the study, but for what an application of ours made: about that nothing is decided."""
+        for arrival in self._arrivals.of_study(study_uid):
+            if not arrival.settling:
+                look.images += [] if arrival.ours else [arrival]
+                continue
+            about = ("glance", arrival.resource)
+            ours = arrival.ours or self._told(look, about, [arrival], partial(self._is_ours, look, arrival))
+            if ours:
+                self._close_ours(arrival)
+                continue
+            look.images.append(arrival)
+            if ours is None:
+                look.unreadable.add(arrival.resource)
+
+    def _is_ours(self, look: _Look, arrival: Arrival) -> bool:
+        return is_our_own(look.memory.views.glance(arrival))
+
+    def _close_ours(self, arrival: Arrival) -> None:
+        self._arrivals.judge(arrival.resource, [Verdict("", "", None, OUR_OWN, arrival.fingerprint)])
         self._arrivals.close(arrival, ours=True)
-        self._seen.pop(arrival.resource, None)
-        return True
 
-    def _decide_series(self, route: Route, images: Sequence[Arrival]) -> set[str]:
-        """The resources about which this route leaves something undecided."""
-        left = set()
+    def _told(
+        self, look: _Look, about: tuple[str, ...], of: Sequence[Arrival], ask: Callable[[], _T]
+    ) -> _T | None:
+        """What the archive tells; None where it can not tell it now, and then these series are left for later."""
+        troubles = look.memory.troubles
+        if reason := troubles.resting(about):
+            look.leave(of, reason)
+            return None
+        try:
+            answer = ask()
+        except Changed:
+            look.leave(of)
+            return None
+        except ArchiveUnavailable as error:
+            if not self._orthanc.answers():
+                raise
+            reason = f"can not be routed yet: {error}"
+            if troubles.met(about, reason):
+                log.warning("study %s, series %s: %s", of[0].study_uid, of[0].series_uid, reason)
+            look.leave(of, reason)
+            return None
+        troubles.over(about)
+        return answer
+
+    def _decide_series(self, look: _Look, route: Route) -> None:
         of_the_study = _looks_at_study(route.when)
-        for arrival in images:
-            print_of = study_fingerprint(images) if of_the_study else arrival.fingerprint
+        for arrival in look.images:
+            print_of = study_fingerprint(look.images) if of_the_study else arrival.fingerprint
             if _decided(route, arrival.verdicts, print_of) or not (arrival.settling or of_the_study):
                 continue
-            waits_for = images if of_the_study else [arrival]
-            if not all(self._is_complete(route, each, images) for each in waits_for):
-                left.add(arrival.resource)
+            waits_for = look.images if of_the_study else [arrival]
+            if not all(self._is_complete(look, route, each, arrival.resource) for each in waits_for):
+                look.leave([arrival])
                 continue
-            series = self._still(arrival)
-            if series is None:
-                left.add(arrival.resource)
-                continue
-            study = [self._view(each) for each in images]
-            answer = judge(route, study, self._view(arrival))
-            verdicts = self._verdicts(route, answer, [arrival], print_of, images)
-            self._arrivals.judge(arrival.resource, verdicts)
-        return left
+            about = (route.name, arrival.resource)
+            judged = self._told(look, about, [arrival], partial(self._judged, look, route, arrival))
+            if judged is not None:
+                answer, priority = judged
+                look.decisions.append(
+                    _Decision(
+                        route,
+                        arrival.resource,
+                        (arrival,),
+                        (arrival,),
+                        answer,
+                        priority,
+                        print_of,
+                        arrival.verdicts,
+                    )
+                )
 
-    def _decide_study(self, route: Route, images: Sequence[Arrival]) -> set[str]:
-        """All series of the study where this route leaves something undecided, else none."""
-        print_of = study_fingerprint(images)
-        complete = [each for each in images if self._is_complete(route, each, images)]
-        arriving = {each.resource for each in images if each not in complete}
-        if not images or _decided(route, [v for each in images for v in each.verdicts], print_of):
-            return arriving
+    def _judged(self, look: _Look, route: Route, arrival: Arrival) -> tuple[Answer, Priority]:
+        views = look.memory.views
+        views.refuse_changed(arrival)
+        series = views.view(arrival).series
+        study = [series]
+        if _looks_at_study(route.when) or _looks_at_study(route.priority):
+            study = [self._best_view(look, each) for each in look.images]
+        return judge(route, study, series), priority_of(route, study, series)
+
+    def _best_view(self, look: _Look, arrival: Arrival) -> Series:
+        return (
+            look.memory.views.glance(arrival) if arrival.settling else look.memory.views.view(arrival).series
+        )
+
+    def _decide_study(self, look: _Look, route: Route, study_uid: str) -> None:
+        images, print_of = look.images, study_fingerprint(look.images)
+        said = tuple(verdict for each in images for verdict in each.verdicts)
+        complete = [each for each in images if self._is_complete(look, route, each, study_uid)]
+        arriving = [each for each in images if each not in complete]
+        look.leave(arriving)
+        if not images or _decided(route, said, print_of):
+            return
         if arriving and not (route.expect and complete):
-            return {each.resource for each in images if each.settling}
-        answer = judge(route, [self._view(each) for each in complete], None)
-        waits = bool(answer.missing) and not self._waited_long_enough(route, images)
-        if waits or (not answer.wanted and arriving):
-            return {each.resource for each in images if each.settling}
-        wanted = [each for each in complete if each.series_uid in answer.series_uids]
-        if any(self._still(each) is None for each in wanted):
-            return {each.resource for each in images}
-        verdicts = self._verdicts(route, answer, wanted, print_of, images)
-        self._arrivals.judge(images[0].study_uid, verdicts)
-        return arriving
+            look.leave(look.settling)
+            return
+        ask = partial(self._judged_study, look, route, complete)
+        judged = self._told(look, (route.name, study_uid), images, ask)
+        if judged is None:
+            return
+        answer, priority = judged
+        waits = bool(answer.missing) and not self._waited_long_enough(look, route, study_uid)
+        if waits:
+            look.leave(look.settling, self._expects(route, answer))
+        elif not answer.wanted and arriving:
+            look.leave(look.settling)
+        else:
+            wanted = tuple(each for each in complete if each.series_uid in answer.series_uids)
+            look.decisions.append(
+                _Decision(route, study_uid, tuple(images), wanted, answer, priority, print_of, said)
+            )
 
-    def _verdicts(
-        self,
-        route: Route,
-        answer: Answer,
-        wanted: Sequence[Arrival],
-        print_of: str,
-        images: Sequence[Arrival],
-    ) -> list[Verdict]:
+    def _judged_study(
+        self, look: _Look, route: Route, complete: Sequence[Arrival]
+    ) -> tuple[Answer, Priority]:
+        views = look.memory.views
+        study = {each: views.view(each).series for each in complete}
+        answer = judge(route, list(study.values()), None)
+        wanted = [series for each, series in study.items() if each.series_uid in answer.series_uids]
+        for each in complete:
+            if each.series_uid in answer.series_uids:
+                views.refuse_changed(each)
+        return answer, priority_of(route, wanted, None)
+
+    def _expects(self, route: Route, answer: Answer) -> str:
+        names = ", ".join(answer.missing)
+        return f"{route.name}: waits for {names}, {self._longest_wait_s(route):g} s at most"
+
+    def _carry_out(self, look: _Look, decision: _Decision) -> None:
         """What becomes of these images by one route: a job for each application, queued, or the reason why not."""
+        route, said = decision.route, decision.said
         verdicts = []
         for application in route.applications:
-            job_id = self._queued(route, application, wanted, images) if answer.wanted else None
-            verdict = Verdict(route.name, application, job_id, self._reason(route, answer), print_of)
-            log.info("study %s: %s", images[0].study_uid, verdict)
+            if _said_by(route, application, said, decision.print_of):
+                continue
+            if decision.answer.wanted:
+                job_id = self._queued(look, decision, application)
+                if job_id is None:
+                    continue
+                verdict = Verdict(route.name, application, job_id, "", decision.print_of)
+            else:
+                reason = self._reason(route, decision.answer) + self._earlier(decision, application)
+                verdict = Verdict(route.name, application, None, reason, decision.print_of)
+            log.info("study %s: %s", decision.about[0].study_uid, verdict)
             verdicts.append(verdict)
-        return verdicts
+        self._arrivals.judge(decision.subject, verdicts)
+        if verdicts:
+            look.memory.decided_at[route.name, decision.subject] = time.time()
 
     def _reason(self, route: Route, answer: Answer) -> str:
         if not answer.missing:
@@ -139,23 +315,30 @@ class Decisions:
         names = ", ".join(answer.missing)
         return f"{names} did not come within {self._longest_wait_s(route):g} s; looked at again when more images come"
 
-    def _queued(
-        self, route: Route, application: str, wanted: Sequence[Arrival], images: Sequence[Arrival]
-    ) -> str:
-        """Raises ConfigurationError when the application is not there: the images then wait for it."""
+    def _queued(self, look: _Look, decision: _Decision, application: str) -> str | None:
+        """The job's ID; None when the application is not there, and then the images wait for it."""
+        about = (decision.route.name, decision.subject, application)
+        if reason := look.memory.missing.resting(about):
+            look.leave(decision.about, reason)
+            return None
+        try:
+            algorithm = Catalog(self._settings.apps_dir).get(application).algorithm
+        except ConfigurationError as error:
+            look.memory.missing.met(about, str(error))
+            look.leave(decision.about, str(error))
+            return None
+        look.memory.missing.over(about)
+        route, wanted = decision.route, decision.wanted
         changed_at = max(each.changed_at for each in wanted)
-        # A series is as urgent as its study may make it; a study as the series that its job is made of.
-        views = [self._view(each) for each in (images if route.scope == "series" else wanted)]
+        views = [look.memory.views.view(each) for each in wanted]
         spec = JobSpec(
-            algorithm=Catalog(self._settings.apps_dir).get(application).algorithm,
+            algorithm=algorithm,
             study_uid=wanted[0].study_uid,
             series_uids=tuple(sorted(each.series_uid for each in wanted)),
-            sop_instance_uids=tuple(
-                sorted(uid for each in wanted for uid in self._orthanc.sop_instance_uids(each.resource))
-            ),
+            sop_instance_uids=tuple(sorted(uid for each in views for uid in each.sop_instance_uids)),
             route=route.name,
             scope=route.scope,
-            priority=priority_of(route, views, self._view(wanted[0]) if route.scope == "series" else None),
+            priority=decision.priority,
             destinations=route.destinations,
             superseded=route.superseded,
             priors=route.priors,
@@ -164,72 +347,91 @@ class Decisions:
         )
         return self._jobs.submit(spec, changed_at=changed_at)
 
-    def _is_complete(self, route: Route, arrival: Arrival, images: Sequence[Arrival]) -> bool:
-        """Whether a series was quiet for long enough, or has been arriving for so long that it is begun."""
-        now = time.time()
-        return (
-            not arrival.settling
-            or now - arrival.changed_at >= self._settle_s(route, arrival, images)
-            or now - arrival.arrived_at >= self._longest_wait_s(route)
+    def _earlier(self, decision: _Decision, application: str) -> str:
+        """What becomes of the job that the route made of these series when they had other images, told to be appended.
+
+        One that is not over is cancelled, unless another route asked for it too. Results in the archive stay.
+        """
+        route, arrival = decision.route, decision.about[0]
+        subject = JobSpec(
+            Algorithm(application, ""), arrival.study_uid, (arrival.series_uid,), (), route.name, route.scope
+        ).subject
+        ours = {v.job_id for v in decision.said if (v.route, v.application) == (route.name, application)}
+        others = {v.job_id for v in decision.said if v.route != route.name}
+        told = ""
+        for entry in self._ledger.of_study(arrival.study_uid):
+            if entry.subject != subject:
+                continue
+            may_stop = entry.job_id in ours - others
+            if may_stop and entry.state is None and self._cancel(entry, route):
+                told = f"; job {entry.job_id[:12]}, of the images before, was cancelled"
+            elif entry.results and entry.state in (None, "done") and not entry.superseded_by:
+                told = f"; the results of job {entry.job_id[:12]}, of the images before, stay"
+        return told
+
+    def _cancel(self, entry: Entry, route: Route) -> bool:
+        return self._ledger.cancel(
+            entry.job_id, f"images came or went, and {route.name} does not want them now"
         )
 
-    def _settle_s(self, route: Route, arrival: Arrival, images: Sequence[Arrival]) -> float:
-        if route.settle_s is not None:
-            return route.settle_s
+    def _is_complete(self, look: _Look, route: Route, arrival: Arrival, subject: str) -> bool:
+        """Whether a series was quiet for long enough, or has been arriving for so long that it is begun.
+
+        The longest wait begins anew with each decision, or one that goes on arriving would make a job at every look.
+        After a restart it is counted from the beginning, which makes one job more.
+        """
+        if not arrival.settling:
+            return True
+        if arrival.resource in look.unreadable:
+            return False
+        now = time.time()
+        since = max(arrival.arrived_at, look.memory.decided_at.get((route.name, subject), 0.0))
+        settled = now - arrival.changed_at >= self._settle_s(look, route, arrival)
+        return settled or now - since >= self._longest_wait_s(route)
+
+    def _settle_s(self, look: _Look, route: Route, arrival: Arrival) -> float:
         routing = self._settings.routing
-        may_be_stat = route.priority == "STAT" or (
-            isinstance(route.priority, dict) and "STAT" in route.priority
-        )
-        if may_be_stat:
-            view = self._view(arrival)
-            study = [self._view(each) for each in images]
-            if priority_of(route, study, view if route.scope == "series" else None) == "STAT":
-                return min(routing.stat_settle_s, routing.settle_s)
-        return routing.settle_s
+        settle_s = routing.settle_s if route.settle_s is None else route.settle_s
+        if not _may_be_stat(route):
+            return settle_s
+        about = ("urgency", route.name, arrival.resource)
+        ask = partial(self._is_stat, look, route, arrival)
+        stat = route.priority == "STAT" or self._told(look, about, [arrival], ask)
+        if not stat:
+            return settle_s
+        look.memory.stat = True
+        return min(routing.stat_settle_s, settle_s)
+
+    def _is_stat(self, look: _Look, route: Route, arrival: Arrival) -> bool:
+        glance = look.memory.views.glance
+        study = [glance(arrival)]
+        if route.scope == "study" or _looks_at_study(route.priority):
+            study = [glance(each) for each in look.images if each.resource not in look.unreadable]
+        return priority_of(route, study, glance(arrival) if route.scope == "series" else None) == "STAT"
 
     def _longest_wait_s(self, route: Route) -> float:
         return self._settings.routing.longest_wait_s if route.longest_wait_s is None else route.longest_wait_s
 
-    def _waited_long_enough(self, route: Route, images: Sequence[Arrival]) -> bool:
-        begun = min((each.arrived_at for each in images if each.settling), default=0.0)
-        return time.time() - begun >= self._longest_wait_s(route)
-
-    def _still(self, arrival: Arrival) -> ArchiveSeries | None:
-        """The series as the archive holds it, None when it is not what was recorded; then that is mended."""
-        series = self._orthanc.series(arrival.resource)
-        if series is None:
-            self._arrivals.forget(arrival.resource)
-            return None
-        if fingerprint(series.instances) != arrival.fingerprint:
-            # Not quiet after all, or images were deleted, which the log does not tell by series.
-            self._arrivals.record(self._arrivals.position() or 0, [series], time.time())
-            return None
-        return series
-
-    def _view(self, arrival: Arrival) -> Series:
-        """What the rules look at, asked of the archive once for each set of images."""
-        print_of, known = self._seen.get(arrival.resource, ("", None))
-        if known is not None and print_of == arrival.fingerprint:
-            return known
-        series = self._orthanc.series(arrival.resource)
-        attributes: Mapping[str, Any] = self._orthanc.attributes(min(series.instances)) if series else {}
-        view = Series(
-            arrival.study_uid,
-            arrival.series_uid,
-            arrival.instances,
-            attributes,
-            partial(self._orthanc.every_attributes, arrival.resource),
-        )
-        self._seen[arrival.resource] = (arrival.fingerprint, view)
-        return view
+    def _waited_long_enough(self, look: _Look, route: Route, study_uid: str) -> bool:
+        arrived = min((each.arrived_at for each in look.settling), default=0.0)
+        since = max(arrived, look.memory.decided_at.get((route.name, study_uid), 0.0))
+        return time.time() - since >= self._longest_wait_s(route)
 
 
 def _decided(route: Route, verdicts: Sequence[Verdict], print_of: str) -> bool:
     """Whether this route has said of exactly these images what becomes of them."""
-    said = {
-        each.application for each in verdicts if each.route == route.name and each.fingerprint == print_of
-    }
-    return said >= set(route.applications)
+    return all(_said_by(route, application, verdicts, print_of) for application in route.applications)
+
+
+def _said_by(route: Route, application: str, verdicts: Sequence[Verdict], print_of: str) -> bool:
+    return any(
+        (each.route, each.application, each.fingerprint) == (route.name, application, print_of)
+        for each in verdicts
+    )
+
+
+def _may_be_stat(route: Route) -> bool:
+    return route.priority == "STAT" or (isinstance(route.priority, dict) and "STAT" in route.priority)
 
 
 def _looks_at_study(conditions: Any) -> bool:

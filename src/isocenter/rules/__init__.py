@@ -14,7 +14,7 @@ from isocenter.rules.judging import (
     why_not,
 )
 from isocenter.rules.problem import Problem
-from isocenter.rules.series import OUR_OWN, Series, attributes_of, is_our_own
+from isocenter.rules.series import OUR_OWN, Series, attributes_of, is_our_own, place_in_series
 
 __all__ = [
     "OUR_OWN",
@@ -28,6 +28,7 @@ __all__ = [
     "is_our_own",
     "judge",
     "located",
+    "place_in_series",
     "priority_of",
     "problems",
     "refuse_wrong_rules",

@@ -10,10 +10,10 @@ from typing import Any
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from isocenter.rules.geometry import Stack, Unknown, stack
+from isocenter.rules.geometry import Stack, Unknown, number, stack
 from isocenter_operators.dicom.identity import Algorithm
 
-__all__ = ["OUR_OWN", "Series", "attributes_of", "is_our_own"]
+__all__ = ["OUR_OWN", "Series", "attributes_of", "is_our_own", "place_in_series"]
 
 OUR_OWN = "Isocenter made it"  # why a result of ours is not analysed again
 _DERIVED = (  # what an application of ours stores: never images to be analysed again
@@ -63,6 +63,15 @@ class Series:
 def is_our_own(series: Series) -> bool:
     """Whether an application of ours made the series, so that no rule looks at it."""
     return series.ours
+
+
+def place_in_series(instance_number: Any, sop_instance_uid: str) -> tuple[bool, float, str]:
+    """Where an instance stands in its series: by Instance Number, then by its UID; without a number at the end.
+
+    The first one by this is the one whose attributes the rules look at, wherever the series is.
+    """
+    found = number(instance_number)
+    return found is None, found or 0.0, sop_instance_uid
 
 
 def attributes_of(instance: Dataset) -> dict[str, Any]:
