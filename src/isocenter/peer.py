@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from isocenter_operators.dicomweb.credentials import Credentials
+from isocenter_operators.errors import ConfigurationError
 
 __all__ = ["TLS", "DICOMPeer", "DICOMwebPeer", "FolderPeer", "OrthancPeer", "Peer", "Retrieve", "WebhookPeer"]
 
@@ -24,9 +26,47 @@ class TLS(_Part):
     certificate: Path | None = None  # ours, where the other side asks for it
     key: Path | None = None
 
+    def context(self, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> ssl.SSLContext:
+        """For connections that we open: the other side must show a certificate for its address that `ca` vouches for.
 
-class _HTTPPeer(_Part):
+        Raises ConfigurationError for files that can not be used.
+        """
+        try:
+            context = ssl.create_default_context(purpose, cafile=self.ca)
+        except OSError as error:  # ssl's own errors are of this kind
+            raise ConfigurationError(
+                f"tls.ca {self.ca} can not be read as PEM certificates: {error.strerror}"
+            ) from error
+        if self.certificate is None:
+            return context
+        try:
+            # A password is given, or OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except OSError as error:
+            raise ConfigurationError(
+                f"tls.certificate {self.certificate} and tls.key {self.key or ''} can not be used: {error.strerror}"
+            ) from error
+        return context
+
+
+class _Address(_Part):
+    """What is reached at a URL. Over https it must show a certificate: see `tls`."""
+
     url: str
+    tls: TLS | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_https(self) -> Self:
+        if self.tls is not None and urlsplit(self.url).scheme != "https":
+            raise ValueError("tls: url must begin with https://")
+        return self
+
+    def context(self) -> ssl.SSLContext | None:
+        """For https; None for http. Raises ConfigurationError."""
+        return (self.tls or TLS()).context() if urlsplit(self.url).scheme == "https" else None
+
+
+class _HTTPPeer(_Address):
     username: str | None = None
     password: SecretStr | None = None
 
@@ -102,11 +142,10 @@ class FolderPeer(_Part):
     path: Path
 
 
-class WebhookPeer(_Part):
+class WebhookPeer(_Address):
     """An address that is told of each result, as JSON signed with HMAC-SHA-256 under `secret`."""
 
     kind: Literal["webhook"]
-    url: str
     secret: SecretStr
 
     @field_validator("url")

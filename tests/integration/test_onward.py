@@ -20,6 +20,7 @@ from shutil import which
 from typing import Any, cast
 
 import pytest
+import tls
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -29,6 +30,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 from pynetdicom import AE, StoragePresentationContexts, evt
+from read_back import lacking
 from served import served
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -507,46 +509,13 @@ def test_a_node_that_does_not_know_a_kind_of_object_or_does_not_know_us(
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ca, server and client: .pem and .key, made by openssl; the server is 127.0.0.1."""
-    if which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    for authority in ("ca", "stranger"):
-        openssl(
-            *[
-                "req",
-                "-x509",
-                *new_key,
-                "-keyout",
-                f"{authority}.key",
-                "-out",
-                f"{authority}.pem",
-                "-days",
-                "2",
-            ],
-            *["-subj", f"/CN={authority}", "-addext", "keyUsage=critical,keyCertSign,cRLSign"],
-        )
-    for name, says in (("server", "subjectAltName=IP:127.0.0.1"), ("client", "subjectAltName=DNS:isocenter")):
-        openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text(says)
-        openssl(
-            *["x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"],
-            *["-out", f"{name}.pem", "-days", "2", "-extfile", f"{name}.ext"],
-        )
-    return folder
+    return tls.certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def test_tls_with_certificates_on_both_sides(
     serve: Callable[..., Service], cases: list[Results], node: Node, certificates: Path
 ) -> None:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates / "ca.pem")
-    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
-    context.verify_mode = ssl.CERT_REQUIRED
+    context = tls.server_context(certificates, ask=True)
     ours = {"certificate": certificates / "client.pem", "key": certificates / "client.key"}
     with node.up(tls=context):
         service = serve(
@@ -565,11 +534,77 @@ def test_tls_with_certificates_on_both_sides(
             service.couriers.status,
         )
     assert node.uids == cases[0].uids
-    assert "its certificate is not trusted" in service.reason(job_id, "untrusted")
+    assert "its certificate is not signed by an authority that is trusted here" in service.reason(
+        job_id, "untrusted"
+    )
     assert "nowhere.pem" in service.reason(job_id, "missing")
     assert {service.states(job_id)[name] for name in ("untrusted", "anonymous", "missing", "clear")} == {
         "waiting"
     }
+
+
+KINDS = ("stow", "rest", "ris")  # DICOMweb, Orthanc's REST API, a webhook
+
+
+def test_https_with_certificates_of_a_hospital_of_its_own(
+    serve: Callable[..., Service],
+    cases: list[Results],
+    archives: list[OrthancSettings],
+    hook: Webhook,
+    certificates: Path,
+) -> None:
+    archive, context = archives[0], tls.server_context(certificates, ask=True)
+    ours = {"certificate": certificates / "client.pem", "key": certificates / "client.key"}
+    ca, stranger = ({"ca": certificates / f"{name}.pem"} for name in ("ca", "stranger"))
+    with ExitStack() as stack:
+        secure, heard = (
+            stack.enter_context(tls.secured(port, context)) for port in (archive.http_port, hook.port)
+        )
+        misnamed = stack.enter_context(
+            tls.secured(archive.http_port, tls.server_context(certificates, "elsewhere"))
+        )
+
+        def peers(name: str, keys: dict[str, Any] | None) -> dict[str, Any]:
+            told = {} if keys is None else {"tls": keys}
+            place = f"https://127.0.0.1:{secure}"
+            return {
+                f"{name}_stow": {"kind": "dicomweb", "url": f"{place}/dicom-web", **told},
+                f"{name}_rest": {"kind": "orthanc", "url": place, **told},
+                f"{name}_ris": hook.peer() | {"url": f"https://127.0.0.1:{heard}/isocenter", **told},
+            }
+
+        wrong = {
+            **peers("untrusted", stranger | ours),
+            **peers("unknown", None),
+            **peers("missing", {"ca": certificates / "nowhere.pem"}),
+            "misnamed": {"kind": "dicomweb", "url": f"https://127.0.0.1:{misnamed}/dicom-web", "tls": ca},
+            "anonymous": {"kind": "orthanc", "url": f"https://127.0.0.1:{secure}", "tls": ca},
+        }
+        service = serve(**peers("good", ca | ours), **wrong)
+        job_id = service.done(cases[0])
+        good = [f"good_{kind}" for kind in KINDS]
+        until(
+            lambda: [service.states(job_id).get(each) for each in good] == ["sent"] * 3,
+            service.couriers.status,
+        )
+        until(lambda: all(service.reason(job_id, each) for each in wrong), service.couriers.status)
+        reasons = {each: service.reason(job_id, each) for each in wrong}
+        service.couriers.stop()
+    assert in_archive(archive, cases[0]) == in_archive(service.settings.orthanc, cases[0])
+    assert [news["job_id"] for news in hook.told] == [job_id]
+    for kind in KINDS:
+        for name in ("untrusted", "unknown"):
+            assert (
+                "its certificate is not signed by an authority that is trusted" in reasons[f"{name}_{kind}"]
+            )
+        assert f"tls.ca {certificates}/nowhere.pem can not be read" in reasons[f"missing_{kind}"]
+    assert "its certificate is not trusted: IP address mismatch" in reasons["misnamed"]
+
+
+def test_tls_without_https_is_a_mistake() -> None:
+    for peer in ({"kind": "dicomweb"}, {"kind": "orthanc"}, {"kind": "webhook", "secret": "s"}):
+        with pytest.raises(ValueError, match="tls: url must begin with https://"):
+            Settings(peers={"one": {**peer, "url": "http://there/", "tls": {}}})
 
 
 def test_dcmtk_takes_it(
@@ -577,7 +612,7 @@ def test_dcmtk_takes_it(
 ) -> None:
     program = which("storescp")
     if program is None:
-        pytest.skip("DCMTK is not installed: apt-get install dcmtk")
+        lacking("DCMTK is not installed: apt-get install dcmtk")
     port, folder = free_port(), tmp_path / "dcmtk"
     folder.mkdir()
     process = subprocess.Popen([program, "--output-directory", str(folder), str(port)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.dicomweb.multipart import boundary_of, parts
+from isocenter_operators.dicomweb.trust import distrust
 from isocenter_operators.errors import (
     ArchiveUnavailable,
     ConfigurationError,
@@ -43,10 +45,17 @@ class DICOMwebClient:
         For an archive that asks for a name and a password.
     timeout_s
         The longest that the archive may be silent.
+    tls
+        For https: whom we believe, and our certificate. None: the authorities that everybody believes.
     """
 
     def __init__(
-        self, base_url: str, *, credentials: Credentials | None = None, timeout_s: float = 60.0
+        self,
+        base_url: str,
+        *,
+        credentials: Credentials | None = None,
+        timeout_s: float = 60.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._http = httpx.Client(
@@ -54,6 +63,7 @@ class DICOMwebClient:
             # Archives that compress what is already DICOM cost ten times the transfer.
             headers={"Accept-Encoding": "identity"},
             auth=(credentials.username, credentials.password) if credentials else None,
+            verify=True if tls is None else tls,
             trust_env=False,
         )
 
@@ -146,9 +156,8 @@ class DICOMwebClient:
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"{self.base_url}: no answer in time, {doing}") from error
         except httpx.HTTPError as error:
-            raise ArchiveUnavailable(
-                f"{self.base_url}: {doing}: {str(error) or type(error).__name__}"
-            ) from error
+            said = distrust(error) or str(error) or type(error).__name__
+            raise ArchiveUnavailable(f"{self.base_url}: {doing}: {said}") from error
         except (httpx.InvalidURL, UnicodeError) as error:
             raise ConfigurationError(
                 f"{self.base_url} is not the URL of a DICOMweb service: {error}"

@@ -14,8 +14,8 @@ from pynetdicom.association import Association
 
 from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import Instance
-from isocenter.onward.sender import refuse
-from isocenter.peer import TLS, DICOMPeer
+from isocenter.onward.sender import refuse, refuse_distrust
+from isocenter.peer import DICOMPeer
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
 __all__ = ["CStoreSender"]
@@ -75,7 +75,7 @@ class CStoreSender:
         return f"status 0x{status:04X} (PS3.4, B.2.3)"
 
     def _association(self, instances: Sequence[Instance]) -> Association:
-        tls = _context(self._peer.tls) if self._peer.tls else None
+        tls = self._peer.tls.context() if self._peer.tls else None
         entity = AE(ae_title=self._aet)
         entity.connection_timeout = entity.acse_timeout = _CONNECT_S
         largest = max((each.path.stat().st_size for each in instances), default=0)
@@ -109,11 +109,8 @@ class CStoreSender:
             with socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S) as connection:
                 if tls is not None:
                     tls.wrap_socket(connection, server_hostname=peer.host).close()
-        except ssl.SSLCertVerificationError as error:
-            raise ConfigurationError(
-                f"{self._where}: its certificate is not trusted: {error.verify_message}; see tls.ca of this peer"
-            ) from error
         except ssl.SSLError as error:
+            refuse_distrust(self._where, error)
             raise Unavailable(
                 f"{self._where}: no secure connection: {error.reason}; does it use TLS?"
             ) from error
@@ -146,19 +143,6 @@ def _accepted(association: Association, instance: Instance) -> bool:
     }
     can_be_recoded = instance.transfer_syntax_uid in _LITTLE_ENDIAN and syntaxes.intersection(_LITTLE_ENDIAN)
     return instance.transfer_syntax_uid in syntaxes or bool(can_be_recoded)
-
-
-def _context(tls: TLS) -> ssl.SSLContext:
-    """Raises ConfigurationError for files that can not be used."""
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.certificate is not None:
-            context.load_cert_chain(tls.certificate, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"tls: {tls.ca or ''} {tls.certificate or ''} {tls.key or ''} can not be used: {error.strerror}"
-        ) from error
-    return context
 
 
 def _without_delay(event: evt.Event) -> None:

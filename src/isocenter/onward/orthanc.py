@@ -8,7 +8,7 @@ import httpx
 
 from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import Instance
-from isocenter.onward.sender import refuse
+from isocenter.onward.sender import refuse, refuse_distrust
 from isocenter.peer import OrthancPeer
 from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError, StorageFull
 
@@ -30,7 +30,8 @@ class OrthancSender:
         credentials = self._peer.credentials
         auth = (credentials.username, credentials.password) if credentials else None
         refused: dict[str, str] = {}
-        with httpx.Client(timeout=_TIMEOUT, auth=auth, trust_env=False) as http:
+        verify = self._peer.context() or True
+        with httpx.Client(timeout=_TIMEOUT, auth=auth, verify=verify, trust_env=False) as http:
             for instance in instances:
                 reason = self._store(http, instance)
                 if reason:
@@ -46,6 +47,7 @@ class OrthancSender:
                 headers={"Content-Type": "application/dicom", "Accept-Encoding": "identity"},
             )
         except httpx.HTTPError as error:
+            refuse_distrust(f"Orthanc at {self._peer.url}", error)
             raise ArchiveUnavailable(
                 f"Orthanc at {self._peer.url} does not answer ({type(error).__name__}); is it running?"
             ) from error

@@ -9,9 +9,10 @@ from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import Instance
 from isocenter.peer import DICOMPeer, DICOMwebPeer, FolderPeer, OrthancPeer, Peer
 from isocenter.settings import Settings
-from isocenter_operators.errors import InputError
+from isocenter_operators.dicomweb.trust import distrust
+from isocenter_operators.errors import ConfigurationError, InputError
 
-__all__ = ["Sender", "refuse", "sender_to"]
+__all__ = ["Sender", "refuse", "refuse_distrust", "sender_to"]
 
 
 class Sender(Protocol):
@@ -55,3 +56,10 @@ def refuse(where: str, refused: Mapping[str, str], count: int) -> None:
         raise InputError(
             f"refused: {where} takes {count - len(refused)} of {count} instances; {uid}: {reason}"
         )
+
+
+def refuse_distrust(where: str, error: Exception) -> None:
+    """Raise ConfigurationError when a connection failed because we do not believe the other side's certificate."""
+    said = distrust(error)
+    if said is not None:
+        raise ConfigurationError(f"{where}: {said}; see tls.ca of this peer") from error

@@ -30,7 +30,10 @@ class StowSender:
         """See Sender."""
         refused: dict[str, str] = {}
         with DICOMwebClient(
-            self._peer.url, credentials=self._peer.credentials, timeout_s=_TIMEOUT_S
+            self._peer.url,
+            credentials=self._peer.credentials,
+            timeout_s=_TIMEOUT_S,
+            tls=self._peer.context(),
         ) as client:
             for instance in instances:
                 dataset = read_file(instance.path)

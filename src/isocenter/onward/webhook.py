@@ -13,6 +13,7 @@ import httpx
 
 from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import Instance
+from isocenter.onward.sender import refuse_distrust
 from isocenter.peer import WebhookPeer
 from isocenter_operators.errors import InputError, Unavailable
 
@@ -53,9 +54,15 @@ class WebhookSender:
         }
         try:
             response = httpx.post(
-                self._peer.url, content=body, headers=headers, timeout=_TIMEOUT, trust_env=False
+                self._peer.url,
+                content=body,
+                headers=headers,
+                timeout=_TIMEOUT,
+                verify=self._peer.context() or True,
+                trust_env=False,
             )
         except httpx.HTTPError as error:
+            refuse_distrust(self._where, error)
             raise Unavailable(f"{self._where} does not answer ({type(error).__name__})") from error
         if response.is_success:
             return

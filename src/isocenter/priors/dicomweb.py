@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,8 @@ from isocenter.priors.patience import Waiting
 from isocenter.priors.patient import Attributes, Patient, text
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.dicomweb.credentials import Credentials
+from isocenter_operators.dicomweb.trust import distrust
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
 
 __all__ = ["DICOMwebArchive"]
 
@@ -30,12 +34,20 @@ class DICOMwebArchive:
     """One archive. Every call raises ArchiveUnavailable or DeadlineExceeded when it is away, or how it refuses."""
 
     def __init__(
-        self, name: str, url: str, credentials: Credentials | None = None, waiting: Waiting | None = None
+        self,
+        name: str,
+        url: str,
+        credentials: Credentials | None = None,
+        waiting: Waiting | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.name = name  # as a note names it
         self._waiting = waiting
         self._client = _Client(
-            url, credentials=credentials, timeout_s=waiting.silence_s if waiting else _SILENCE_S
+            url,
+            credentials=credentials,
+            timeout_s=waiting.silence_s if waiting else _SILENCE_S,
+            tls=tls,
         )
 
     def __enter__(self) -> Self:
@@ -115,6 +127,17 @@ class _Client(DICOMwebClient):
             if len(found) == known:  # no more; or an archive that knows no pages and gives all of it again
                 return list(found.values())
             given += len(page)
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """A certificate that is not trusted is not waited for: nobody mends that within a job's patience."""
+        try:
+            with super()._translated(doing):
+                yield
+        except ArchiveUnavailable as error:
+            if distrust(error):
+                raise ConfigurationError(str(error)) from error
+            raise
 
 
 def _fields(keywords: Sequence[str]) -> str:
