@@ -7,14 +7,17 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import tls
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
 from pynetdicom import AE, evt, sop_class
@@ -23,14 +26,21 @@ from isocenter.job import JobSpec
 from isocenter.peer import DICOMPeer
 from isocenter.priors import Gathered, Patience, gather
 from isocenter.priors.body_part import covers
-from isocenter.priors.patient import Moment, Patient
+from isocenter.priors.dicomweb import DICOMwebArchive
+from isocenter.priors.patient import Attributes, Moment, Patient
 from isocenter.route import PriorsWanted
 from isocenter.settings import GatewaySettings, OrthancSettings, Settings
 from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.read import read_folder
 from isocenter_operators.dicomweb.client import DICOMwebClient
-from isocenter_operators.errors import ConfigurationError, Unavailable
+from isocenter_operators.errors import (
+    ArchiveUnavailable,
+    ConfigurationError,
+    InputError,
+    IsocenterError,
+    Unavailable,
+)
 from isocenter_operators.run import Archive, Folder, Run
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
@@ -402,8 +412,31 @@ def test_a_peer_that_is_away_costs_the_priors_and_not_the_job(
         assert gathered == Gathered(notes=("0 of 2 priors: the archive other did not answer",))
 
 
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """Why each search for a peer's studies failed, from now on."""
+    failed: list[Exception] = []
+    search = DICOMwebArchive.studies
+
+    def studies(self: DICOMwebArchive, *asked: Any) -> list[Attributes]:
+        try:
+            return search(self, *asked)
+        except IsocenterError as error:
+            failed.append(error)
+            raise
+
+    monkeypatch.setattr(DICOMwebArchive, "studies", studies)
+    return failed
+
+
+def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+    give_up = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
 def test_a_peer_that_comes_back_is_asked_again(
-    settings: Settings, tmp_path: Path, free_port: Callable[[], int]
+    settings: Settings, tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = a_settings(tmp_path / "late", free_port, "LATE")
     now, before = study("late now", "LATE", "20260105"), study("late before", "LATE", "20250105")
@@ -416,8 +449,11 @@ def test_a_peer_that_comes_back_is_asked_again(
     )
     with running_orthanc(late):
         store(late, before)
+    tries = tried(monkeypatch)
     asking.start()
-    threading.Event().wait(0.5)  # so that it has failed once
+    until(lambda: len(tries) > 0)
+    assert isinstance(tries[0], ArchiveUnavailable)
+    assert answers == []
     with running_orthanc(late):
         asking.join(90)
     (gathered,) = answers
@@ -435,8 +471,10 @@ def test_a_peer_that_says_nothing_is_not_waited_for(settings: Settings, tmp_path
             if kind == "dicom"
             else {"kind": kind, "url": f"http://127.0.0.1:{port}"}
         )
-        brief = Patience(away_s=0.4, silence_s=0.3, longest_s=20.0, first_pause_s=0.1)
+        brief = Patience(away_s=0.4, silence_s=0.3, longest_s=60.0, first_pause_s=0.1)
+        began = time.monotonic()
         gathered = gather(with_peer(settings, peer), job(now, source="other"), tmp_path, brief)
+    assert time.monotonic() - began < 15
     (note,) = gathered.notes
     assert note.startswith("0 of 1 priors: the archive other did not answer")
 
@@ -497,10 +535,13 @@ def test_a_peer_that_falls_silent_in_the_middle_keeps_the_job_for_no_longer(
         freed.wait(60)
         yield 0xFE00, None
 
-    brief = Patience(away_s=0.5, silence_s=1.5, longest_s=30.0, first_pause_s=0.1)
+    brief = Patience(away_s=0.5, silence_s=1.5, longest_s=60.0, first_pause_s=0.1)
     with a_node(before, place if method == "move" else None, give) as node:
+        began = time.monotonic()
         gathered = gather(with_peer(settings, node), job(now, source="other"), tmp_path / "priors", brief)
+        took_s = time.monotonic() - began
         freed.set()
+    assert took_s < 20
     reason = "the archive other did not give the study of 2025-01-05"
     assert gathered == Gathered(notes=(f"0 of 1 priors: {reason}",))
     assert list((tmp_path / "priors").rglob("*.dcm")) == []
@@ -580,10 +621,10 @@ def test_images_over_tls(
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
     server.verify_mode = ssl.CERT_REQUIRED
     server.load_cert_chain(certificate, key)
-    tls = {"ca": certificate, "certificate": certificate, "key": key}
+    keys = {"ca": certificate, "certificate": certificate, "key": key}
     with a_node(before, place if method == "move" else None, give, server) as node:
         secure = gather(
-            with_peer(settings, node | {"tls": tls}), job(now, source="other"), tmp_path / "priors", QUICK
+            with_peer(settings, node | {"tls": keys}), job(now, source="other"), tmp_path / "priors", QUICK
         )
         plain = gather(with_peer(settings, node), job(now, source="other"), tmp_path / "plain", HASTY)
         alien = gather(
@@ -633,6 +674,97 @@ def test_a_move_waits_for_another_to_end(settings: Settings, vna: Settings, tmp_
     asking.join(60)
     (gathered,) = answers
     assert found(gathered) == [uid_of(before)]
+
+
+def test_our_own_port_is_waited_for_longer_than_a_peer_and_not_held_against_it(
+    settings: Settings, vna: Settings, tmp_path: Path
+) -> None:
+    """As for a STAT job, while the C-MOVE of a routine one goes on."""
+    now, before = study("port now", "PORT", "20260105"), study("port before", "PORT", "20250105")
+    store(settings, now)
+    store(vna, before)
+    peer = settings.peers["move"]
+    assert isinstance(peer, DICOMPeer)
+    stat = Patience(away_s=0.5, silence_s=1.0, longest_s=30.0, first_pause_s=0.1)
+    asked = job(now, source="move")
+    answers: list[Gathered] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(gather(settings, asked, tmp_path / "late", stat)), daemon=True
+    )
+    with socket.create_server(("127.0.0.1", peer.retrieve.port or 0)):
+        asking.start()
+        asking.join(3.0)
+        assert asking.is_alive()
+    asking.join(60)
+    assert found(answers[0]) == [uid_of(before)]
+
+    with socket.create_server(("127.0.0.1", peer.retrieve.port or 0)):
+        over = replace(stat, longest_s=3.0)
+        occupied = gather(settings, asked, tmp_path / "over", over)
+    ours = f"our own port {peer.retrieve.port}, to which a C-MOVE sends,"
+    assert occupied.notes == (
+        f"0 of 1 priors: the study of 2025-01-05 was not fetched, because {ours} was in use until the time for "
+        "priors was over",
+    )
+    elsewhere = peer.model_copy(update={"retrieve": peer.retrieve.model_copy(update={"host": "192.0.2.1"})})
+    unusable = gather(with_peer(settings, elsewhere), job(now, source="other"), tmp_path / "none", QUICK)
+    assert unusable.notes == (
+        f"0 of 1 priors: the study of 2025-01-05 was not fetched, because {ours} can not be listened to at "
+        "192.0.2.1: Cannot assign requested address",
+    )
+
+
+@pytest.mark.parametrize("error", [ArchiveUnavailable("it broke off"), InputError("it does not know it")])
+def test_a_study_whose_series_can_not_be_had_costs_no_other_one(
+    settings: Settings, vna: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: IsocenterError
+) -> None:
+    seed = type(error).__name__
+    now, newer, older = (
+        study(f"{seed} {day}", f"SERIES-{seed}", day) for day in ("20260105", "20250105", "20240105")
+    )
+    store(settings, now)
+    store(vna, newer, older)
+    search = DICOMwebArchive.series
+
+    def series(self: DICOMwebArchive, study_uid: str) -> list[Attributes]:
+        if study_uid == uid_of(newer):
+            raise error
+        return search(self, study_uid)
+
+    monkeypatch.setattr(DICOMwebArchive, "series", series)
+    gathered = gather(settings, job(now, newest=2, source="web"), tmp_path, QUICK)
+    assert found(gathered) == [uid_of(older)]
+    assert gathered.notes == ("1 of 2 priors: the archive web did not give the study of 2025-01-05",)
+
+
+def test_dicomweb_over_tls_with_an_authority_of_ones_own(
+    settings: Settings, vna: Settings, tmp_path: Path
+) -> None:
+    now, before = study("https now", "HTTPS", "20260105"), study("https before", "HTTPS", "20250105")
+    store(settings, now)
+    store(vna, before)
+    place = tls.certificates(tmp_path)
+    ours = {"certificate": place / "client.pem", "key": place / "client.key"}
+    with tls.secured(vna.orthanc.http_port, tls.server_context(place, ask=True)) as port:
+
+        def asked(name: str, **keys: Any) -> Gathered:
+            peer = {"kind": "dicomweb", "url": f"https://127.0.0.1:{port}/dicom-web", "tls": keys}
+            return gather(with_peer(settings, peer), job(now, source="other"), tmp_path / name, patient)
+
+        patient = Patience()
+        secure = asked("secure", ca=place / "ca.pem", **ours)
+        began = time.monotonic()
+        alien, lacks = (
+            asked("alien", ca=place / "stranger.pem", **ours),
+            asked("lacks", ca=place / "none.pem"),
+        )
+    assert time.monotonic() - began < 20  # nobody mends a certificate while a job waits
+    assert (found(secure), secure.notes) == ([uid_of(before)], ())
+    assert alien.notes == ("0 of 1 priors: the archive other refused what was asked of it",)
+    assert lacks.notes == (
+        f"0 of 1 priors: the archive other can not be asked: tls.ca {place}/none.pem can not be read as PEM "
+        "certificates: No such file or directory",
+    )
 
 
 def test_the_documented_configuration_is_one(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,7 @@ from isocenter.priors.other_archive import OtherArchive
 from isocenter.priors.own_archive import OwnArchive
 from isocenter.priors.patience import Patience, Waiting
 from isocenter.priors.patient import Attributes, Moment, Patient, day, text
+from isocenter.priors.transport import NoPlace
 from isocenter.settings import Settings
 from isocenter_operators.errors import (
     ArchiveUnavailable,
@@ -56,28 +58,39 @@ def gather(settings: Settings, spec: JobSpec, folder: Path, patience: Patience |
     logging.getLogger("httpx").setLevel(
         logging.WARNING
     )  # it logs the address of each search: the patient's ID
-    name = spec.priors.source
-    peer = settings.peers.get(name) if name else None
     waiting = Waiting(patience or Patience.of(spec))
     with _own(settings) as ours:
         current = _examination(ours, spec)
         if isinstance(current, str):
             return Gathered(notes=(_note(0, spec, [current]),))
         criteria = Criteria(spec.priors, current)
-        if name is None:
+        if spec.priors.source is None:
             return _Gathering(spec, criteria, OwnArchive(ours, settings.orthanc, criteria)).gathered()
+    try:
+        with _peer(settings, spec.priors.source, waiting) as peer:
+            return _Gathering(spec, criteria, OtherArchive(peer, criteria, folder, waiting)).gathered()
+    except ConfigurationError as error:
+        return Gathered(notes=(_note(0, spec, [str(error)]),))
+
+
+@contextmanager
+def _peer(settings: Settings, name: str, waiting: Waiting) -> Iterator[DICOMwebArchive | DICOMNode]:
+    """The way to ask this peer. Raises ConfigurationError where there is none."""
+    peer = settings.peers.get(name)
+    called = f"the archive {name}"
     if isinstance(peer, DICOMwebPeer):
-        with DICOMwebArchive(_called(name), peer.url, peer.credentials, waiting) as archive:
-            return _Gathering(spec, criteria, OtherArchive(archive, criteria, folder, waiting)).gathered()
-    if isinstance(peer, DICOMPeer):
-        node = DICOMNode(_called(name), peer, settings.orthanc.aet, waiting)
-        return _Gathering(spec, criteria, OtherArchive(node, criteria, folder, waiting)).gathered()
-    known = (
-        f"is of kind {peer.kind}, which gives no priors"
-        if peer
-        else "is not in this machine's isocenter.yaml"
-    )
-    return Gathered(notes=(_note(0, spec, [f"the peer {name} {known}"]),))
+        try:
+            tls = peer.context()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{called} can not be asked: {error}") from error
+        with DICOMwebArchive(called, peer.url, peer.credentials, waiting, tls) as archive:
+            yield archive
+    elif isinstance(peer, DICOMPeer):
+        yield DICOMNode(called, peer, settings.orthanc.aet, waiting)
+    elif peer is None:
+        raise ConfigurationError(f"the peer {name} is not in this machine's isocenter.yaml")
+    else:
+        raise ConfigurationError(f"the peer {name} is of kind {peer.kind}, which gives no priors")
 
 
 class _Holder(Protocol):
@@ -156,19 +169,20 @@ class _Gathering:
         return [study for _, _, study in sorted(dated, key=lambda each: each[:2], reverse=True)]
 
     def _consider(self, study: Attributes) -> None:
-        series = self.holder.series(text(study, "StudyInstanceUID"))
-        likely = self.criteria.likely(series)
-        if not likely:
-            return
         before = len(self.reasons)
         try:
-            source = self.holder.bring(study, likely, self.reasons)
-        except (ArchiveUnavailable, DeadlineExceeded, InputError) as error:
+            likely = self.criteria.likely(self.holder.series(text(study, "StudyInstanceUID")))
+            source = self.holder.bring(study, likely, self.reasons) if likely else None
+        except (ArchiveUnavailable, DeadlineExceeded, InputError, NoPlace) as error:
             if self.criteria.wanted.source is None and not isinstance(error, InputError):
                 raise
             # It may be this study alone that it can not give; when it is away, the next question will show that.
             log.warning("priors of job %s: %s", self.spec.identity.job_id[:12], error)
-            self.reasons.append(f"{self.holder.name} did not give the study of {day(study)}")
+            self.reasons.append(
+                f"the study of {day(study)} was not fetched, because {error}"
+                if isinstance(error, NoPlace)
+                else f"{self.holder.name} did not give the study of {day(study)}"
+            )
             source = None
         if source is not None:
             self.sources.append(source)
@@ -202,10 +216,6 @@ def _examination(ours: DICOMwebArchive, spec: JobSpec) -> Examination | str:
     if moment is None:
         return "the study has no date, so nothing is known to be earlier"
     return Examination(patient, moment, tuple(series))
-
-
-def _called(name: str | None) -> str:
-    return f"the archive {name}"
 
 
 def _note(count: int, spec: JobSpec, reasons: Sequence[str]) -> str:

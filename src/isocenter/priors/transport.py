@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -18,13 +19,18 @@ from pynetdicom.presentation import PresentationContext
 from isocenter.peer import TLS, DICOMPeer, Retrieve
 from isocenter.priors.inbox import Inbox
 from isocenter.priors.patience import Waiting
-from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
+from isocenter_operators.dicomweb.trust import distrust
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError, Unavailable
 
-__all__ = ["associated", "listening", "watched"]
+__all__ = ["NoPlace", "associated", "listening", "watched"]
 
 _CONNECT_S = 5.0
 _LOOK_S = 0.1
 _LARGEST_PDU = 131072  # bytes: DCMTK's most
+
+
+class NoPlace(Unavailable):
+    """The port of this machine that a C-MOVE sends to can not be had. The message is the end of a sentence."""
 
 
 @contextmanager
@@ -44,7 +50,7 @@ def associated(
     entity.network_timeout = None
     entity.requested_contexts = list(contexts)
     stores = {each.abstract_syntax for each in contexts[1:]} if inbox else set()
-    tls = _ours(peer.tls) if peer.tls else None
+    tls = peer.tls.context() if peer.tls else None
     _knock(peer, tls)
     opened: list[socket.socket] = []
     association = entity.associate(
@@ -70,14 +76,18 @@ def associated(
 
 @contextmanager
 def listening(peer: DICOMPeer, retrieve: Retrieve, inbox: Inbox, waiting: Waiting) -> Iterator[None]:
-    """The place that a C-MOVE sends to, for as long as it takes. Raises ArchiveUnavailable when it stays occupied."""
+    """The place that a C-MOVE sends to, for as long as it takes. Raises NoPlace when it can not be had in time.
+
+    That it is occupied is not the node's fault, so waiting for it takes nothing of the patience with the node.
+    """
     entity = AE(ae_title=retrieve.aet or "")
     entity.require_called_aet = True
     entity.maximum_pdu_size = _LARGEST_PDU
     entity.network_timeout = waiting.silence_s
     for context in AllStoragePresentationContexts:
         entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
-    give_up = time.monotonic() + waiting.silence_s
+    tls = _theirs(peer.tls) if peer.tls else None
+    ours = f"our own port {retrieve.port}, to which a C-MOVE sends,"
     opened: list[socket.socket] = []
     server = None
     while server is None:
@@ -85,14 +95,16 @@ def listening(peer: DICOMPeer, retrieve: Retrieve, inbox: Inbox, waiting: Waitin
             server = entity.start_server(
                 (retrieve.host, retrieve.port),
                 block=False,
-                ssl_context=_theirs(peer.tls) if peer.tls else None,
+                ssl_context=tls,
                 evt_handlers=_handlers(inbox, opened),
             )
-        except OSError as error:  # another job's C-MOVE goes on
-            if time.monotonic() > give_up:
-                raise ArchiveUnavailable(
-                    f"port {retrieve.port} of {retrieve.host}, where {_where(peer)} is to send priors, is occupied"
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise NoPlace(
+                    f"{ours} can not be listened to at {retrieve.host}: {error.strerror or type(error).__name__}"
                 ) from error
+            if time.monotonic() > waiting.late:  # another job's C-MOVE goes on, and on
+                raise NoPlace(f"{ours} was in use until the time for priors was over") from error
             time.sleep(_LOOK_S)
     try:
         yield
@@ -106,6 +118,7 @@ def listening(peer: DICOMPeer, retrieve: Retrieve, inbox: Inbox, waiting: Waitin
 def watched(association: Association, inbox: Inbox, waiting: Waiting) -> Iterator[None]:
     """Ends the association when nothing arrives any more, or the time is over: it says nothing of it itself."""
     over = threading.Event()
+    inbox.beat()  # it may have waited for the place that it stands at
 
     def watch() -> None:
         while not over.wait(_LOOK_S):
@@ -144,24 +157,14 @@ def _knock(peer: DICOMPeer, tls: ssl.SSLContext | None) -> None:
         with socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S) as connection:
             if tls is not None:
                 tls.wrap_socket(connection, server_hostname=peer.host).close()
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigurationError(
-            f"{_where(peer)} shows a certificate that is not trusted: {error.verify_message}; see tls.ca of this peer"
-        ) from error
     except OSError as error:
+        if said := distrust(error):
+            raise ConfigurationError(f"{_where(peer)}: {said}; see tls.ca of this peer") from error
         raise ArchiveUnavailable(f"{_where(peer)} does not answer") from error
 
 
 def _where(peer: DICOMPeer) -> str:
     return f"{peer.aet} at {peer.host}:{peer.port}"
-
-
-def _ours(tls: TLS) -> ssl.SSLContext:
-    """For associations that we open: the node must show a certificate for its address that `ca` vouches for."""
-    context = _context(tls, ssl.Purpose.SERVER_AUTH)
-    if tls.certificate:
-        _show(context, tls)
-    return context
 
 
 def _theirs(tls: TLS) -> ssl.SSLContext:
@@ -170,23 +173,8 @@ def _theirs(tls: TLS) -> ssl.SSLContext:
         raise ConfigurationError(
             "C-MOVE over TLS needs tls.certificate and tls.key, for the node that sends to us"
         )
-    context = _context(tls, ssl.Purpose.CLIENT_AUTH)
+    context = tls.context(ssl.Purpose.CLIENT_AUTH)
     context.verify_mode = ssl.CERT_REQUIRED
-    _show(context, tls)
+    if tls.ca is None:
+        context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
     return context
-
-
-def _context(tls: TLS, purpose: ssl.Purpose) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(purpose, cafile=tls.ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"tls.ca {tls.ca} can not be read as PEM certificates: {error}") from error
-
-
-def _show(context: ssl.SSLContext, tls: TLS) -> None:
-    try:
-        context.load_cert_chain(str(tls.certificate), tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"tls.certificate {tls.certificate} and tls.key can not be used: {error}"
-        ) from error
