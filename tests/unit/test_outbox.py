@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import isocenter
 from isocenter.job import Job
 from isocenter.ledger import Entry
 from isocenter.onward import Outbox
@@ -268,6 +270,16 @@ def test_posting_and_sending_at_once_loses_nothing(outbox: Outbox) -> None:
     told = {job: outbox.post(superseded(replace(entry(study_uid=job), job_id=job))) for job in reversed(jobs)}
     thread.join()
     assert begun == {job: bool(told[job]) for job in jobs}
+
+
+def test_nobody_else_has_the_outboxs_lock() -> None:
+    """Or a worker that arrives would wait for a courier, and the other way round."""
+    source = Path(isocenter.__file__).parent
+    found = [
+        each for file in source.rglob("*.py") for each in re.findall(r"= (0x150CE\w+)", file.read_text())
+    ]
+    assert len(found) > 2
+    assert len(set(found)) == len(found)
 
 
 class FakeLedger:

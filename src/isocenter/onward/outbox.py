@@ -45,7 +45,7 @@ _delivery = sa.Table(
     sqlite_autoincrement=True,  # the number of a deleted row is not given again
 )
 
-_LOCK = 0x150CE27F  # of PostgreSQL's advisory locks, the outbox's own
+_LOCK = 0x150CE280  # of PostgreSQL's advisory locks, the outbox's own
 _UIDS = ("study_uid", "series_uid", "sop_instance_uid", "sop_class_uid", "modality")
 
 
