@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -201,6 +203,8 @@ class Node:
     answers: list[int] = field(default_factory=list)
     refuses: str = ""
     slow_s: float = 0.0
+    most: int = 1_000  # that it takes before it may go on
+    goes_on: threading.Event = field(default_factory=threading.Event)
     received: list[Dataset] = field(default_factory=list)
     callers: set[str] = field(default_factory=set)
 
@@ -214,6 +218,8 @@ class Node:
     def store(self, event: evt.Event) -> int:
         self.callers.add(event.assoc.requestor.ae_title)
         time.sleep(self.slow_s)
+        if len(self.received) >= self.most:
+            self.goes_on.wait(60)
         if self.answers and (status := self.answers.pop(0)):
             return status
         if event.request.AffectedSOPClassUID == self.refuses:
@@ -642,7 +648,7 @@ def test_a_process_that_is_killed_in_the_middle_loses_nothing(
     serve: Callable[..., Service], cases: list[Results], node: Node, hook: Webhook, folder: Path
 ) -> None:
     """Three times, at whatever it is doing; each instance arrives, and each study in its order."""
-    node.slow_s = 0.1
+    node.slow_s, node.most = 0.1, 9
     peers = {
         "vna": node.peer(),
         "disk": {"kind": "folder", "path": str(folder)},
@@ -662,7 +668,8 @@ def test_a_process_that_is_killed_in_the_middle_loses_nothing(
             until(lambda enough=enough: len(node.received) >= enough, service.couriers.status)
             process.send_signal(signal.SIGKILL)
             process.wait(30)
-        assert any(state != "sent" for job_id in job_ids for state in service.states(job_id).values())
+        assert any(service.states(job_id)["vna"] != "sent" for job_id in job_ids)
+        node.goes_on.set()
         service.couriers.start()
         all_sent(service, *job_ids)
         service.couriers.stop()
@@ -686,11 +693,17 @@ def test_superseded_before_and_after_it_was_sent(
     service = serve(vna=node.peer(), disk={"kind": "folder", "path": folder})
     old = service.done(cases[0], 1)
     until(lambda: service.states(old) == {"vna": "waiting", "disk": "sent"})
+    until(lambda: "does not answer" in service.reason(old, "vna"))  # so it has been tried
+    service.couriers.stop()  # with what is on its way to the node
     new = service.done(cases[1], 2)
     mark = cases[2]  # stands for the rejection note: what counts is that it is sent, and to whom
     service.ledger.superseded(old, new, mark.entries[:1])
-    until(lambda: [each.what for each in service.outbox.of_job(old)].count("superseded") == 2)
+    replaced = service.ledger.entry(old)
+    assert replaced is not None
+    assert service.outbox.post(replaced) == {"vna", "disk"}
     assert ("vna", "dropped") in [(each.destination, each.state) for each in service.outbox.of_job(old)]
+    service.couriers = Couriers(service.settings, QUICK)
+    service.couriers.start()
     with node.up():
         all_sent(service, new, old)
     told = [(each.destination, each.what, each.state) for each in service.outbox.of_job(old)]
@@ -880,6 +893,27 @@ def test_a_folder_is_left_whole_and_nothing_in_it_is_written_over(
     until(lambda: service.states(refused) == {"disk": "failed"})
     assert f"{results.uids[1]}: another file of this name is there" in service.reason(refused, "disk")
     assert (study / f"{results.uids[1]}.dcm").read_bytes() == b"something else"
+
+
+@pytest.mark.parametrize(
+    ("mode", "of_files"), [(0o700, 0o600), (0o750, 0o640), (0o2770, 0o640), (0o755, 0o644)]
+)
+def test_who_may_read_the_folder_may_read_what_is_put_there(
+    serve: Callable[..., Service], cases: list[Results], folder: Path, mode: int, of_files: int
+) -> None:
+    """Under the umask that the supervisor gives to its children."""
+    folder.chmod(mode)
+    before = os.umask(0o077)
+    try:
+        service = serve(disk={"kind": "folder", "path": folder})
+        all_sent(service, service.done(cases[0]))
+    finally:
+        os.umask(before)
+    (study,) = folder.iterdir()
+    assert study.stat().st_mode & 0o7777 == mode
+    files = list(study.iterdir())
+    assert len(files) == len(cases[0].uids)
+    assert {each.stat().st_mode & 0o7777 for each in files} == {of_files}
 
 
 def test_a_destination_that_peers_no_longer_names_keeps_what_waits_for_it(

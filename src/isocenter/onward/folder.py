@@ -7,7 +7,9 @@ import filecmp
 import os
 import re
 import shutil
+import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from isocenter.onward.delivery import Delivery
@@ -37,8 +39,10 @@ class FolderSender:
         try:
             study = self._folder / delivery.study_uid
             study.mkdir(exist_ok=True)
+            mode = stat.S_IMODE(self._folder.stat().st_mode)
+            _open_to(study, mode)
             for instance in instances:
-                reason = _put(instance, study)
+                reason = _put(instance, study, mode)
                 if reason:
                     refused[instance.sop_instance_uid] = reason
             _flush(study)
@@ -50,7 +54,7 @@ class FolderSender:
         refuse(str(self._folder), refused, len(instances))
 
 
-def _put(instance: Instance, study: Path) -> str:
+def _put(instance: Instance, study: Path, mode: int) -> str:
     """Why it was not written, or ""."""
     if not _UID.fullmatch(instance.sop_instance_uid):
         return "its SOP Instance UID can not name a file"
@@ -63,8 +67,16 @@ def _put(instance: Instance, study: Path) -> str:
         shutil.copyfileobj(content, written, 1 << 20)
         written.flush()
         os.fsync(written.fileno())
+    _open_to(aside, 0o600 | mode & 0o044)
     aside.replace(file)
     return ""
+
+
+def _open_to(path: Path, mode: int) -> None:
+    """Let in whom the destination's own folder lets in: the service itself makes what only its user may read."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with suppress(PermissionError):  # somebody else's, or of a file system that has no modes
+            path.chmod(mode)
 
 
 def _flush(folder: Path) -> None:
