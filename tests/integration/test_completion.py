@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
-import sqlalchemy as sa
 import yaml
 from pydicom import Dataset, dcmread
 
 from isocenter.jobs import Jobs
+from isocenter.ledger import Ledger
 from isocenter.route import Route
 from isocenter.routing import Router
 from isocenter.settings import Settings
@@ -115,11 +115,10 @@ def test_a_study_starts_as_soon_as_the_expected_series_are_there(
         time.sleep(2)
         assert jobs.list() == []
         send("thicker", 1, 2)
-        sending = time.monotonic() + 3
+        sending = time.monotonic() + 30
         number = 0
-        while (
-            time.monotonic() < sending and not jobs.list()
-        ):  # a third series that keeps coming holds up nothing
+        # A third series that keeps coming holds up nothing.
+        while time.monotonic() < sending and not jobs.list():
             number += 1
             send("a localizer", number, number)
             time.sleep(0.1)
@@ -153,10 +152,16 @@ def test_expected_series_that_do_not_come_are_named_and_not_forgotten(
 def test_a_study_without_expectations_waits_until_all_of_it_is_quiet(
     settings: Settings, send: Callable[..., list[str]], jobs: Jobs
 ) -> None:
-    with routed(settings, {"scope": "study", "when": {"SeriesDescription": "thi"}}):
+    with routed(settings, {"scope": "study", "when": {"SeriesDescription": "thi"}}, settle_s=2.0):
         send("thin", 1, 2)
         send("thicker", 1, 2)
-        send("a localizer", 1, 1)
+        trickling = time.monotonic() + 4  # twice as long as the others would need
+        number = 0
+        while time.monotonic() < trickling:
+            number += 1
+            send("a localizer", number, number)
+            assert jobs.list() == []
+            time.sleep(0.2)
         wait_for(lambda: len(jobs.list()) == 1)
         assert jobs.list()[0].series_uids == ("1.2.4", "1.2.7")
 
@@ -173,6 +178,83 @@ def test_a_series_that_never_pauses_is_begun_after_the_longest_wait(
         assert 1 < number < 199
 
 
+def test_a_series_that_never_pauses_makes_a_job_in_each_longest_wait_and_not_at_every_look(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, {}, settle_s=30.0, longest_wait_s=2.0):
+        began, number = time.monotonic(), 0
+        while time.monotonic() < began + 7:
+            number += 1
+            send("thin", number, number)
+            time.sleep(0.1)
+        assert 1 <= len(jobs.list()) <= 3
+
+
+def test_late_images_that_make_the_rule_not_fire_cancel_its_job(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, {"when": {"instances": {"at_most": 2}}}) as router:
+        send("thin", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
+        (job,) = jobs.list()
+        send("thin", 3, 3)
+        wait_for(lambda: jobs.list()[0].state == "cancelled")
+        assert jobs.list()[0].reason == "images came or went, and r does not want them now"
+        wait_for(lambda: not router.settling())
+        assert said(router) == {
+            "not wanted: r: instances is 3, and should be at most 2; "
+            f"job {job.id[:12]}, of the images before, was cancelled"
+        }
+
+
+def test_results_of_the_images_before_stay_and_the_verdict_says_so(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(settings, {"when": {"instances": {"at_most": 2}}}) as router:
+        send("thin", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
+        (job,) = jobs.list()
+        ledger = Ledger(settings.database)
+        ledger.begin(job.id, "worker", "life")
+        ledger.store(job.id, [{"sop_instance_uid": "9.9", "modality": "SEG"}])
+        for number in (3, 4):  # while it stores them, and when it has ended
+            send("thin", number, number)
+            wait_for(lambda number=number: [each.instances for each in router.newest()] == [number])
+            wait_for(lambda: not router.settling())
+            assert [
+                each.endswith(f"; the results of job {job.id[:12]}, of the images before, stay")
+                for each in said(router)
+            ] == [True]
+            ledger.end(job.id, "done")
+        assert jobs.list()[0].state == "done"
+
+
+def test_a_job_that_another_route_wants_too_is_not_cancelled_by_one_that_does_not(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    routes = ({"name": "any"}, {"name": "few", "when": {"instances": {"at_most": 2}}})
+    with routed(settings, *routes) as router:
+        send("thin", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
+        send("thin", 3, 3)
+        wait_for(lambda: len(jobs.list()) == 2 and not router.settling())
+        larger, smaller = jobs.list()
+        assert larger.state == "queued"
+        assert smaller.reason == f"superseded: job {larger.id[:12]} does more images"
+
+
+def test_of_two_routes_that_ask_for_the_same_work_the_more_urgent_one_makes_it(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    with routed(
+        settings, {"name": "slow", "priority": "batch"}, {"name": "fast", "priority": "urgent"}
+    ) as router:
+        send("thin", 1, 2)
+        wait_for(lambda: bool(jobs.list()) and not router.settling())
+        (job,) = jobs.list()
+        assert (job.route, job.priority) == ("fast", "urgent")
+
+
 def test_stat_is_begun_at_once(settings: Settings, send: Callable[..., list[str]], jobs: Jobs) -> None:
     route = {"priority": {"STAT": {"StudyPriorityID": "HIGH"}}}
     with routed(settings, route, settle_s=30.0):
@@ -181,7 +263,30 @@ def test_stat_is_begun_at_once(settings: Settings, send: Callable[..., list[str]
         wait_for(lambda: len(jobs.list()) == 1)
         (job,) = jobs.list()
         assert (job.priority, job.series_uids) == ("STAT", ("1.2.7",))
-        assert job.seconds["settle"] < 30
+        assert job.seconds["settle"] < 5
+
+
+def test_stat_does_not_wait_for_the_routes_own_settle_time(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    route = {"settle_s": 30.0, "priority": {"STAT": {"StudyPriorityID": "HIGH"}}}
+    with routed(settings, route):
+        send("thicker", 1, 2, StudyPriorityID="HIGH")
+        wait_for(lambda: len(jobs.list()) == 1, within_s=15)
+
+
+def test_what_waits_says_what_for(settings: Settings, send: Callable[..., list[str]], jobs: Jobs) -> None:
+    gone = {"name": "gone", "applications": ("none",), "when": {"SeriesDescription": "^a localizer$"}}
+    with routed(settings, EXPECTS, gone) as router:
+
+        def waiting() -> dict[str, str]:
+            return {each.series_uid: each.waiting for each in router.newest()}
+
+        send("thin", 1, 3)
+        wait_for(lambda: waiting() == {"1.2.4": "r: waits for a thick series, 60 s at most"})
+        send("a localizer", 1, 1)
+        wait_for(lambda: "no application 'none'" in waiting().get("1.2.11", ""))
+        assert "no application 'none'" in router.status()["away"]
 
 
 def test_a_condition_on_the_study_is_asked_again_when_a_series_comes(
@@ -216,17 +321,15 @@ def test_what_even_the_log_did_not_tell_is_found_by_comparing(
 ) -> None:
     with routed(settings, {}) as router:
         send("thin", 1, 2)
-        send("thicker", 1, 2)
-        wait_for(lambda: len(jobs.list()) == 2 and not router.settling())
-    first = {job.id: job.attempts for job in jobs.list()}
-    database = sa.create_engine(settings.database)
-    with database.begin() as connection:
-        connection.execute(sa.text("DELETE FROM isocenter_arrival"))
-        connection.execute(sa.text("DELETE FROM isocenter_verdict"))
-    database.dispose()
+        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
+    (known,) = jobs.list()
+    send("thin", 3, 3)
+    send("thicker", 1, 2)
+    httpx.delete(f"{settings.orthanc.rest_url}/changes").raise_for_status()
     with routed(settings, {}) as router:
-        wait_for(lambda: len(router.newest()) == 2 and not router.settling())
-        assert {job.id: job.attempts for job in jobs.list()} == first
+        wait_for(lambda: len(jobs.list()) == 3 and not router.settling())
+        assert {each.series_uid: each.instances for each in router.newest()} == {"1.2.4": 3, "1.2.7": 2}
+        assert {job.id: job.attempts for job in jobs.list()}[known.id] == known.attempts
 
 
 def test_without_room_on_the_disk_nothing_is_begun_and_nothing_is_lost(

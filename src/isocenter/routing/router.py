@@ -52,8 +52,9 @@ class Router:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._away = ""
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._arrivals: Arrivals | None = None
+        self._deciding: Decisions | None = None
         self._compare_at = 0.0  # at the start, and every routing.compare_every_s
         self._looked_at: dict[str, float] = {}  # when each study that is left was last decided about
         self._strange: dict[str, Troubles] = {}  # of errors nobody foresaw, by study
@@ -67,10 +68,13 @@ class Router:
                 self._arrivals = Arrivals(self._settings.database)
             return self._arrivals
 
-    @cached_property
+    @property
     def _decisions(self) -> Decisions:
-        ledger = Ledger(self._settings.database)
-        return Decisions(self._settings, self._orthanc, self.arrivals, self._jobs, ledger)
+        with self._opening:  # the gateway asks it too, from its own threads
+            if self._deciding is None:
+                arrivals, ledger = self.arrivals, Ledger(self._settings.database)
+                self._deciding = Decisions(self._settings, self._orthanc, arrivals, self._jobs, ledger)
+            return self._deciding
 
     @cached_property
     def _change_log(self) -> ChangeLog:
