@@ -132,6 +132,25 @@ def test_no_room_to_start_again_is_told_and_tried_later(tmp_path: Path) -> None:
         wait_for(lambda: "lacks is back" in said)
 
 
+def test_a_log_that_has_grown_is_put_aside_when_its_child_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isocenter.stack.supervisor._LOG_BYTES", 10)
+    log, aside = tmp_path / "speaks.log", tmp_path / "speaks.log.1"
+    log.write_text("of long ago: much\n")
+    aside.write_text("of longer ago\n")
+    said: list[str] = []
+    speaks = child(tmp_path, "speaks", "print('new', flush=True)" + SERVE)
+    with Supervisor([speaks], environment=os.environ, say=said.append) as supervisor:
+        assert supervisor.wait_until_ready()
+        assert (log.read_text(), aside.read_text()) == ("new\n", "of long ago: much\n")
+        pid = supervisor.pid("speaks")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: log.read_text() == "new\nnew\n")  # 4 bytes are few
+    assert sorted(each.name for each in tmp_path.glob("*.log*")) == ["speaks.log", "speaks.log.1"]
+
+
 def test_a_child_that_ends_while_starting_is_told_with_its_last_words(tmp_path: Path) -> None:
     good = child(tmp_path, "good", SERVE)
     bad = child(tmp_path, "bad", "print('no such licence'); sys.exit(3)")
