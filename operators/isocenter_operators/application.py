@@ -59,6 +59,7 @@ class Application(DeployApplication):
                 archive=self.task.sink,
                 rejected=self.task.rejected,
                 before_store=self.task.before_store,
+                after_store=self.task.after_store,
                 record=self.record,
                 name="sink",
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
+from pydicom.dataset import Dataset
 
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.result_gate import checked, stored_instance
@@ -30,12 +31,14 @@ class DICOMwebStoreOperator(Operator):
         archive: Archive,
         rejected: Path | None = None,
         before_store: Callable[[Sequence[StoredInstance]], None] | None = None,
+        after_store: Callable[[Sequence[StoredInstance]], None] | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._archive = archive
         self._rejected = rejected
         self._before_store = before_store
+        self._after_store = after_store
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -49,10 +52,15 @@ class DICOMwebStoreOperator(Operator):
         stored = [stored_instance(instance) for instance in instances]
         if self._before_store is not None:
             self._before_store(stored)
-        archive = self._archive
-        with (
-            self._record.step("store"),
-            DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client,
-        ):
-            client.store(instances)
+        try:
+            with self._record.step("store"):
+                self._store(instances)
+        finally:
+            if self._after_store is not None:
+                self._after_store(stored)
         self._record.results += stored
+
+    def _store(self, instances: Sequence[Dataset]) -> None:
+        archive = self._archive
+        with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
+            client.store(instances)

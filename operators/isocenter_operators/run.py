@@ -67,6 +67,8 @@ class Run:
     checkpoint: Callable[[], None] | None = None
     # Called with everything that is about to be stored, once; raises Cancelled.
     before_store: Callable[[Sequence[StoredInstance]], None] | None = None
+    # Called with the same once the archive has answered, or may yet do what it was asked.
+    after_store: Callable[[Sequence[StoredInstance]], None] | None = None
 
     @classmethod
     def from_environment(cls, *, deadline_s: float = 300.0) -> Run:

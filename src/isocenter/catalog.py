@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from isocenter_operators.errors import ConfigurationError
@@ -11,30 +12,41 @@ __all__ = ["Catalog"]
 
 
 class Catalog:
-    """Every application of one folder; raises ConfigurationError for an app.yaml that can not be used."""
+    """The applications of one folder. Each is read when it is asked for: a wrong app.yaml is no other's concern.
+
+    Raises ConfigurationError for a folder that is not there, and for an app.yaml that can not be used.
+    """
 
     def __init__(self, apps_dir: Path) -> None:
         if not apps_dir.is_dir():
             raise ConfigurationError(f"apps_dir: there is no folder {apps_dir}")
         self._dir = apps_dir
-        self._applications = {
-            file.parent.name: read_manifest(file.parent) for file in sorted(apps_dir.glob("*/app.yaml"))
-        }
 
     def all(self) -> tuple[AppManifest, ...]:
-        return tuple(self._applications.values())
+        return tuple(read_manifest(folder) for folder in self._folders())
+
+    def sound(self, tell: Callable[[ConfigurationError], None] = lambda _: None) -> tuple[AppManifest, ...]:
+        """Those whose app.yaml can be used; what is wrong with each other one is told."""
+        found = []
+        for folder in self._folders():
+            try:
+                found.append(read_manifest(folder))
+            except ConfigurationError as error:
+                tell(error)
+        return tuple(found)
 
     def get(self, name: str) -> AppManifest:
         """The application of this name. Raises ConfigurationError, naming those that are installed."""
-        try:
-            return self._applications[name]
-        except KeyError:
-            there = ", ".join(self._applications) or "none"
-            raise ConfigurationError(
-                f"there is no application {name!r} in {self._dir} (installed: {there})"
-            ) from None
+        folders = {folder.name: folder for folder in self._folders()}
+        if name not in folders:
+            there = ", ".join(folders) or "none"
+            raise ConfigurationError(f"there is no application {name!r} in {self._dir} (installed: {there})")
+        return read_manifest(folders[name])
 
     @property
     def models(self) -> tuple[str, ...]:
         """The names of all models that the applications ask for."""
         return tuple(sorted({model for app in self.all() for model in app.models}))
+
+    def _folders(self) -> list[Path]:
+        return [file.parent for file in sorted(self._dir.glob("*/app.yaml"))]

@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 from isocenter.settings import Settings
 from isocenter_operators.errors import StorageFull, Unavailable
 
-__all__ = ["database_error", "engine", "prepare"]
+__all__ = ["database_error", "engine", "make_tables", "prepare"]
 
 _WAIT_S = 30.0  # for another writer of the same SQLite file
 
@@ -41,6 +41,24 @@ def prepare(settings: Settings) -> None:
         DBOS.migrate(settings.database)
     except (OSError, sa.exc.DBAPIError) as error:
         raise database_error(settings, error) from error
+
+
+def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:
+    """Make what is missing: tables, and columns and indexes that a table of an earlier version does not have yet."""
+    there = sa.inspect(connection)
+    known = {table.name for table in tables.sorted_tables if there.has_table(table.name)}
+    tables.create_all(connection)
+    quoted = connection.dialect.identifier_preparer.quote
+    for table in tables.sorted_tables:
+        if table.name not in known:
+            continue
+        columns = {column["name"] for column in there.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in columns:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {definition}")
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
 
 
 def database_error(settings: Settings, error: Exception) -> Unavailable:

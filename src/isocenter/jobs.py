@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from isocenter.job import Job, JobSpec, State
 from isocenter.job_rows import asked, attempt_id, job_id_of, jobs_of, rows, summary
 from isocenter.ledger import Entry, Ledger
 from isocenter.queues import Queue, queue_of, register
+from isocenter.route import PRIORITIES
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError, InputError
 from isocenter_operators.manifest import read_manifest
@@ -58,6 +60,7 @@ class Jobs:
         self._opening = threading.Lock()
         self._open: tuple[DBOSClient, Ledger] | None = None
         self._registered: set[Queue] = set()
+        self._missing: set[str] = set()  # attempts that the last look of `mend` found not to be queued
 
     def close(self) -> None:
         with self._opening:
@@ -70,14 +73,20 @@ class Jobs:
 
         `changed_at` is when its set of images last changed, in seconds since 1970: a known job that had ended before,
         or that was not the newest of its subject any more, is run again under its identity. Earlier jobs of the
-        subject that are not over are then cancelled. Interrupted anywhere, it can be called again.
+        subject that are not over are then cancelled. Where several routes ask for the same work, it is done once, by
+        the most urgent one's priority. Interrupted anywhere, it can be called again.
         """
         job_id = spec.identity.job_id
-        with self._database() as (_, ledger):
+        with self._database() as (client, ledger):
             earlier = ledger.enter(spec, changed_at)
             entry = ledger.entry(job_id)
             if entry is not None and entry.state is None:
-                self._enqueue(spec if entry.attempt == 1 else self._as_dated(entry, spec), entry.attempt)
+                before = asked(client, entry)
+                # Under the date of the first time: the same UIDs must not name other bytes.
+                dated = replace(spec, created=before.created) if before else spec
+                self._enqueue(dated, entry.attempt)
+                if before and entry.worker is None:
+                    self._hasten(entry, before, spec)
             for each in earlier:
                 self._stop(each, f"superseded: job {job_id[:12]} does more images")
         return job_id
@@ -94,6 +103,14 @@ class Jobs:
             client.update_workflow_attributes(
                 attempt_id(job_id, attempt), {"waiting_for": reason}, merge=True
             )
+
+    def more_urgent(self, spec: JobSpec) -> bool:
+        """Whether a more urgent job waits in the same queue, which would take this one's turn."""
+        if spec.rank == 1:
+            return False
+        queue = queue_of(spec, self._limit(spec.algorithm.name), self._settings.worker)
+        with self._database() as (_, ledger):
+            return ledger.waits_before(queue.name, spec.rank)
 
     def list(self, limit: int = 100, state: State | None = None) -> list[Job]:
         """The newest jobs, newest first: all, or those in one state."""
@@ -159,6 +176,30 @@ class Jobs:
                 )
             return self._there(job.id)[1]
 
+    def mend(self) -> int:
+        """Queue again what the ledger says is queued and the queue knows nothing of; how many jobs that were.
+
+        A crash between the two leaves it so, for good where nobody asks again. To be called now and then: what one call
+        finds is mended by the next one if it is still so then, since it may only be on its way.
+        """
+        found: set[str] = set()
+        mended, below = 0, None
+        with self._database() as (client, ledger):
+            while page := ledger.newest(_PAGE, "queued", below):
+                below = page[-1].generation
+                ids = [attempt_id(entry.job_id, entry.attempt) for entry in page]
+                there = {row.workflow_id for row in rows(client, ids)}
+                for entry, id_ in zip(page, ids, strict=True):
+                    if id_ in there:
+                        continue
+                    found.add(id_)
+                    spec = asked(client, entry) if id_ in self._missing else None
+                    if spec is not None:
+                        self._enqueue(spec, entry.attempt)
+                        mended += 1
+        self._missing = found
+        return mended
+
     def forget(self, before: datetime) -> int:
         """Delete the records of jobs that ended before this time, and give how many attempts that were.
 
@@ -223,7 +264,7 @@ class Jobs:
         closed_s, hours = closed(spec, datetime.now().astimezone())
         if closed_s > wait_s:
             wait_s, waiting_for = closed_s, hours
-        with self._database() as (client, _):
+        with self._database() as (client, ledger):
             if queue not in self._registered:
                 register(client, queue)
                 self._registered.add(queue)
@@ -236,7 +277,23 @@ class Jobs:
             }
             if wait_s > 0:
                 options["delay_seconds"] = wait_s
+            ledger.waits(spec.identity.job_id, queue.name, spec.rank, time.time() + wait_s)
             client.enqueue(options, spec.as_json(), attempt, dict(tries or {}))
+
+    def _hasten(self, entry: Entry, before: JobSpec, wanted: JobSpec) -> None:
+        """A job that waits is asked for again: where that is more urgent, or not bound to hours, it is queued anew."""
+        hastened = replace(
+            before,
+            priority=min(before.priority, wanted.priority, key=PRIORITIES.index),
+            hours=before.hours if before.hours == wanted.hours else None,
+            priors=before.priors or wanted.priors,
+        )
+        if (hastened.priority, hastened.hours) == (before.priority, before.hours):
+            return
+        client, ledger = self._opened()
+        ledger.pause(entry.job_id, entry.attempt)
+        self._enqueue(hastened, entry.attempt + 1)
+        client.cancel_workflow(attempt_id(entry.job_id, entry.attempt))
 
     def _limit(self, application: str) -> int | None:
         try:
@@ -269,11 +326,6 @@ class Jobs:
         if entry is None or not jobs:
             raise InputError(f"there is no job {job_id!r}; `isocenter jobs list` shows those there are")
         return entry, jobs[0]
-
-    def _as_dated(self, entry: Entry, spec: JobSpec) -> JobSpec:
-        """This work under the date of the first time: the same UIDs must not name other bytes."""
-        before = asked(self._opened()[0], entry)
-        return replace(spec, created=before.created) if before else spec
 
 
 def _ended(entry: Entry | None, before: datetime) -> bool:

@@ -17,12 +17,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from isocenter.database import engine
+from isocenter.database import engine, make_tables
 from isocenter.job import JobSpec, State
 from isocenter.route import Superseded
 from isocenter_operators.errors import Cancelled
 
-__all__ = ["Begun", "Entry", "Ledger"]
+__all__ = ["LATER", "Begun", "Entry", "Ledger"]
 
 _tables = sa.MetaData()
 _job = sa.Table(
@@ -41,17 +41,49 @@ _job = sa.Table(
     sa.Column(
         "attempt", sa.Integer, nullable=False, default=1
     ),  # the newest; no other may change anything here
+    sa.Column("queue", sa.String, nullable=False, server_default=""),  # in which the newest attempt waits
+    sa.Column("rank", sa.Integer, nullable=False, server_default="0"),  # in it; 1 is done first
+    sa.Column("begins_at", sa.Float, nullable=False, server_default="0"),  # not before; seconds since 1970
     sa.Column("cancelled", sa.String),  # why it should stop; NULL: it should not
     sa.Column("worker", sa.String, index=True),  # that has begun it and not ended it; NULL: none
     sa.Column("life", sa.String),  # of the stack that this worker belongs to
     sa.Column("deaths", sa.Integer, nullable=False, default=0),  # workers lost while they ran it
+    sa.Column("restarts", sa.Integer, nullable=False, server_default="0"),  # of the stack while it ran
     sa.Column("storing", sa.Boolean, nullable=False, default=False),
     sa.Column("results", sa.String, nullable=False, default="[]"),  # JSON: all that may be in the archive
+    sa.Column(
+        "outdated", sa.Boolean, nullable=False, server_default=sa.false()
+    ),  # a newer one has ended well
     sa.Column("superseded_by", sa.String),
     sa.Column("marks", sa.String, nullable=False, default="[]"),  # JSON: what says so in the archive
+    sa.Column("revivals", sa.Integer, nullable=False, server_default="0"),  # times it was current again
     sa.Column("posted", sa.Boolean, nullable=False, default=False),  # its outcome is in the outbox
 )
+# Few of the jobs that ever were, and each kind is looked for every second: so each has an index of its own. The values
+# are written out, because SQLite does not use such an index for what it sees as a parameter.
+_NOTHING: sa.ColumnClause[str] = sa.literal_column("'[]'")
+_BADLY: list[sa.ColumnClause[str]] = [
+    sa.literal_column(f"'{state}'") for state in ("failed", "cancelled", "not_applicable")
+]
+_to_be_settled = {
+    "outdated": _job.c.outdated & _job.c.superseded_by.is_(None) & (_job.c.results != _NOTHING),
+    "restored": _job.c.superseded_by.is_(None) & (_job.c.marks != _NOTHING),
+    "withdrawn": _job.c.state.in_(_BADLY) & (_job.c.results != _NOTHING),
+    "posted": _job.c.state.is_not(None) & (_job.c.destinations != _NOTHING) & ~_job.c.posted,
+}
+_waiting = _job.c.state.is_(None) & _job.c.worker.is_(None)
+sa.Index(
+    "ix_isocenter_job_waiting", _job.c.queue, _job.c.rank, sqlite_where=_waiting, postgresql_where=_waiting
+)
+for _name, _which in _to_be_settled.items():
+    sa.Index(
+        f"ix_isocenter_job_to_be_{_name}",
+        _job.c.generation,
+        sqlite_where=_which,
+        postgresql_where=_which,
+    )
 
+LATER = "a later attempt does this"
 
 _LOCK = 0x150CE27E  # of PostgreSQL's advisory locks, the ledger's own
 
@@ -78,18 +110,21 @@ class Entry:
     superseded_by: str | None
     marks: tuple[Mapping[str, str], ...]
     attempt: int = 1
+    restarts: int = 0
+    revivals: int = 0
 
 
 @dataclass(frozen=True)
 class Begun:
     """What a worker is told that begins a job.
 
-    `cancelled` is why not to, `deaths` is how many workers it was fatal to, and `wanted` is False when the job has
-    ended already, or a later attempt does it.
+    `cancelled` is why not to, `deaths` is how many workers it was fatal to, `restarts` how often the whole stack ended
+    while it ran, and `wanted` is False when the job has ended already, or a later attempt does it.
     """
 
     cancelled: str | None
     deaths: int
+    restarts: int = 0
     wanted: bool = True
 
 
@@ -99,14 +134,15 @@ class Ledger:
     def __init__(self, database: str) -> None:
         self._engine = engine(database)
         with self._alone() as connection:
-            _tables.create_all(connection)
+            make_tables(connection, _tables)
 
     def enter(self, spec: JobSpec, changed_at: float = 0.0) -> list[Entry]:
         """Make this job the newest of its subject, and give the earlier ones that are not over.
 
         A job that is known keeps what is known of it, and one that two routes ask for goes to the destinations of
         both. If it has ended, it is to be done again when it was not the newest any more, or ended before `changed_at`
-        (when its images last changed, seconds since 1970): its results may be gone from the archive.
+        (when its images last changed, seconds since 1970): its results may be gone from the archive. So is one that
+        was not the newest any more and is about to stop for that reason.
         """
         job_id = spec.identity.job_id
         with self._alone() as connection:
@@ -124,7 +160,9 @@ class Ledger:
                 is_newest = known["generation"] == _newest(connection, subject)
                 if not is_newest:
                     changed |= {"generation": _following(connection), "superseded_by": None}
-                if known["state"] is not None and (not is_newest or known["ended"] < changed_at):
+                over = known["state"] is not None
+                stops = known["cancelled"] is not None
+                if (over and (not is_newest or known["ended"] < changed_at)) or (stops and not is_newest):
                     changed |= {**_UNTRIED, "attempt": known["attempt"] + 1}
                 connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**changed))
             earlier = (_job.c.subject == subject) & (_job.c.job_id != job_id) & _job.c.state.is_(None)
@@ -170,6 +208,18 @@ class Ledger:
                 .values(**_UNTRIED, superseded_by=None, attempt=_job.c.attempt + 1)
             )
 
+    def waits(self, job_id: str, queue: str, rank: int, begins_at: float) -> None:
+        """Where the job's newest attempt waits, and from when on it may begin."""
+        self._set(job_id, queue=queue, rank=rank, begins_at=begins_at)
+
+    def waits_before(self, queue: str, rank: int) -> bool:
+        """Whether a job that is more urgent than this rank waits in this queue, and could begin."""
+        first = sa.select(_job.c.job_id).where(
+            _waiting, _job.c.queue == queue, _job.c.rank < rank, _job.c.begins_at <= time.time()
+        )
+        with self._engine.connect() as connection:
+            return connection.execute(first.limit(1)).first() is not None
+
     def cancel(self, job_id: str, reason: str) -> bool:
         """Ask for it to stop. False when it is storing its results already, or has ended."""
         stoppable = (_job.c.job_id == job_id) & _job.c.state.is_(None) & ~_job.c.storing
@@ -179,28 +229,35 @@ class Ledger:
             connection.execute(sa.update(_job).where(waits).values(state="cancelled", ended=time.time()))
         return stopped.rowcount == 1
 
-    def cancelled(self, job_id: str) -> str | None:
-        """Why the job should stop, None when it should not."""
+    def cancelled(self, job_id: str, attempt: int | None = None) -> str | None:
+        """Why the job, or this attempt at it, should stop; None when it should not."""
+        query = sa.select(_job.c.cancelled, _job.c.attempt).where(_job.c.job_id == job_id)
         with self._engine.connect() as connection:
-            return connection.execute(
-                sa.select(_job.c.cancelled).where(_job.c.job_id == job_id)
-            ).scalar_one_or_none()
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if attempt not in (None, row.attempt):
+            return LATER
+        reason: str | None = row.cancelled
+        return reason
 
     def begin(self, job_id: str, worker: str, life: str, attempt: int | None = None) -> Begun:
         """A worker begins an attempt. One that was begun and never ended has cost a worker its life, unless it is
-        the same worker's, and the stack that this belonged to (`life`) has ended as a whole."""
+        the same worker's, and the stack that this belonged to (`life`) has ended as a whole: that is counted apart."""
         with self._alone() as connection:
             row = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one_or_none()
             if row is None or row["state"] is not None or attempt not in (None, row["attempt"]):
                 return Begun(row["cancelled"] if row else None, 0, wanted=False)
-            restarted = row["worker"] == worker and row["life"] != life
-            deaths = row["deaths"] + (row["worker"] is not None and not restarted)
+            broke_off = row["worker"] is not None
+            restarted = broke_off and row["worker"] == worker and row["life"] != life
+            deaths = row["deaths"] + (broke_off and not restarted)
+            restarts = row["restarts"] + restarted
             connection.execute(
                 sa.update(_job)
                 .where(_job.c.job_id == job_id)
-                .values(worker=worker, life=life, deaths=deaths, storing=False)
+                .values(worker=worker, life=life, deaths=deaths, restarts=restarts, storing=False)
             )
-        return Begun(row["cancelled"], deaths)
+        return Begun(row["cancelled"], deaths, restarts)
 
     def let_go(self, worker: str) -> None:
         """This worker ends in order: what it had begun has not killed it."""
@@ -209,15 +266,33 @@ class Ledger:
                 sa.update(_job).where(_job.c.worker == worker).values(worker=None, storing=False)
             )
 
-    def store(self, job_id: str, results: Sequence[Mapping[str, str]]) -> None:
-        """The point of no return: these results are about to be stored. Raises Cancelled."""
+    def store(
+        self,
+        job_id: str,
+        results: Sequence[Mapping[str, str]],
+        attempt: int | None = None,
+        worker: str | None = None,
+    ) -> None:
+        """The point of no return: these results are about to be stored. Raises Cancelled, also when the job is in the
+        hands of another attempt or worker by now."""
+        mine = _held(job_id, attempt, worker)
         with self._engine.begin() as connection:
-            goes_on = (_job.c.job_id == job_id) & _job.c.cancelled.is_(None)
             stored = connection.execute(
-                sa.update(_job).where(goes_on).values(storing=True, results=json.dumps(list(results)))
+                sa.update(_job)
+                .where(mine & _job.c.cancelled.is_(None))
+                .values(storing=True, results=json.dumps(list(results)))
             )
         if stored.rowcount == 0:
-            raise Cancelled(self.cancelled(job_id) or "the job is not in the ledger any more")
+            raise Cancelled(self.cancelled(job_id, attempt) or "another worker has taken this over")
+
+    def stored(self, job_id: str, results: Sequence[Mapping[str, str]], attempt: int, worker: str) -> None:
+        """The archive has them. Where the job was taken from this worker meanwhile, because it seemed to be lost, what
+        has been done about its results since then is to be done again."""
+        elsewhere = (_job.c.attempt != attempt) | _job.c.worker.is_distinct_from(worker)
+        taken = (_job.c.job_id == job_id) & elsewhere
+        again = {"results": json.dumps(list(results)), "superseded_by": None, "outdated": True}
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_job).where(taken).values(again))
 
     def pause(self, job_id: str, attempt: int | None = None) -> None:
         """This attempt has ended, and the next one will follow. Does nothing when the next one is known already."""
@@ -242,7 +317,10 @@ class Ledger:
             )
             if ended.rowcount and state in ("failed", "cancelled"):
                 reopened = (_job.c.superseded_by == job_id) & (_job.c.marks != "[]")
-                connection.execute(sa.update(_job).where(reopened).values(superseded_by=None, posted=False))
+                current = {"superseded_by": None, "posted": False, "revivals": _job.c.revivals + 1}
+                connection.execute(sa.update(_job).where(reopened).values(current))
+            elif ended.rowcount:
+                _compare(connection, job_id)
 
     def to_supersede(self) -> list[tuple[Entry, Entry]]:
         """Jobs with results in the archive, each with the newer job of its subject that replaces them."""
@@ -253,13 +331,11 @@ class Ledger:
             .scalar_subquery()
         )
         query = sa.select(_job, better.label("better")).where(
-            _job.c.state == "done",
-            _job.c.superseded_by.is_(None),
-            _job.c.results != "[]",
-            better > _job.c.generation,
+            _to_be_settled["outdated"], better > _job.c.generation
         )
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_job.c.generation)).mappings().all()
+            found = connection.execute(query.order_by(_job.c.generation)).mappings().all()
+            rows = [row for row in found if row["state"] == "done"]
             by = {
                 row["generation"]: _entry(row)
                 for row in connection.execute(
@@ -302,7 +378,7 @@ class Ledger:
 
     def to_restore(self) -> list[Entry]:
         """Jobs that are current again although the archive holds marks against their results."""
-        return self._select(sa.select(_job).where(_job.c.superseded_by.is_(None), _job.c.marks != "[]"))
+        return self._select(sa.select(_job).where(_to_be_settled["restored"]))
 
     def restored(self, job_id: str) -> None:
         """The marks are gone from the archive."""
@@ -310,8 +386,7 @@ class Ledger:
 
     def to_withdraw(self) -> list[Entry]:
         """Jobs that ended without a result, of which something may have been stored."""
-        ended_badly = _job.c.state.in_(["failed", "cancelled", "not_applicable"])
-        return self._select(sa.select(_job).where(ended_badly, _job.c.results != "[]"))
+        return self._select(sa.select(_job).where(_to_be_settled["withdrawn"]))
 
     def withdrawn(self, job_id: str) -> None:
         """Nothing of this job is in the archive any more."""
@@ -319,8 +394,7 @@ class Ledger:
 
     def to_post(self) -> list[Entry]:
         """Jobs with destinations whose outcome, or whose being superseded, is not in the outbox yet, oldest first."""
-        waits = _job.c.state.is_not(None) & (_job.c.destinations != "[]") & ~_job.c.posted
-        return self._select(sa.select(_job).where(waits).order_by(_job.c.generation))
+        return self._select(sa.select(_job).where(_to_be_settled["posted"]).order_by(_job.c.generation))
 
     def posted(self, entry: Entry) -> None:
         """The outbox has it, as it was when `entry` was read."""
@@ -357,7 +431,9 @@ _UNTRIED = {
     "cancelled": None,
     "worker": None,
     "deaths": 0,
+    "restarts": 0,
     "storing": False,
+    "outdated": False,
     "posted": False,
 }
 
@@ -366,6 +442,28 @@ def _goes_on(job_id: str, attempt: int | None) -> sa.ColumnElement[bool]:
     """A job; by this attempt, if one is named."""
     job = _job.c.job_id == job_id
     return job if attempt is None else job & _job.c.state.is_(None) & (_job.c.attempt == attempt)
+
+
+def _held(job_id: str, attempt: int | None, worker: str | None) -> sa.ColumnElement[bool]:
+    """A job in the hands of this attempt and this worker, of those that are named."""
+    held = _job.c.job_id == job_id
+    if attempt is not None:
+        held &= _job.c.attempt == attempt
+    return held if worker is None else held & (_job.c.worker == worker)
+
+
+def _compare(connection: sa.Connection, job_id: str) -> None:
+    """Note which results of this job's subject a newer one replaces, now that this one has ended well."""
+    other = _job.alias("other")
+    subject = sa.select(other.c.subject).where(other.c.job_id == job_id).scalar_subquery()
+    newer = _job.alias("newer")
+    best = (
+        sa.select(sa.func.max(newer.c.generation))
+        .where(newer.c.subject == subject, newer.c.state.in_(["done", "not_applicable"]))
+        .scalar_subquery()
+    )
+    older = (_job.c.subject == subject) & (_job.c.state == "done") & (_job.c.generation < best)
+    connection.execute(sa.update(_job).where(older).values(outdated=True))
 
 
 def _new(spec: JobSpec) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_a_call_that_hangs_in_python_is_interrupted(
         behind = threads.submit(call, client, "stuck")
         wait_until(lambda: waiting(settings, "stuck") == 1)
 
-        said = end_stuck_call(settings, late.value.model)
+        said = end_stuck_call(settings, late.value.model).said
 
         assert said == "a call of model 'stuck' was stuck: it was interrupted, and the model was loaded again"
         with pytest.raises(
@@ -113,7 +113,7 @@ def test_a_call_that_hangs_outside_python_is_killed(
         living = thread.submit(call, client, "other", until=str(end))
         with pytest.raises(DeadlineExceeded):
             call(client, "stuck", deadline_s=LATE_S, hang="c")
-        said = end_stuck_call(settings, "stuck")
+        said = end_stuck_call(settings, "stuck").said
         assert said == "a call of model 'stuck' was stuck: it was killed, and the model was loaded again"
         call(client, "stuck")
         end.touch()
@@ -125,7 +125,7 @@ def test_a_call_that_hangs_outside_python_is_killed(
     with pytest.raises(DeadlineExceeded):
         call(client, "stuck", deadline_s=LATE_S, hang="c")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    assert "Triton was ended as a whole, because calls that were killed" in end_stuck_call(settings, "stuck")
+    assert "Triton was ended as a whole, because calls that were killed" in end_stuck_call(settings, "stuck").said
     wait_until(lambda: Server.running(settings) is None)
     assert (
         end_stuck_call(settings, "stuck")
@@ -140,7 +140,7 @@ def test_a_model_at_work_is_left_alone(
     processes = _process_ids(settings, "stuck")
     call(client, "stuck")
     (tmp_path / "no apps").mkdir()
-    said = end_stuck_call(settings.model_copy(update={"apps_dir": tmp_path / "no apps"}), "stuck")
+    said = end_stuck_call(settings.model_copy(update={"apps_dir": tmp_path / "no apps"}), "stuck").said
     assert "at work, it ended a call or was loaded" in said  # of 300 s, as no application says how long
 
     def within(limit_s: float, true: Callable[[], bool]) -> bool:
@@ -154,7 +154,7 @@ def test_a_model_at_work_is_left_alone(
         wait_until(order.exists)
         with pytest.raises(DeadlineExceeded):
             call(client, "stuck", deadline_s=LATE_S)
-        assert "has answered meanwhile" in end_stuck_call(settings, "stuck")
+        assert "has answered meanwhile" in end_stuck_call(settings, "stuck").said
         slow.result()
     assert _process_ids(settings, "stuck") == processes
 
@@ -172,7 +172,7 @@ def test_two_jobs_that_waited_for_the_same_call_end_it_once(
             with pytest.raises(DeadlineExceeded):
                 each.result()
         ended = [threads.submit(end_stuck_call, settings, "stuck") for _ in range(2)]
-        said = sorted(each.result() for each in ended)
+        said = sorted(each.result().said for each in ended)
     assert "was interrupted" in said[0]
     assert said[1].startswith("model 'stuck' was loaded again meanwhile, for another job")
     call(client, "stuck")
@@ -189,7 +189,7 @@ def test_a_model_whose_process_died_is_loaded_again(
         call(client, "stuck", hang="die")
     with pytest.raises(ModelCrashed):  # Triton does nothing about it by itself
         call(client, "stuck")
-    assert end_stuck_call(settings, "stuck") == "the process of model 'stuck' had ended; it was loaded again"
+    assert end_stuck_call(settings, "stuck").said == "the process of model 'stuck' had ended; it was loaded again"
     call(client, "stuck")
 
 
@@ -208,7 +208,7 @@ def test_every_instance_of_a_model_that_gives_no_answer_is_ended(
         for each in hanging:
             with pytest.raises(DeadlineExceeded):
                 each.result()
-        said = end_stuck_call(settings, "stuck")
+        said = end_stuck_call(settings, "stuck").said
         assert said.startswith("a call of 2 instances of model 'stuck' was stuck: it was killed")
         call(client, "stuck")
         assert len(_process_ids(settings, "stuck")) == 2
@@ -220,7 +220,7 @@ def test_a_model_that_can_not_be_loaded_again_ends_the_server(
     with pytest.raises(DeadlineExceeded):
         call(client, "stuck", deadline_s=LATE_S, hang="sleep")
     (settings.triton.model_repository / "stuck" / "1" / "model.py").write_text("import no_such_package\n")
-    said = end_stuck_call(settings, "stuck")
+    said = end_stuck_call(settings, "stuck").said
     assert said.startswith("a call of model 'stuck' was stuck; as it could not be loaded again (")
     assert said.endswith("Triton was ended as a whole")
     wait_until(lambda: Server.running(settings) is None)
@@ -232,18 +232,18 @@ def test_on_another_machine_the_model_is_loaded_beside_the_call(
     remote = settings.model_copy(update={"triton": TritonSettings(url=settings.triton.grpc_url)})
     with pytest.raises(DeadlineExceeded):
         call(client, "stuck", deadline_s=LATE_S, hang="sleep")
-    said = end_stuck_call(remote, "stuck")
+    said = end_stuck_call(remote, "stuck").said
     assert (
         "was loaded again; the call that is stuck keeps its memory there until that server is restarted"
         in said
     )
     call(client, "stuck")
-    assert "restart that server" not in end_stuck_call(remote, "other")
+    assert "restart that server" not in end_stuck_call(remote, "other").said
     away = TritonSettings(url="127.0.0.1:1")
     assert "could not be ended: Triton does not answer" in end_stuck_call(
         settings.model_copy(update={"triton": away}), "stuck"
-    )
-    assert "not known" in end_stuck_call(remote, None)
+    ).said
+    assert "not known" in end_stuck_call(remote, None).said
 
 
 def test_a_model_without_memory_says_so(settings: Settings, client: TritonClient) -> None:

@@ -62,8 +62,13 @@ def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:
 )
 def test_a_description_that_can_not_be_used_is_named(tmp_path: Path, content: str, message: str) -> None:
     write(tmp_path, "broken", content)
+    write(tmp_path, "liver", "application: {title: Liver, version: '1'}")
+    catalog = Catalog(tmp_path)
     with pytest.raises(ConfigurationError, match=message):
-        Catalog(tmp_path)
+        catalog.get("broken")
+    with pytest.raises(ConfigurationError, match=message):
+        catalog.all()
+    assert catalog.get("liver").title == "Liver"  # which it does not concern
 
 
 def test_an_unknown_application_is_told_with_those_that_are_there(tmp_path: Path) -> None:

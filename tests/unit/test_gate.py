@@ -102,23 +102,34 @@ def test_the_most_urgent_enters_first_and_stat_waits_for_nobody(settings: Settin
     assert order == ["first", "stat", "second stat", "routine", "routine too", "batch"]
 
 
-def test_no_two_suspects_run_side_by_side(settings: Settings, order: list[str]) -> None:
+def test_beside_a_suspect_only_stat_runs(settings: Settings, order: list[str]) -> None:
     gate = Gate(settings.model_copy(update={"worker": settings.worker.model_copy(update={"concurrency": 3})}))
-    one, two, other = (
+    first, one, two, other, stat = (
+        Entrant(gate, order, "first", ROUTINE),
         Entrant(gate, order, "one", ROUTINE, suspect=True),
         Entrant(gate, order, "two", ROUTINE, suspect=True),
         Entrant(gate, order, "other", BATCH),
+        Entrant(gate, order, "stat", STAT),
     )
+    first.start()
+    assert first.inside.wait(30)
     one.start()
+    assert waits(one)
+    other.start()
+    assert waits(other)  # else others would come before a suspect for ever
+    first.leave()
     assert one.inside.wait(30)
     two.start()
     assert waits(two)
-    other.start()
-    assert other.inside.wait(30)  # held up by no suspect that waits
+    assert waits(other)
+    stat.start()
+    assert stat.inside.wait(30)
     one.leave()
     assert two.inside.wait(30)
     two.leave()
+    assert other.inside.wait(30)
     other.leave()
+    stat.leave()
 
 
 @pytest.mark.usefixtures("quick")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from isocenter.job import JobSpec
-from isocenter.ledger import Ledger
+from isocenter.ledger import LATER, Ledger
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import Cancelled
 
@@ -124,6 +126,125 @@ def test_deaths_are_counted_and_orderly_ends_are_not(ledger: Ledger) -> None:
     ledger.end(job_id, "failed")
     ledger.renew(job_id)
     assert ledger.begin(job_id, "two", "elsewhere").deaths == 0
+
+
+def test_what_waits_before_another(ledger: Ledger) -> None:
+    job_id = id_of(spec("1"))
+    ledger.enter(spec("1"))
+    ledger.waits(job_id, "common", 2, time.time())
+    assert ledger.waits_before("common", 3)
+    assert not ledger.waits_before("common", 2)
+    assert not ledger.waits_before("other", 3)
+    ledger.waits(job_id, "common", 2, time.time() + 60)  # its archive is away: it lets others go first
+    assert not ledger.waits_before("common", 3)
+    ledger.waits(job_id, "common", 2, time.time())
+    ledger.begin(job_id, "worker", "life")
+    assert not ledger.waits_before("common", 3)
+
+
+def test_restarts_of_the_whole_stack_are_counted_apart(ledger: Ledger) -> None:
+    job_id = id_of(spec("1"))
+    ledger.enter(spec("1"))
+    began = [ledger.begin(job_id, "one", day) for day in ("monday", "tuesday", "wednesday")]
+    assert [(each.deaths, each.restarts) for each in began] == [(0, 0), (0, 1), (0, 2)]
+    ledger.end(job_id, "failed")
+    ledger.renew(job_id)
+    assert ledger.begin(job_id, "one", "thursday").restarts == 0
+
+
+def test_a_set_that_is_wanted_again_while_its_job_stops_is_done(ledger: Ledger) -> None:
+    """One image too many came, and was deleted again before the first job had noticed."""
+    small, large = spec("1"), spec("1", "2")
+    ledger.enter(small)
+    ledger.begin(id_of(small), "worker", "life", attempt=1)
+    ledger.enter(large)
+    ledger.cancel(id_of(small), "superseded: the larger set")
+    assert [each.job_id for each in ledger.enter(small)] == [id_of(large)]
+    ledger.cancel(id_of(large), "superseded: the smaller set")
+
+    again = ledger.entry(id_of(small))
+    assert (again.attempt, again.state, again.cancelled) == (2, None, None)
+    assert ledger.cancelled(id_of(small), attempt=1) == LATER
+    with pytest.raises(Cancelled, match="later attempt"):
+        ledger.store(id_of(small), [RESULT], attempt=1, worker="worker")
+    ledger.end(id_of(small), "cancelled", attempt=1)
+    assert ledger.begin(id_of(small), "worker", "life", attempt=2).wanted
+    ledger.store(id_of(small), [RESULT], attempt=2, worker="worker")
+    ledger.end(id_of(small), "done", attempt=2)
+    assert ledger.entry(id_of(small)).state == "done"
+
+
+def test_by_hand_is_by_hand(ledger: Ledger) -> None:
+    ledger.enter(spec("1"))
+    ledger.begin(id_of(spec("1")), "worker", "life")
+    ledger.cancel(id_of(spec("1")), "by hand")
+    ledger.enter(spec("1"))  # nothing has changed
+    assert ledger.cancelled(id_of(spec("1"))) == "by hand"
+
+
+def test_a_worker_that_was_taken_for_lost_stores_nothing(ledger: Ledger) -> None:
+    job_id = id_of(spec("1"))
+    ledger.enter(spec("1"))
+    ledger.begin(job_id, "frozen", "life", attempt=1)
+    ledger.begin(job_id, "other", "life", attempt=1)
+    with pytest.raises(Cancelled, match="another worker has taken this over"):
+        ledger.store(job_id, [RESULT], attempt=1, worker="frozen")
+
+
+def test_what_a_worker_taken_for_lost_had_begun_to_store_is_taken_out(ledger: Ledger) -> None:
+    """It froze between asking and storing, and woke when the job had been cancelled and its results withdrawn."""
+    job_id = id_of(spec("1"))
+    ledger.enter(spec("1"))
+    ledger.begin(job_id, "frozen", "life", attempt=1)
+    ledger.store(job_id, [RESULT], attempt=1, worker="frozen")
+    ledger.begin(job_id, "other", "life", attempt=1)
+    assert ledger.cancel(job_id, "by hand")
+    ledger.end(job_id, "cancelled", attempt=1)
+    ledger.withdrawn(job_id)
+    assert ledger.to_withdraw() == []
+    ledger.stored(job_id, [RESULT], attempt=1, worker="frozen")
+    assert [each.job_id for each in ledger.to_withdraw()] == [job_id]
+
+
+def test_the_results_that_a_late_store_brings_back_are_superseded_again(ledger: Ledger) -> None:
+    small = id_of(spec("1"))
+    ledger.enter(spec("1"))
+    ledger.begin(small, "frozen", "life", attempt=1)
+    ledger.store(small, [RESULT], attempt=1, worker="frozen")
+    ledger.begin(small, "other", "life", attempt=1)
+    ledger.store(small, [RESULT], attempt=1, worker="other")
+    ledger.end(small, "done", attempt=1)
+    large = done(ledger, spec("1", "2"))
+    ledger.superseded(small, large, [])
+    assert ledger.to_supersede() == []
+    ledger.stored(small, [RESULT], attempt=1, worker="frozen")
+    assert [(old.job_id, new.job_id) for old, new in ledger.to_supersede()] == [(small, large)]
+
+
+def test_an_earlier_job_that_ends_after_the_newer_one_is_superseded(ledger: Ledger) -> None:
+    small, large = spec("1"), spec("1", "2")
+    ledger.enter(small)
+    ledger.begin(id_of(small), "worker", "life")
+    ledger.store(id_of(small), [RESULT])
+    done(ledger, large)
+    assert ledger.to_supersede() == []
+    ledger.end(id_of(small), "done")
+    assert [(old.job_id, new.job_id) for old, new in ledger.to_supersede()] == [(id_of(small), id_of(large))]
+
+
+def test_a_ledger_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+    first = done(Ledger(database), spec("1"))
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
+        for name in ("to_be_outdated", "to_be_restored", "to_be_withdrawn", "to_be_posted", "waiting"):
+            connection.execute(f"DROP INDEX ix_isocenter_job_{name}")
+        for column in ("restarts", "outdated", "revivals", "queue", "rank", "begins_at"):
+            connection.execute(f"ALTER TABLE isocenter_job DROP COLUMN {column}")
+    connection.close()
+    ledger = Ledger(database)
+    assert ledger.entry(first).restarts == 0
+    second = done(ledger, spec("1", "2"))
+    assert [(old.job_id, new.job_id) for old, new in ledger.to_supersede()] == [(first, second)]
 
 
 def test_a_job_is_stopped_until_it_stores(ledger: Ledger) -> None:

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from isocenter.catalog import Catalog
 from isocenter.gateway.app import create_app
 from isocenter.gateway.housekeeping import Housekeeping
+from isocenter.heap import keep_little
 from isocenter.jobs import Jobs
 from isocenter.onward import Couriers
 from isocenter.routing import Router
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    keep_little()
     router, jobs = Router(settings), Jobs(settings)
     couriers = Couriers(settings)
     app = create_app(settings, router=router, jobs=jobs, couriers=couriers)

@@ -61,6 +61,7 @@ class Housekeeping:
         before = datetime.now(UTC) - timedelta(days=self._settings.limits.jobs_kept_days)
         Cleaning(self._settings).sweep()
         self._jobs.forget(before)
+        self._jobs.mend()
         Outbox(self._settings.database).forget(before)
 
     def _done(self, what: str, do: Callable[[], object]) -> bool:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from isocenter.catalog import Catalog
 from isocenter.database import database_error, prepare
+from isocenter.heap import keep_little
 from isocenter.queues import POLL_S, queues
 from isocenter.settings import Settings
 from isocenter.worker.attendance import Attendance
@@ -61,6 +62,7 @@ def serve(settings: Settings) -> None:
     )
     waiting.start()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    keep_little()
     _warm_up(settings)
     if settings.worker.memory_limit_mb is not None:
         from isocenter.worker.memory import limit_memory
@@ -101,7 +103,7 @@ def _warm_up(settings: Settings) -> None:
     """Import what costs seconds before the first job comes. A broken application fails its own jobs only."""
     from isocenter.worker import runner
 
-    for app in Catalog(settings.apps_dir).all():
+    for app in Catalog(settings.apps_dir).sound(lambda error: log.error("%s", error)):
         try:
             runner.load(app)
         except ConfigurationError as error:
@@ -146,7 +148,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     register(work)
     DBOS.launch()
     for queue in queues(
-        Catalog(settings.apps_dir).all(), [each.name for each in DBOS.list_queues()], settings.worker
+        Catalog(settings.apps_dir).sound(), [each.name for each in DBOS.list_queues()], settings.worker
     ):
         DBOS.register_queue(
             queue.name,

@@ -25,8 +25,9 @@ from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter.worker import retries, runner
 from isocenter.worker.gate import Gate
+from isocenter.worker.stuck_model import Found, end_stuck_call
 from isocenter.worker.watchdog import at_most
-from isocenter_operators.errors import Cancelled, IsocenterError, Unavailable
+from isocenter_operators.errors import Cancelled, ConfigurationError, IsocenterError, Unavailable
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import AppManifest
@@ -37,7 +38,9 @@ __all__ = ["Work", "register"]
 log = logging.getLogger("isocenter.worker")
 
 _DEATHS = 2  # of workers; a job that has cost so many is not run again
+_RESTARTS = 5  # of the whole stack in the middle of a job, which it may have been the reason for
 _DATABASE_AWAY_S = 1.0
+_STEP_BACK_S = 1.0  # in which the more urgent one is taken from the queue
 # The ledger counts the deaths of workers; DBOS counts each start of a worker, whatever the reason.
 _RECOVERIES = 1_000_000
 
@@ -72,7 +75,18 @@ def register(work: Work) -> None:
         # The place is held until it is written down how it ended: only then another one may take the worker with it.
         with ExitStack() as place:
             answer = DBOS.run_step({"name": "attempt"}, lambda: _attempt(work, asked, attempt, place))
-            return _insisted(work, lambda: _settled(work, asked, attempt, tries, answer))
+            return _insisted(work, lambda: _noted(work, asked, attempt, tries, answer))
+
+
+def _noted(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], answer: _Answer) -> _Answer:
+    try:
+        return _settled(work, spec, attempt, tries, answer)
+    except (SQLAlchemyError, Unavailable):
+        raise
+    except Exception as error:  # noqa: BLE001 - recorded: else DBOS ends the workflow, and the job for ever "runs"
+        log_way(log, error)
+        work.ledger.end(spec.identity.job_id, "failed", attempt)
+        return {**answer, "state": "failed", "reason": f"the worker met an unexpected {where(error)}"}
 
 
 def _settled(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], answer: _Answer) -> _Answer:
@@ -130,15 +144,17 @@ def _attempt(work: Work, spec: JobSpec, attempt: int, place: ExitStack) -> _Answ
             spec.rank,
             # Begun and not ended: it was running when its worker died, whosever fault that was.
             suspect=entry is not None and (entry.deaths > 0 or entry.worker is not None),
-            look=lambda: _go_on(work, job_id),
+            look=lambda: _look(work, spec, attempt),
             tell=lambda reason: _tell(work, job_id, attempt, reason),
         )
         place.enter_context(entered)
         began = time.time()
-        answer = _begun(work, spec, attempt) or _run(work, spec)
+        answer = _begun(work, spec, attempt) or _run(work, spec, attempt)
     except Cancelled as error:
         answer = {"state": "cancelled", "reason": str(error)}
-    except Unavailable as error:
+    except _StepBack:
+        return {"state": "closed", "reason": "a more urgent job goes first", "wait_s": _STEP_BACK_S}
+    except (Unavailable, ConfigurationError) as error:
         answer = _unavailable(work, error)
     except SQLAlchemyError as error:
         answer = _unavailable(work, database_error(work.settings, error))
@@ -169,6 +185,12 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
         return {"state": "obsolete", "reason": begun.cancelled or "a later attempt does this"}
     if begun.cancelled is not None:
         return {"state": "cancelled", "reason": begun.cancelled}
+    if begun.restarts >= _RESTARTS:
+        reason = (
+            f"set aside: the service ended {begun.restarts} times while it ran (out of memory? a machine that went "
+            f"down?); {_by_hand(job_id)}"
+        )
+        return {"state": "failed", "reason": reason}
     if begun.deaths >= _DEATHS:
         reason = (
             f"set aside: it has cost {begun.deaths} workers their life (out of memory? too slow? a crash in native "
@@ -180,7 +202,7 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
     return None
 
 
-def _run(work: Work, spec: JobSpec) -> _Answer:
+def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
     app = Catalog(work.settings.apps_dir).get(spec.algorithm.name)
     if app.algorithm != spec.algorithm:
         renewed = replace(spec, algorithm=app.algorithm)
@@ -192,13 +214,13 @@ def _run(work: Work, spec: JobSpec) -> _Answer:
     folder = work.settings.data_dir / "jobs" / spec.identity.job_id
     try:
         with at_most(work.settings.worker.longest_attempt_s):
-            outcome = runner.run(app, _task(work, spec, app, folder))
+            outcome = runner.run(app, _task(work, spec, attempt, app, folder))
     finally:
         shutil.rmtree(folder / "priors", ignore_errors=True)
     return {"state": outcome.status, "reason": outcome.reason, **runner.as_json(outcome)}
 
 
-def _task(work: Work, spec: JobSpec, app: AppManifest, folder: Path) -> Run:
+def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Path) -> Run:
     settings, job_id = work.settings, spec.identity.job_id
     archive = Archive(
         settings.orthanc.dicomweb_url,
@@ -219,8 +241,9 @@ def _task(work: Work, spec: JobSpec, app: AppManifest, folder: Path) -> Run:
         priority=spec.rank,
         priors=priors,
         notes=notes,
-        checkpoint=lambda: _go_on(work, job_id),
-        before_store=lambda results: _store(work, job_id, results),
+        checkpoint=lambda: _go_on(work, job_id, attempt),
+        before_store=lambda results: _store(work, job_id, attempt, results),
+        after_store=lambda results: _stored(work, job_id, attempt, results),
     )
 
 
@@ -235,42 +258,64 @@ def _priors(
     return gathered.sources, gathered.notes
 
 
-def _go_on(work: Work, job_id: str) -> None:
+class _StepBack(Exception):
+    """A job that waits for a place gives its turn in the queue to a more urgent one."""
+
+
+def _look(work: Work, spec: JobSpec, attempt: int) -> None:
+    """What a job that waits for a place asks every second."""
+    _go_on(work, spec.identity.job_id, attempt)
+    if work.jobs.more_urgent(spec):
+        raise _StepBack
+
+
+def _go_on(work: Work, job_id: str, attempt: int) -> None:
     """Raises Cancelled when nobody wants the result any more, Unavailable when that can not be asked."""
     try:
-        reason = work.ledger.cancelled(job_id)
+        reason = work.ledger.cancelled(job_id, attempt)
     except SQLAlchemyError as error:
         raise database_error(work.settings, error) from error
     if reason is not None:
         raise Cancelled(reason)
 
 
-def _store(work: Work, job_id: str, results: Sequence[StoredInstance]) -> None:
+def _store(work: Work, job_id: str, attempt: int, results: Sequence[StoredInstance]) -> None:
     """The point of no return. Raises Cancelled, and Unavailable when it can not be noted what is stored."""
     try:
-        work.ledger.store(job_id, runner.stored_as_json(results))
+        work.ledger.store(job_id, runner.stored_as_json(results), attempt, work.settings.worker.name)
     except SQLAlchemyError as error:
         raise database_error(work.settings, error) from error
 
 
-def _unavailable(work: Work, error: Unavailable) -> _Answer:
-    trouble = retries.trouble_of(error)
-    return {"state": "unavailable", "trouble": trouble.name, "reason": f"{error}{_ended_call(work, error)}"}
+def _stored(work: Work, job_id: str, attempt: int, results: Sequence[StoredInstance]) -> None:
+    """However long the database is away: what lies in the archive has to be known."""
+    name = work.settings.worker.name
+
+    def note() -> _Answer:
+        work.ledger.stored(job_id, runner.stored_as_json(results), attempt, name)
+        return {}
+
+    _insisted(work, note)
 
 
-def _ended_call(work: Work, error: Unavailable) -> str:
-    """A call of a model that did not end, or a model whose process died, would fail every later one: what was done."""
-    if retries.trouble_of(error).name not in ("deadline", "crash"):
-        return ""
+def _unavailable(work: Work, error: Unavailable | ConfigurationError) -> _Answer:
+    trouble, said = retries.trouble_of(error), str(error)
+    if trouble.name in ("deadline", "crash"):
+        # A call that did not end, or a model whose process died, would fail every later call.
+        found = _ended_call(work, error.model)
+        trouble = retries.BUSY if found.at_work else trouble
+        said = f"{error}; {found.said}"
+    return {"state": "unavailable", "trouble": trouble.name, "reason": said}
+
+
+def _ended_call(work: Work, model: str | None) -> Found:
     try:
-        from isocenter.worker.stuck_model import end_stuck_call
-
-        return f"; {end_stuck_call(work.settings, error.model)}"
+        return end_stuck_call(work.settings, model)
     except IsocenterError as failed:
-        return f"; {failed}"
+        return Found(str(failed))
     except Exception as failed:  # noqa: BLE001 - told: the job is tried again all the same
         log_way(log, failed)
-        return f"; the call could not be ended ({where(failed)})"
+        return Found(f"the call could not be ended ({where(failed)})")
 
 
 def _by_hand(job_id: str) -> str:

@@ -50,9 +50,9 @@ class Gate:
     ) -> Iterator[None]:
         """Wait for a place, by rank and then in the order they came, and hold it for the block.
 
-        A job that has cost a worker its life before is a `suspect`: no two of them run side by side, so that a second
-        death is nobody else's. `look` is called every second of the wait, and may raise; `tell` is told what is waited
-        for when that is no other job, and "" when it is over.
+        A job that has cost a worker its life before is a `suspect`: only STAT jobs run beside it, and no other suspect,
+        so that a second death is hardly anybody else's. `look` is called every second of the wait, and may raise;
+        `tell` is told what is waited for when that is no other job, and "" when it is over.
         """
         ticket = _Ticket(rank, next(self._numbers), suspect)
         self._wait(ticket, look, tell)
@@ -99,12 +99,18 @@ class Gate:
         return self._closed or bool(short)
 
     def _next(self) -> _Ticket | None:
-        return next((each for each in sorted(self._waiting) if self._fits(each)), None)
+        alone = False  # the first that waits wants to be: nobody overtakes it but STAT
+        for ticket in sorted(self._waiting):
+            if self._takes_stat(ticket) or (not alone and self._takes_common(ticket)):
+                return ticket
+            alone |= ticket.suspect
+        return None
 
-    def _fits(self, ticket: _Ticket) -> bool:
-        if ticket.suspect and any(each.suspect for each in self._common | self._stat):
-            return False
-        return self._takes_stat(ticket) or len(self._common) < self._settings.worker.concurrency
+    def _takes_common(self, ticket: _Ticket) -> bool:
+        if ticket.suspect or any(each.suspect for each in self._common | self._stat):
+            return not self._common and not any(each.suspect for each in self._stat)
+        return len(self._common) < self._settings.worker.concurrency
 
     def _takes_stat(self, ticket: _Ticket) -> bool:
-        return ticket.rank == 1 and len(self._stat) < self._settings.worker.stat_slots
+        free = ticket.rank == 1 and len(self._stat) < self._settings.worker.stat_slots
+        return free and not (ticket.suspect and any(each.suspect for each in self._common | self._stat))

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import psutil
 
@@ -24,7 +25,7 @@ from isocenter_operators.errors import Unavailable
 from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.shared_memory import SHARED_MEMORY
 
-__all__ = ["end_stuck_call"]
+__all__ = ["Found", "end_stuck_call"]
 
 log = logging.getLogger("isocenter.worker")
 
@@ -34,78 +35,93 @@ _LOOK_EVERY_S = 0.1
 _DEADLINE_S = 300.0  # of a model that no installed application names
 
 
-def end_stuck_call(settings: Settings, model: str | None) -> str:
+@dataclass(frozen=True)
+class Found:
+    """What was found and done, in one sentence. `at_work`: the model serves, and only had more to do than time."""
+
+    said: str
+    at_work: bool = False
+
+
+def end_stuck_call(settings: Settings, model: str | None) -> Found:
     """Make `model` serve again after a call exceeded its deadline, or after its process died. Raises nothing foreseen.
 
-    Returns one sentence on what was found and done. A model that has ended any call within the longest deadline of
+    A model that has ended any call within the longest deadline of
     the applications that use it is at work, not stuck, and is left alone; so a call that began late, because it had to
     wait, gets as long as any other. Takes some seconds; one process of this machine does it at a time.
     """
     if model is None:
-        return "it is not known which model was called, so nothing was ended"
+        return Found("it is not known which model was called, so nothing was ended")
     asked = time.time()
     with _one_at_a_time(settings), ModelControl(settings.triton.grpc_url, model) as control:
         try:
-            said = (
+            found = (
                 _embedded(settings, control, asked)
                 if settings.triton.embedded
                 else _remote(settings, control)
             )
         except Unavailable as error:
-            said = f"the call could not be ended: {error}"
-    log.warning("model %s: %s", model, said)
-    return said
+            found = Found(f"the call could not be ended: {error}")
+    log.warning("model %s: %s", model, found.said)
+    return found
 
 
-def _embedded(settings: Settings, control: ModelControl, asked: float) -> str:
+def _embedded(settings: Settings, control: ModelControl, asked: float) -> Found:
     model = control.model
     server = Server.running(settings)
     if server is None:
-        return "Triton is not running on this machine, so no call is stuck there"
+        return Found("Triton is not running on this machine, so no call is stuck there")
     instances = server.of(model)
     if len(instances) < control.instances():
         control.load_again()
-        return f"the process of model {model!r} had ended; it was loaded again"
+        return Found(f"the process of model {model!r} had ended; it was loaded again")
     newest = max(each.process.create_time() for each in instances)
     if newest > asked:
-        return (
+        return Found(
             f"model {model!r} was loaded again meanwhile, for another job that had waited for the same call"
         )
-    reason = _at_work(control, _longest_call_s(settings, model), since=newest)
-    if reason is not None:
-        return reason
-    return _restarted(server, control, instances)
+    serving = _at_work(control, _longest_call_s(settings, model), since=newest)
+    if serving is not None:
+        return serving
+    return Found(_restarted(server, control, instances))
 
 
-def _remote(settings: Settings, control: ModelControl) -> str:
+def _remote(settings: Settings, control: ModelControl) -> Found:
     """The processes of another machine are out of reach. A model loaded again serves beside the call that is stuck."""
     where = f"Triton at {control.url}"
-    reason = _at_work(control, _longest_call_s(settings, control.model), since=0.0)
-    if reason is not None:
-        return reason
+    serving = _at_work(control, _longest_call_s(settings, control.model), since=0.0)
+    if serving is not None:
+        return serving
     name = f"model {control.model!r} on {where}"
     try:
         control.load_again()
     except Unavailable as error:
-        return f"a call of {name} is stuck, and it could not be loaded again ({error}); restart that server"
-    return f"{name} was loaded again; the call that is stuck keeps its memory there until that server is restarted"
+        return Found(
+            f"a call of {name} is stuck, and it could not be loaded again ({error}); restart that server"
+        )
+    return Found(
+        f"{name} was loaded again; the call that is stuck keeps its memory there until that server is restarted"
+    )
 
 
 def _longest_call_s(settings: Settings, model: str) -> float:
-    applications = Catalog(settings.apps_dir).all()
+    applications = Catalog(settings.apps_dir).sound()
     return max((app.deadline_s for app in applications if model in app.models), default=_DEADLINE_S)
 
 
-def _at_work(control: ModelControl, longest_s: float, *, since: float) -> str | None:
+def _at_work(control: ModelControl, longest_s: float, *, since: float) -> Found | None:
     """Why the model is not stuck; None when it is, also after a grace. `since`: when it was loaded, 0.0 unknown."""
     before = control.last_answered()
     quiet_s = time.time() - max(before, since)
     if quiet_s + _GRACE_S >= longest_s:
         if _within(_GRACE_S, lambda: control.last_answered() != before):
-            return f"model {control.model!r} has answered meanwhile, so no call was ended"
+            return Found(f"model {control.model!r} has answered meanwhile, so no call was ended")
         quiet_s = time.time() - max(before, since)
     if quiet_s < longest_s:
-        return f"model {control.model!r} is at work, it ended a call or was loaded {quiet_s:.0f} s ago: none was ended"
+        return Found(
+            f"model {control.model!r} is at work, it ended a call or was loaded {quiet_s:.0f} s ago: none was ended",
+            at_work=True,
+        )
     return None
 
 

@@ -1,0 +1,85 @@
+"""What a warm worker is left with after a graph has ended."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from isocenter.worker import runner
+from isocenter_operators.errors import GeometryError, UnreadableInput
+from isocenter_operators.manifest import AppManifest, read_manifest
+from isocenter_operators.run import Folder, Run
+from isocenter_operators.testing import head_phantom, write_series
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning"),  # Holoscan, at its import
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:monai.*"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def app() -> AppManifest:
+    return read_manifest(Path(__file__).parents[1] / "fuzz" / "mean_density")
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Run:
+    write_series(head_phantom(size=(48, 40, 12), spacing_mm=(5.0, 5.0, 16.0)), tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    return Run(source=Folder(tmp_path / "in"), sink=Folder(tmp_path / "out"))
+
+
+def _changed(task: Run, **attributes: object) -> None:
+    for file in sorted(Path(str(task.source.path)).iterdir())[:1]:
+        image = dcmread(file)
+        for keyword, value in attributes.items():
+            setattr(image, keyword, value)
+        image.save_as(file)
+
+
+def _left() -> tuple[int, int]:
+    """How many applications, and threads, there are."""
+    from isocenter_operators.application import Application
+
+    gc.collect()
+    return sum(issubclass(type(each), Application) for each in gc.get_objects()), threading.active_count()
+
+
+def test_a_graph_that_fails_leaves_nothing_behind(app: AppManifest, task: Run) -> None:
+    """Holoscan keeps each error, and with it what its frames held: 20 MB and threads for each failed job."""
+    _changed(task, ImageOrientationPatient=[0.8, 0.6, 0, 0, 0, -1])
+    with pytest.raises(GeometryError):
+        runner.run(app, task)
+    before = _left()  # the first graph of a process starts a thread that stays
+    assert before[0] == 0
+    for _ in range(3):
+        with pytest.raises(GeometryError) as refused:
+            runner.run(app, task)
+        assert refused.value.__traceback__ is not None  # the way is still there to be told
+        del refused
+    assert _left() == before
+
+
+def test_a_file_that_can_not_be_read_leaves_nothing_behind(app: AppManifest, task: Run) -> None:
+    before = _left()
+    for file in Path(str(task.source.path)).iterdir():
+        file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(UnreadableInput):
+        runner.run(app, task)
+    assert _left() == before
+
+
+def test_what_is_not_applicable_leaves_nothing_behind(app: AppManifest, task: Run) -> None:
+    before = _left()
+    for file in Path(str(task.source.path)).iterdir():
+        image = dcmread(file)
+        image.Modality = "NM"
+        image.save_as(file)
+    assert runner.run(app, task).status == "not_applicable"
+    assert _left() == before
