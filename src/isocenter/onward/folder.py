@@ -75,7 +75,7 @@ def _put(instance: Instance, study: Path, mode: int) -> str:
 def _open_to(path: Path, mode: int) -> None:
     """Let in whom the destination's own folder lets in: the service itself makes what only its user may read."""
     if stat.S_IMODE(path.stat().st_mode) != mode:
-        with suppress(PermissionError):  # somebody else's, or of a file system that has no modes
+        with suppress(OSError):  # somebody else's, or of a file system without modes: delivered all the same
             path.chmod(mode)
 
 
