@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
+from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from served import served
@@ -27,11 +29,13 @@ from isocenter.rules import (
     attributes_of,
     explain,
     judge,
+    place_in_series,
     priority_of,
     problems,
     refuse_wrong_rules,
     why_not,
 )
+from isocenter.rules.attribute import attribute
 from isocenter.settings import OrthancSettings, Settings
 from isocenter_operators.errors import ConfigurationError
 
@@ -110,6 +114,9 @@ def reason(when: dict[str, Any], looked_at: Series | None = None, *others: Serie
         {"SeriesDescription": {"matches": r"\blung$", "not": "scout"}},
         {"SliceThickness": {"equals": 1.250, "between": [1, 2], "at_most": 1.25}},
         {"StudyDate": {"at_least": 20240101}},
+        {"StudyDate": [20240101, 20241231]},
+        {"StudyDate": [20240101, ">="]},
+        {"contrast": {"exists": False}, "instances": {"at_least": 1}},
         {"BodyPartExamined": {"exists": False}},
         {"BodyPartExamined": {"not": "HEAD"}},
         {"BodyPartExamined": {"count": 0}},
@@ -215,6 +222,43 @@ def test_who_the_patient_is_stays_out_of_the_reason(condition: dict[str, Any]) -
     assert not any(secret in why for secret in SECRETS)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PerformedProcedureStepID",
+        "CommentsOnThePerformedProcedureStep",
+        "OrderCallbackPhoneNumber",
+        "PlacerOrderNumberProcedure",
+        "FrameComments",
+        "AcquisitionComments",
+        "ReasonForStudy",
+        "ReasonForVisit",
+        "IdentifyingComments",
+        "InterpretationText",
+        "AdmittingDiagnosesDescription",
+    ],
+)
+def test_free_text_and_numbers_that_lead_to_the_patient_are_withheld(name: str) -> None:
+    why = reason({name: {"not": "secret"}}, series(**{name: "secret 4711"}))
+    assert why == f"{name} is not what the rule asks for (withheld)"
+
+
+def test_every_attribute_that_sounds_like_free_text_about_somebody_is_withheld() -> None:
+    sounds = re.compile(
+        "Comment|Reason(?!forCh|ForOm|ForSup)|Phone|Telecom|Diagnos[ei]s|Accession|Admission|OrderNumber"
+    )
+    # Of equipment, of the software, and of a report's own coding.
+    others = {
+        "ErrorComment",
+        "SystemStatusComment",
+        "TestResultComment",
+        "ReasonForChannelOmissionDescription",
+    }
+    for vr, _, _, _, keyword in DicomDictionary.values():
+        if vr in {"SH", "LO", "UC", "LT", "ST", "UT"} and sounds.search(keyword) and keyword not in others:
+            assert attribute(keyword, ()).withheld, keyword
+
+
 @pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"])
 def test_our_own_results_are_not_analysed_again_and_are_no_series_of_the_study(sop_class: str) -> None:
     ours = series(SOPClassUID=sop_class, Manufacturer="Isocenter", uid="9")
@@ -230,6 +274,29 @@ def test_our_own_results_are_not_analysed_again_and_are_no_series_of_the_study(s
 
 def test_a_phantom_of_ours_is_analysed() -> None:
     assert reason({}, series(Manufacturer="Isocenter")) == ""
+
+
+def test_lengths_are_compared_as_people_write_them() -> None:
+    thin = slices(*(round(0.7 * index, 1) for index in range(10)))
+    assert thin.stack.spacing_mm == 0.7  # type: ignore[union-attr]
+    assert reason({"slice_spacing_mm": {"at_most": 0.7}, "coverage_mm": 6.3}, thin) == ""
+    assert reason({"slice_spacing_mm": 0.7, "coverage_mm": {"at_least": 6.3}}, thin) == ""
+
+
+def test_slices_are_places_not_instances() -> None:
+    scan = slices(0, 5, 10, 0, 5, 10)  # two phases
+    assert reason({"slices": 3, "instances": 6}, scan) == ""
+    assert reason({"slices": {"at_least": 4}}, scan) == "slices is 3, and should be at least 4"
+    assert "slices is unknown (an image has no ImagePositionPatient)" in reason(
+        {"slices": 3}, Series("1.2", "1.2.3", 1, CT, lambda: [CT])
+    )
+
+
+def test_the_first_instance_is_the_same_one_everywhere() -> None:
+    places = [("2", "1.1"), ("10", "1.2"), ("", "1.0"), ("2", "1.0"), ("x", "0.1")]
+    assert sorted(places, key=lambda each: place_in_series(*each)) == [
+        ("2", "1.0"), ("2", "1.1"), ("10", "1.2"), ("x", "0.1"), ("", "1.0")
+    ]  # fmt: skip
 
 
 def test_geometry_is_that_of_every_slice_in_any_order() -> None:
@@ -338,6 +405,16 @@ def test_age(age: str, birth: str, study: str, from_years: float, to_years: floa
     assert reason({"age_years": [from_years, to_years]}, scan) == ""
 
 
+def test_an_age_is_told_in_whole_years_which_do_not_give_the_date_of_birth() -> None:
+    scan = series(PatientAge="", PatientBirthDate="20060615", StudyDate="20240301")
+    assert (
+        reason({"age_years": {"at_least": 18}}, scan)
+        == "age_years is 17 (whole years), and should be at least 18"
+    )
+    assert reason({"age_years": [0, 17]}, scan) == "age_years is 17 (whole years), and should be from 0 to 17"
+    assert "age_years is 17 (whole years)" in reason({"not": {"age_years": {"at_most": 18}}}, scan)
+
+
 def test_no_age_without_dates() -> None:
     scan = series(PatientAge="", PatientBirthDate="20240101", StudyDate="20230101")
     assert "age_years is unknown" in reason({"age_years": [0, 200]}, scan)
@@ -362,8 +439,14 @@ def test_every_instance_is_asked_for_once_and_only_where_a_condition_needs_it() 
         == ""
     )
     assert "none of 3" in reason({"any_instance": {"EchoTime": 7}}, scan)
-    assert "(3 of 3 instances)" in reason({"every_instance": {"EchoTime": 7}}, scan) or asked
-    assert asked == [1]
+    assert (
+        reason({"every_instance": {"EchoTime": 7}}, scan)
+        == "every_instance: EchoTime has no value, and should be 7"  # the first one's
+    )
+    assert "every_instance: EchoTime is '1', and should be < 1 (2 of 3 instances)" in reason(
+        {"every_instance": {"EchoTime": [1, "<"]}}, Series("1.2", "1.2.3", 3, {**CT, "EchoTime": "0"}, every)
+    )
+    assert asked == [1, 1]
 
 
 def test_instances_that_are_gone_meet_nothing() -> None:
@@ -478,6 +561,24 @@ def test_priors_are_chosen_by_the_same_conditions() -> None:
         ({"coverage_mm": "200"}, ("coverage_mm",), "no condition on a number"),
         ({"coverage_mm": {"atleast": 2}}, ("coverage_mm", "atleast"), "did you mean at_least?"),
         ({"any_of": {}}, ("any_of",), "a list of conditions"),
+        ({"StudyDate": ["20240101", "20241231"]}, ("StudyDate",), "is no range: write two numbers"),
+        ({"StudyDate": [20241231, 20240101]}, ("StudyDate",), "the lower number comes first"),
+        ({"StudyDate": [20240101]}, ("StudyDate",), "is no range: write two numbers"),
+        ({"ProtocolName": [1, 2]}, ("ProtocolName",), "ProtocolName holds text: write each in quotes"),
+        ({"PatientAge": 65}, ("PatientAge",), "age_years takes numbers"),
+        ({"PatientAge": {"equals": 65}}, ("PatientAge", "equals"), "age_years takes numbers"),
+        ({"PatientAge": {"not": {"one_of": [65]}}}, ("PatientAge", "not", "one_of"), "age_years takes"),
+        ({"ImageType": {"count": -1}}, ("ImageType", "count"), "no whole number from 0 on meets this"),
+        ({"ImageType": {"count": 1.5}}, ("ImageType", "count"), "no whole number from 0 on meets this"),
+        ({"instances": 0}, ("instances",), "no whole number from 1 on meets this"),
+        ({"series_count": {"at_most": -1}}, ("series_count",), "no whole number from 0 on meets this"),
+        ({"coverage_mm": {"at_most": -1}}, ("coverage_mm",), "no number from 0 on meets this"),
+        (
+            {"SliceThickness": {"at_least": 3, "at_most": 2}},
+            ("SliceThickness",),
+            "no number meets this, so the rule would never fire",
+        ),
+        ({"age_years": {"at_least": float("nan")}}, ("age_years",), "no number from 0 on meets this"),
         (
             {"any_of": [{"Modality": "CT"}, {"Modalty": "x"}]},
             ("any_of", 1, "Modalty"),
@@ -526,6 +627,36 @@ def test_what_else_is_wrong_with_a_route() -> None:
         ("routes", 1, "expect", 0, "when", "Y"),
     ]
     assert problems(Settings().routes, {"ct_lung_density"}) == []
+
+
+def test_a_route_without_the_conditions_that_it_needs_is_refused() -> None:
+    empty = Route(
+        name="r",
+        application="a",
+        scope="study",
+        expect=[{"name": "x", "when": {}}],
+        priority={"STAT": {}, "batch": {}},
+    )
+    assert [(each.place[2:], each.message) for each in problems([empty], {"a"})] == [
+        (("expect", 0, "when"), "no conditions: any series would do"),
+        (
+            ("priority", "STAT"),
+            "no conditions: every job would be STAT; if that is meant, write priority: STAT",
+        ),
+    ]
+    # The last one may be for all others.
+    priority = {"STAT": {"Modality": "CT"}, "batch": {}}
+    assert problems([Route(name="r", application="a", priority=priority)], {"a"}) == []
+
+
+def test_known_and_not_true_is_false() -> None:
+    plain = series(ContrastBolusAgent="NONE")
+    for asked, met in (
+        ({"exists": True, "not": True}, plain),
+        ({"exists": True, "not": False}, series(ContrastBolusAgent="Iohexol")),
+    ):
+        assert reason({"contrast": asked}, met) == ""
+        assert "contrast is unknown" in reason({"contrast": asked}, series())
 
 
 def test_wrong_rules_are_refused_with_line_and_column(
@@ -808,6 +939,22 @@ def test_the_command_explains_series_and_studies(
     assert study["series_uid"] is None
     (pair,) = study["routes"]
     assert (pair["wanted"], len(pair["series_uids"]), pair["hours"]["start"]) == (True, 2, "20:00:00")
+
+
+def test_the_command_looks_at_the_first_instance_whatever_its_file_is_called(
+    site: Path, test_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site / "scan").mkdir()
+    for name, number in (("a", 10), ("b", 2)):
+        image = dcmread(min((test_data / "ct-abdomen-41" / "image").glob("*")))
+        image.SOPInstanceUID, image.InstanceNumber, image.ImageComments = f"1.2.{number}", number, ""
+        image.ProtocolName = f"number {number}"
+        image.save_as(site / "scan" / name)
+    (site / "isocenter.yaml").write_text(
+        "routes: [{name: r, application: ct_lung_density, when: {ProtocolName: x}}]"
+    )
+    assert main(["rules", "explain", str(site / "scan")]) == 0
+    assert "ProtocolName is 'number 2', and should be like 'x'" in capsys.readouterr().out
 
 
 def test_the_command_refuses_wrong_rules(

@@ -19,27 +19,56 @@ _ONE_TEXT = frozenset({"ST", "LT", "UT", "UR"})  # here a backslash is a charact
 _TAG = re.compile(r"\(?([0-9a-fA-F]{4}),?([0-9a-fA-F]{4})\)?")
 # The patient module's attributes that say nothing about who the patient is.
 _SHOWN_OF_PATIENT = frozenset({"PatientSex", "PatientAge", "PatientSize", "PatientWeight"})
-# Numbers that lead to the patient in another system, and free text in which people write names.
+# Free text, in which people write names, and names.
+_WITHHELD_VRS = frozenset({"LT", "PN", "ST", "UT"})
+# Groups about the patient, the visit, and what was read in the images.
+_WITHHELD_GROUPS = frozenset({0x0010, 0x0038, 0x4008})
+# What leads to the patient in another system, and short texts in which people write about one.
 _WITHHELD = frozenset(
     {
         "AccessionNumber",
-        "AdmissionID",
-        "CurrentPatientLocation",
+        "AdmittingDiagnosesDescription",
+        "ClinicalTrialSubjectID",
+        "ClinicalTrialSubjectReadingID",
+        "ConfidentialityConstraintOnPatientDataDescription",
+        "ContactDisplayName",
+        "ContainerIdentifier",
+        "DoseComment",
         "FillerOrderNumberImagingServiceRequest",
-        "ImageComments",
-        "PatientInstitutionResidence",
-        "PersonAddress",
+        "FillerOrderNumberImagingServiceRequestRetired",
+        "FillerOrderNumberProcedure",
+        "FrameOfReferenceTransformationComment",
+        "ImageID",
+        "OrderCallbackPhoneNumber",
+        "OrderEntererLocation",
+        "OwnerID",
+        "PerformedProcedureStepID",
         "PersonTelephoneNumbers",
         "PlacerOrderNumberImagingServiceRequest",
-        "RequestedProcedureComments",
+        "PlacerOrderNumberImagingServiceRequestRetired",
+        "PlacerOrderNumberProcedure",
+        "PotentialReasonsForProcedure",
+        "ReasonForStudy",
+        "ReasonForTheImagingServiceRequest",
+        "ReasonForTheRequestedProcedure",
+        "ReferringPhysicianTelephoneNumbers",
         "RequestedProcedureID",
         "RequestingService",
         "ScheduledProcedureStepID",
         "ServiceEpisodeID",
-        "StudyComments",
+        "SlideIdentifier",
+        "SpecimenAccessionNumber",
+        "SpecimenIdentifier",
+        "SpecimenShortDescription",
         "StudyID",
-        "TextValue",
-        "VisitComments",
+        "StudyIDIssuer",
+        "TelephoneNumberTrial",
+        "TextString",
+        "TopicAuthor",
+        "TopicKeywords",
+        "TopicTitle",
+        "UserContentLabel",
+        "UserContentLongLabel",
     }
 )
 _LONGEST_SHOWN = 64
@@ -122,7 +151,9 @@ def _is_withheld(key: str, vr: str) -> bool:
     tag = tag_for_keyword(key)
     if tag is None:
         return True  # private: nobody can say what it holds
-    return (tag >> 16 == 0x0010 and key not in _SHOWN_OF_PATIENT) or key in _WITHHELD or vr == "PN"
+    if key in _SHOWN_OF_PATIENT:
+        return False
+    return tag >> 16 in _WITHHELD_GROUPS or key in _WITHHELD or vr in _WITHHELD_VRS
 
 
 def _leaves(attributes: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[Any]:

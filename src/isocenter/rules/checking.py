@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isocenter.catalog import Catalog
-from isocenter.route import Route
+from isocenter.route import PRIORITIES, Route
 from isocenter.rules.problem import Place, Problem
 from isocenter.rules.reading import read
 from isocenter.setting_names import where
@@ -34,6 +34,9 @@ def problems(routes: Sequence[Route], applications: Collection[str]) -> list[Pro
             for at, name in enumerate(route.applications)
             if name not in applications
         ]
+        found += [
+            Problem((*place, *inside), message, route.name) for inside, message in _without_conditions(route)
+        ]
         for inside, conditions in _conditions(route):
             found += [
                 replace(problem, place=(*place, *inside, *problem.place), route=route.name)
@@ -57,6 +60,18 @@ def located(wrong: Sequence[Problem], file: Path | None) -> list[tuple[Problem, 
     """Each problem with where it stands: `isocenter.yaml:14:9`, or the variable of the environment that said it."""
     document = read_yaml(file) if wrong and file is not None else None
     return [(problem, where(problem.place, document, file, os.environ)) for problem in wrong]
+
+
+def _without_conditions(route: Route) -> Iterator[tuple[Place, str]]:
+    """Where conditions are missing without which a route means something else than it seems to."""
+    for index, expected in enumerate(route.expect):
+        if not expected.when:
+            yield ("expect", index, "when"), "no conditions: any series would do"
+    if isinstance(route.priority, dict):
+        most_urgent = min(route.priority, key=PRIORITIES.index, default=None)
+        if most_urgent is not None and not route.priority[most_urgent]:
+            meant = f"if that is meant, write priority: {most_urgent}"
+            yield ("priority", most_urgent), f"no conditions: every job would be {most_urgent}; {meant}"
 
 
 def _conditions(route: Route) -> Iterator[tuple[Place, Mapping[str, Any]]]:

@@ -9,7 +9,14 @@ from typing import Any
 
 from isocenter.rules.attribute import Attribute, Values
 from isocenter.rules.geometry import number, numbers
-from isocenter.rules.number import is_number, is_range, is_relation, number_test
+from isocenter.rules.number import (
+    count_test,
+    is_number,
+    is_range,
+    is_relation,
+    number_test,
+    refuse_impossible,
+)
 from isocenter.rules.problem import Place, WrongCondition, meant
 
 __all__ = ["Comparison", "comparisons", "expression", "sdk_plane"]
@@ -17,6 +24,7 @@ __all__ = ["Comparison", "comparisons", "expression", "sdk_plane"]
 _KEYS = ("equals", "one_of", "matches", "between", "at_least", "at_most", "exists", "count", "not")
 _OF_NUMBERS = ("between", "at_least", "at_most")
 _NO_NUMBERS = frozenset({"PN", "UI"})  # nothing that could be read as a number
+_MOMENTS = frozenset({"DA", "TM", "DT"})  # text that is a number too, like 20240131
 SDK_PLANES = ("axial", "coronal", "sagittal")
 
 
@@ -68,7 +76,9 @@ def _sdk_form(attribute: Attribute, condition: Any, place: Place) -> Comparison:
     if attribute.numeric:
         return _numeric_form(condition, place)
     if isinstance(condition, list):
-        return _terms(attribute, condition, place)
+        in_range = attribute.vr in _MOMENTS and (is_range(condition) or is_relation(condition))
+        return _of_numbers(condition, place) if in_range else _terms(attribute, condition, place)
+    _refuse_age(attribute, condition, place)
     if not isinstance(condition, str) and not is_number(condition):
         raise WrongCondition(place, f"{condition!r} is no condition: give a text, a number, or a list")
     return _text(
@@ -103,6 +113,7 @@ def _numeric_form(condition: Any, place: Place) -> Comparison:
 
 def _of_numbers(condition: Any, place: Place) -> Comparison:
     test = number_test(condition, place)
+    refuse_impossible(test, condition, place)
     return Comparison(
         test.told,
         lambda values: any((n := number(each)) is not None and test.holds(n) for each in values.each),
@@ -114,6 +125,15 @@ def _terms(attribute: Attribute, condition: list[Any], place: Place) -> Comparis
         hint = "age_years takes numbers" if attribute.vr == "AS" else f"write {{at_least: {condition[0]}}}"
         raise WrongCondition(
             place, f"{condition!r} compares numbers, and {attribute.name} holds text: {hint}"
+        )
+    if attribute.vr in _MOMENTS:
+        raise WrongCondition(
+            place,
+            f"{condition!r} is no range: write two numbers like [20240101, 20241231], or {{one_of: [...]}}",
+        )
+    if not all(isinstance(term, str) for term in condition):
+        raise WrongCondition(
+            place, f"{condition!r} is no list of texts, and {attribute.name} holds text: write each in quotes"
         )
     terms = [str(term).casefold() for term in condition]
     wanted = {term for term in terms if not term.startswith("!")}
@@ -155,7 +175,7 @@ def _keyed(attribute: Attribute, key: str, value: Any, place: Place) -> Comparis
     if key == "exists":
         return _exists(value, place)
     if key == "count":
-        test = number_test(value, place)
+        test = count_test(value, place)
         what = "items" if attribute.vr == "SQ" else "values"
         return Comparison(f"{test.told} {what}", lambda values: test.holds(values.count), verb="have")
     if key == "not":
@@ -193,8 +213,7 @@ def _not(inner: tuple[Comparison, ...]) -> Comparison:
 def _compares_numbers(attribute: Attribute, condition: Mapping[str, Any], place: Place) -> Comparison:
     if attribute.vr == "SQ":
         raise WrongCondition(place, "a sequence has no value: give exists or count")
-    if attribute.vr == "AS":
-        raise WrongCondition(place, f"{attribute.name} holds text like 065Y: age_years takes numbers")
+    _refuse_age(attribute, next(iter(condition.values())), place)
     if attribute.vr in _NO_NUMBERS:
         raise WrongCondition(place, f"{attribute.name} holds no numbers")
     return _of_numbers(condition, place)
@@ -225,9 +244,15 @@ def _one_of(attribute: Attribute, value: Any, place: Place) -> Comparison:
     )
 
 
+def _refuse_age(attribute: Attribute, value: Any, place: Place) -> None:
+    if attribute.vr == "AS" and is_number(value):
+        raise WrongCondition(place, f"{attribute.name} holds text like 065Y: age_years takes numbers")
+
+
 def _same(attribute: Attribute, value: Any, place: Place) -> Callable[[str], bool]:
     if not isinstance(value, str) and not is_number(value):
         raise WrongCondition(place, f"{value!r} is neither a text nor a number; write a text in quotes")
+    _refuse_age(attribute, value, place)
     if attribute.numeric:
         wanted = number(value)
         if wanted is None:

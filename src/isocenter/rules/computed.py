@@ -29,11 +29,12 @@ _DAYS_OF = {"D": 1.0, "W": 7.0}  # PS3.5, 6.2: AS
 class Quantity:
     """One computed name. Several numbers (rows and columns of a pixel) must all meet a condition."""
 
-    kind: Literal["number", "plane", "truth"]
+    kind: Literal["number", "count", "plane", "truth"]
     of_series: Callable[[Series], _Found] | None = None  # it takes the whole series
     of_instance: Callable[[Mapping[str, Any]], _Found] | None = (
         None  # it takes the attributes of one instance
     )
+    rounded_down: bool = False  # for a person: with its fraction an age gives the date of birth
 
 
 def contrast(attributes: Mapping[str, Any]) -> bool | Unknown:
@@ -105,6 +106,10 @@ def _coverage_mm(series: Series) -> _Found:
     return series.stack if isinstance(series.stack, Unknown) else (series.stack.coverage_mm,)
 
 
+def _slices(series: Series) -> _Found:
+    return series.stack if isinstance(series.stack, Unknown) else (float(len(series.stack.offsets_mm)),)
+
+
 def _slice_spacing_mm(series: Series) -> _Found:
     if isinstance(series.stack, Unknown):
         return series.stack
@@ -116,7 +121,8 @@ def _one(value: float | Unknown) -> _Found:
 
 
 QUANTITIES: Mapping[str, Quantity] = {
-    "instances": Quantity("number", of_series=lambda series: (float(series.instances),)),
+    "instances": Quantity("count", of_series=lambda series: (float(series.instances),)),
+    "slices": Quantity("count", of_series=_slices),
     "coverage_mm": Quantity("number", of_series=_coverage_mm),
     "slice_spacing_mm": Quantity("number", of_series=_slice_spacing_mm),
     "pixel_spacing_mm": Quantity("number", of_instance=geometry.pixel_spacing_mm),
@@ -125,5 +131,5 @@ QUANTITIES: Mapping[str, Quantity] = {
     ),
     "orientation": Quantity("plane", of_instance=geometry.orientation),
     "contrast": Quantity("truth", of_instance=contrast),
-    "age_years": Quantity("number", of_instance=age_years),
+    "age_years": Quantity("number", of_instance=age_years, rounded_down=True),
 }

@@ -6,6 +6,7 @@ to an application, or is kept from it, because of something nobody knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
@@ -145,6 +146,8 @@ class Computed:
         found = self._found(subject)
         if isinstance(found, Unknown):
             return f"{self.name} is unknown ({found.why})"
+        if self.quantity.rounded_down and isinstance(found, tuple):
+            return f"{self.name} is {_whole(found)}"
         return f"{self.name} is {_said(found)}"
 
     def _found(self, subject: Subject) -> Known | Unknown:
@@ -152,6 +155,11 @@ class Computed:
             return self.quantity.of_series(subject.series)
         assert self.quantity.of_instance is not None
         return self.quantity.of_instance(subject.attributes)
+
+
+def _whole(found: tuple[float, ...]) -> str:
+    floors = tuple(float(math.floor(each)) for each in found)
+    return _said(floors) + (" (whole years)" if floors != found else "")
 
 
 def _said(found: Known) -> str:

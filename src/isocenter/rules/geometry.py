@@ -47,14 +47,19 @@ class Stack:
     @property
     def coverage_mm(self) -> float:
         """From the centre of the first slice to that of the last."""
-        return self.offsets_mm[-1] - self.offsets_mm[0]
+        return _rounded(self.offsets_mm[-1] - self.offsets_mm[0])
 
     @property
     def spacing_mm(self) -> float | Unknown:
         """From centre to centre, the median; without gaps it is that of every slice."""
         if len(self.offsets_mm) < 2:
             return Unknown("all slices lie at one place")
-        return median(after - before for before, after in pairwise(self.offsets_mm))
+        return _rounded(median(after - before for before, after in pairwise(self.offsets_mm)))
+
+
+def _rounded(length_mm: float) -> float:
+    """To a micrometre: slices at 0.7, 1.4 and 2.1 mm are 0.7 mm apart, not 0.7000000000000002."""
+    return round(length_mm, 3)
 
 
 def number(text: Any) -> float | None:

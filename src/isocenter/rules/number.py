@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 from isocenter.rules.problem import Place, WrongCondition, meant
 
-__all__ = ["NUMBER_KEYS", "RELATIONS", "NumberTest", "is_number", "is_range", "is_relation", "number_test"]
+__all__ = [
+    "NUMBER_KEYS",
+    "RELATIONS",
+    "NumberTest",
+    "count_test",
+    "is_number",
+    "is_range",
+    "is_relation",
+    "number_test",
+    "refuse_impossible",
+]
 
 RELATIONS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -45,6 +56,46 @@ def number_test(condition: Any, place: Place) -> NumberTest:
         place,
         f"{condition!r} is no condition on a number: give a number, [low, high], [2, '>'] or {{at_least: 2}}",
     )
+
+
+def count_test(condition: Any, place: Place, least: int = 0) -> NumberTest:
+    """The same of a count. Raises WrongCondition where no count meets it."""
+    test = number_test(condition, place)
+    refuse_impossible(test, condition, place, least=least, whole=True)
+    return test
+
+
+def refuse_impossible(
+    test: NumberTest, condition: Any, place: Place, *, least: float = -math.inf, whole: bool = False
+) -> None:
+    """Raise WrongCondition where no number from `least` on meets the condition, so that its rule would never fire."""
+    possible = {max(least, 0.0), 1e12}
+    for limit in _numbers_in(condition):
+        try:
+            near = {float(limit), math.nextafter(limit, math.inf), math.nextafter(limit, -math.inf)}
+        except OverflowError:
+            return  # a number of hundreds of digits: nobody can tell
+        possible |= {each for each in near if math.isfinite(each)}
+    if whole:
+        possible = {float(math.floor(each) + step) for each in possible for step in (-1, 0, 1, 2)}
+    if not any(test.holds(each) for each in possible if each >= least):
+        what = f"no whole number from {least:g} on" if whole else "no number" + _from(least)
+        raise WrongCondition(place, f"{what} meets this, so the rule would never fire")
+
+
+def _from(least: float) -> str:
+    return f" from {least:g} on" if math.isfinite(least) else ""
+
+
+def _numbers_in(condition: Any) -> Iterator[float]:
+    if is_number(condition):
+        yield condition
+    elif isinstance(condition, Mapping):
+        for each in condition.values():
+            yield from _numbers_in(each)
+    elif isinstance(condition, list):
+        for each in condition:
+            yield from _numbers_in(each)
 
 
 def is_number(value: Any) -> bool:

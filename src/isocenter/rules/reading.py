@@ -22,7 +22,7 @@ from isocenter.rules.condition import (
     OfAttribute,
     SeriesCount,
 )
-from isocenter.rules.number import number_test
+from isocenter.rules.number import count_test, number_test, refuse_impossible
 from isocenter.rules.problem import Place, Problem, WrongCondition, meant
 from isocenter.rules.selection import selection
 
@@ -132,10 +132,10 @@ class _Reader:
 
     def _series_count(self, value: Any, place: Place) -> Condition:
         if not isinstance(value, Mapping) or "when" not in value:
-            return SeriesCount(All(()), number_test(value, place))
+            return SeriesCount(All(()), count_test(value, place))
         rest = {key: each for key, each in value.items() if key != "when"}
         inner = self.all_of(value["when"], (*place, "when"), in_instance=False)
-        return SeriesCount(inner, number_test(rest, place))
+        return SeriesCount(inner, count_test(rest, place))
 
 
 _LEVEL_OF: Mapping[str, Callable[[Condition], Condition]] = {
@@ -167,6 +167,12 @@ _Test = tuple[str, Callable[[Known], bool]]
 
 def _of_number(value: Any, place: Place) -> _Test:
     test = number_test(value, place)
+    refuse_impossible(test, value, place, least=0)
+    return test.told, lambda found: isinstance(found, tuple) and all(map(test.holds, found))
+
+
+def _of_count(value: Any, place: Place) -> _Test:
+    test = count_test(value, place, least=1)
     return test.told, lambda found: isinstance(found, tuple) and all(map(test.holds, found))
 
 
@@ -222,6 +228,7 @@ def _of_truth(value: Any, place: Place) -> _Test:
 
 _KINDS: Mapping[str, Callable[[Any, Place], _Test]] = {
     "number": _of_number,
+    "count": _of_count,
     "plane": _of_plane,
     "truth": _of_truth,
 }
