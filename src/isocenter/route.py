@@ -6,10 +6,11 @@ The conditions themselves (`when`, and those under `priority`, `expect` and `pri
 
 from __future__ import annotations
 
+import re
 from datetime import time
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 __all__ = ["PRIORITIES", "Expected", "Hours", "Priority", "PriorsWanted", "Route", "Superseded"]
 
@@ -19,10 +20,16 @@ Superseded = Literal["keep", "hide", "delete"]
 PRIORITIES: tuple[Priority, ...] = ("STAT", "urgent", "routine", "batch")  # the most urgent first
 
 _Conditions = dict[str, Any]
+_TIME = re.compile(r"([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?", re.ASCII)
+# The tags are no keys of the file: setting_names leaves them out of what a person is told.
+_Priorities = Annotated[
+    Annotated[Priority, Tag("[one]")] | Annotated[dict[Priority, _Conditions], Tag("[several]")],
+    Discriminator(lambda given: "[several]" if isinstance(given, dict) else "[one]"),
+]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Expected(_Part):
@@ -38,6 +45,15 @@ class Hours(_Part):
     start: time
     end: time
     days: tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...] = ()  # of the start; (): all
+
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _a_time_of_day(cls, given: Any) -> Any:
+        """Numbers would be seconds; and the zone is that of the service's own clock."""
+        text = given.isoformat() if isinstance(given, time) else str(given)
+        if not _TIME.fullmatch(text):
+            raise ValueError(f"{given!r} is no time of day like 20:00, on the service's own clock")
+        return text if text[1] != ":" else f"0{text}"
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -71,9 +87,7 @@ class Route(_Part):
     expect: tuple[Expected, ...] = ()  # of a study: it starts as soon as these are complete
     settle_s: float | None = Field(default=None, ge=0)  # None: routing.settle_s, or stat_settle_s
     longest_wait_s: float | None = Field(default=None, gt=0)  # None: routing.longest_wait_s
-    priority: Priority | dict[Priority, _Conditions] = (
-        "routine"  # the first whose conditions hold, else routine
-    )
+    priority: _Priorities = "routine"  # or the first whose conditions hold, else routine
     hours: Hours | None = None
     destinations: tuple[str, ...] = ()  # names of `peers`
     priors: PriorsWanted | None = None

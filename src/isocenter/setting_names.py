@@ -93,7 +93,8 @@ def _as_placed(place: tuple[int | str, ...], message: str) -> tuple[tuple[int | 
     if not place and told:
         parts = told[1].split(".")
         return tuple(int(part) if part.isdecimal() else part for part in parts), message[told.end() :]
-    return tuple(part for part in place if part != "[key]"), message
+    # [key] is pydantic's, others are our own tags: none stands in the file.
+    return tuple(part for part in place if not str(part).startswith("[")), message
 
 
 def _keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:

@@ -7,6 +7,7 @@ key is an error that names it.
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -57,7 +58,7 @@ def _here_or_source(name: str) -> Path:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GatewaySettings(_Section):
@@ -209,26 +210,28 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _known_peers(self) -> Self:
-        for route in self.routes:
-            wanted = (
-                *route.destinations,
-                *([route.priors.source] if route.priors and route.priors.source else []),
-            )
-            for name in wanted:
+        for index, route in enumerate(self.routes):
+            places = {f"destinations.{at}": name for at, name in enumerate(route.destinations)}
+            if route.priors and route.priors.source:
+                places["priors.source"] = route.priors.source
+            for place, name in places.items():
                 if name not in self.peers:
+                    near = get_close_matches(name, self.peers, 1)
+                    meant = f"; did you mean {near[0]}?" if near else ""
                     raise ValueError(
-                        f"route {route.name!r} names a peer {name!r}, and peers has none of this name"
+                        f"routes.{index}.{place}: route {route.name!r} names a peer {name!r}, and peers has none of "
+                        f"this name{meant}"
                     )
         return self
 
     @model_validator(mode="after")
     def _priors_can_be_asked_for(self) -> Self:
-        for route in self.routes:
+        for index, route in enumerate(self.routes):
             source = route.priors.source if route.priors else None
             if source is not None and self.peers[source].kind not in ("dicom", "dicomweb"):
                 raise ValueError(
-                    f"route {route.name!r} wants priors from {source!r}, which is of kind {self.peers[source].kind}: "
-                    "only dicom and dicomweb can be asked"
+                    f"routes.{index}.priors.source: route {route.name!r} wants priors from {source!r}, which is of "
+                    f"kind {self.peers[source].kind}: only dicom and dicomweb can be asked"
                 )
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from hypothesis import given
@@ -53,6 +53,14 @@ def test_after_the_wait_it_is_open(now: datetime, start: time, end: time, days: 
     later = (now.astimezone() + timedelta(seconds=wait_s + 0.001)).astimezone().replace(tzinfo=None)
     window_s = (datetime.combine(now, end) - datetime.combine(now, start)).total_seconds() % (24 * HOUR)
     assert window_s < 0.01 or until_open_s(hours, later) == 0
+
+
+def test_hours_are_read_as_they_are_written_and_come_back_from_json() -> None:
+    hours = Hours.model_validate({"start": "8:00", "end": "17:30:15"})
+    assert (hours.start, hours.end) == (time(8), time(17, 30, 15))
+    assert Hours.model_validate(hours.model_dump(mode="json")) == hours
+    with pytest.raises(ValueError, match="is no time of day like 20:00"):
+        Hours(start=time(8, tzinfo=UTC), end=time(9))
 
 
 def test_hours_are_told() -> None:

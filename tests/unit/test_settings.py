@@ -74,6 +74,49 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
             "peers:\n  vna: {kind: dicom, host: h, prot: 4, aet: A, port: 1}",
             r"isocenter.yaml:2:31: peers.vna.prot: there is no such key; did you mean port\?",
         ),
+        (
+            "routes:\n  - {name: r, application: a, priority: STATT}",
+            r"isocenter.yaml:2:31: routes.0.priority: Input should be 'STAT', 'urgent', 'routine' or 'batch'$",
+        ),
+        (
+            "routes:\n  - {name: r, application: a, priority: {STATT: {}}}",
+            r"2:42: routes.0.priority.STATT: Input should be 'STAT', 'urgent', 'routine' or 'batch'$",
+        ),
+        (
+            "routes:\n  - {name: r, application: a, hours: {start: 20, end: 6}}",
+            r"isocenter.yaml:2:39: routes.0.hours.start: 20 is no time of day like 20:00",
+        ),
+        (
+            "routes:\n  - {name: r, application: a, hours: {start: 20:00Z, end: 06:00}}",
+            r"isocenter.yaml:2:39: routes.0.hours.start: '20:00Z' is no time of day like 20:00",
+        ),
+        (
+            "routes:\n  - {name: r, application: a, hours: {start: 20:00, end: '24:00'}}",
+            r"isocenter.yaml:2:53: routes.0.hours.end: '24:00' is no time of day",
+        ),
+        (
+            "routes:\n  - {name: r, application: a, hours: {start: 20:00, end: true}}",
+            r"isocenter.yaml:2:53: routes.0.hours.end: True is no time of day",
+        ),
+        (
+            "routes:\n  - {name: r, application: a, settle_s: .inf}",
+            r"isocenter.yaml:2:31: routes.0.settle_s: Input should be a finite number",
+        ),
+        ("routing: {compare_every_s: .nan}", r"1:11: routing.compare_every_s: Input should be a finite num"),
+        (
+            "peers:\n  vna: {kind: folder, path: /x}\nroutes:\n"
+            "  - name: r\n    application: a\n    destinations: [vna, vma]",
+            r"6:25: routes.0.destinations.1: route 'r' names a peer 'vma', and peers has none of this name; did "
+            r"you mean vna\?$",
+        ),
+        (
+            "routes:\n  - {name: r, application: a, priors: {source: vna}}",
+            r"2:40: routes.0.priors.source: route 'r' names a peer 'vna'",
+        ),
+        (
+            "peers: {vna: {kind: folder, path: /x}}\nroutes: [{name: r, application: a, priors: {source: vna}}]",
+            r"2:45: routes.0.priors.source: route 'r' wants priors from 'vna', which is of kind folder",
+        ),
         ("worker:\n  processes: 2", r"isocenter.yaml:2:3: worker.processes: more than one needs PostgreSQL"),
     ],
 )
