@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.dicomweb.credentials import Credentials
 
-__all__ = ["ResultSeries", "current_results", "rejection_notes"]
+__all__ = ["ResultSeries", "current_results", "rejected_by", "rejection_notes"]
 
 _OURS = "Isocenter"
 _RESULTS = ("SEG", "SR", "OT")
@@ -36,7 +36,7 @@ def current_results(
 ) -> list[ResultSeries]:
     """The study's result series that are not rejected, by application and modality. Raises ArchiveUnavailable."""
     with DICOMwebClient(dicomweb_url, credentials=credentials) as client:
-        rejected = {uid for note in _documents(client, study_uid, "KO") for uid in _rejected(note)}
+        rejected = {uid for note in _documents(client, study_uid, "KO") for uid in rejected_by(note)}
         found = []
         for modality in _RESULTS:
             for series in client.search_series(study_uid, Modality=modality):
@@ -52,7 +52,7 @@ def current_results(
 def rejection_notes(dicomweb_url: str, study_uid: str) -> list[Dataset]:
     """The study's Key Object Selection documents that reject something."""
     with DICOMwebClient(dicomweb_url) as client:
-        return [note for note in _documents(client, study_uid, "KO") if _rejected(note)]
+        return [note for note in _documents(client, study_uid, "KO") if rejected_by(note)]
 
 
 def _documents(client: DICOMwebClient, study_uid: str, modality: str) -> Iterator[Dataset]:
@@ -65,7 +65,8 @@ def _instances(client: DICOMwebClient, study_uid: str, series_uid: str) -> Itera
         yield dcmread(BytesIO(content), stop_before_pixels=True)
 
 
-def _rejected(note: Dataset) -> set[str]:
+def rejected_by(note: Dataset) -> set[str]:
+    """The SOP Instance UIDs that a Key Object Selection document takes out of use."""
     (title,) = note.ConceptNameCodeSequence
     if title.CodingSchemeDesignator != "DCM" or title.CodeValue not in _REJECTING:
         return set()

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from postgres import NoPostgres, postgres_programs, running_postgres
 
-from chaos.faults import FAULTS, POSTGRES_FAULTS
-from chaos.run import Report, run, told
+from chaos.report import Report, told
+from chaos.run import run
 from chaos.site import running_site
 
 
@@ -51,8 +51,7 @@ def _run(database: str, given: argparse.Namespace, folder: Path) -> Report:
         shared = database == "postgresql"
         server = ending.enter_context(running_postgres()) if shared else None
         site = ending.enter_context(running_site(folder, postgres=server, workers=3 if shared else 1))
-        kinds = POSTGRES_FAULTS if shared else FAULTS
-        return run(site, kinds, faults=given.faults, studies=given.studies or given.faults, seed=given.seed)
+        return run(site, faults=given.faults, studies=given.studies or given.faults, seed=given.seed)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
+from archive_count import rejected_by
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from chaos.installation import POLICIES
 from chaos.modality import Study
 from isocenter_operators.dicomweb.client import DICOMwebClient
 
@@ -18,8 +20,7 @@ __all__ = ["Count", "count"]
 
 _RESULTS = {"SEG", "SR"}
 _EACH_ONCE = Counter(_RESULTS)
-_REJECTED = ("113001", "DCM")  # Rejected for Quality Reasons (PS3.16, CID 7011)
-
+_MANY = "100000"
 _CT = "1.2.840.10008.5.1.4.1.1.2"
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
@@ -33,7 +34,7 @@ class Count:
     images: int = 0
     instances: int = 0  # results of any kind
     current: int = 0  # sets of results
-    superseded: int = 0  # sets of results that are marked
+    superseded: int = 0  # sets of results that are marked, as their policy has it
     lost: list[str] = field(default_factory=list)
     double: list[str] = field(default_factory=list)
     images_missing: list[str] = field(default_factory=list)
@@ -43,23 +44,33 @@ class Count:
         return not (self.lost or self.double or self.images_missing)
 
 
-def count(dicomweb_url: str, studies: Iterable[Study]) -> Count:
-    """Compare what the archive holds with what should be there. Raises ArchiveUnavailable."""
+def count(dicomweb_url: str, studies: Iterable[Study], replaced: Iterable[tuple[str, str]] = ()) -> Count:
+    """Compare what the archive holds with what should be there. Raises ArchiveUnavailable.
+
+    `replaced`: studies (their UIDs) and applications that had results before more images came. Theirs have to be there
+    and marked, unless their policy is to delete them.
+    """
     total = Count()
+    earlier: dict[str, set[str]] = defaultdict(set)
+    for study_uid, application in replaced:
+        earlier[study_uid].add(application)
     with DICOMwebClient(dicomweb_url) as client:
-        for study in studies:
-            _count(client, study, total)
+        sent = list(studies)
+        there = {_first(each, "0020000D") for each in client.search_studies(limit=_MANY)}
+        total.double += [f"study {uid} was never sent" for uid in there - {each.uid for each in sent}]
+        for study in sent:
+            _count(client, study, earlier[study.uid], total)
     return total
 
 
-def _count(client: DICOMwebClient, study: Study, total: Count) -> None:
+def _count(client: DICOMwebClient, study: Study, earlier: set[str], total: Count) -> None:
     results: list[tuple[str, Dataset]] = []
     rejected: set[str] = set()
     there: set[str] = set()
     for series in client.search_series(study.uid):
         series_uid, modality = _first(series, "0020000E"), _first(series, "00080060")
         found = {
-            _first(each, "00080018") for each in client.search_instances(study.uid, series_uid, limit="1000")
+            _first(each, "00080018") for each in client.search_instances(study.uid, series_uid, limit=_MANY)
         }
         if modality == "CT":
             there |= found
@@ -68,7 +79,7 @@ def _count(client: DICOMwebClient, study: Study, total: Count) -> None:
         assert {str(each.SOPInstanceUID) for each in instances} == found, "QIDO-RS and WADO-RS differ"
         for instance in instances:
             if modality == "KO":
-                rejected |= _rejected(instance)
+                rejected |= rejected_by(instance)
             else:
                 assert modality in _RESULTS, f"a result of modality {modality}"
                 results.append((str(instance.ManufacturerModelName), instance))
@@ -77,18 +88,24 @@ def _count(client: DICOMwebClient, study: Study, total: Count) -> None:
     total.images += len(there)
     if there != wanted:
         total.images_missing.append(f"study {study.uid} has {len(there)} images of {len(wanted)}")
-    _compare(study, _sets(results), rejected, total)
+    marked = _compare(study, _sets(results), rejected, total)
+    for application in sorted(earlier - {each for each, _ in marked}):
+        if POLICIES[application] != "delete":
+            total.lost.append(
+                f"{_named(study)}: {application}'s earlier results are gone, and were to be kept"
+            )
 
 
-def _compare(study: Study, sets: dict[_Key, list[Dataset]], rejected: set[str], total: Count) -> None:
+def _compare(study: Study, sets: dict[_Key, list[Dataset]], rejected: set[str], total: Count) -> set[_Key]:
+    """Count what there is, and what is wrong with it; give the sets that are marked as not to go by."""
     current: set[_Key] = set()
+    marked: set[_Key] = set()
     for (application, sources), instances in sets.items():
-        named = f"{study.kind} study {study.uid}: {application} on {len(sources)} images"
+        named = f"{_named(study)}: {application} on {len(sources)} images"
         valid = [each for each in instances if str(each.SOPInstanceUID) not in rejected]
         if not valid:
-            total.superseded += 1
-            continue
-        if (application, sources) not in study.expected:
+            marked.add((application, sources))
+        elif (application, sources) not in study.expected:
             total.double.append(f"{named}: results that nothing replaced or took back ({_modalities(valid)})")
         elif Counter(str(each.Modality) for each in valid) > _EACH_ONCE:
             total.double.append(f"{named}: {_modalities(valid)}")
@@ -99,9 +116,20 @@ def _compare(study: Study, sets: dict[_Key, list[Dataset]], rejected: set[str], 
             total.lost.append(f"{named}: only {_modalities(valid)} of its results")
             current.add((application, sources))  # told
     for application, sources in study.expected - current:
-        total.lost.append(
-            f"{study.kind} study {study.uid}: {application} on {len(sources)} images has no results"
-        )
+        total.lost.append(f"{_named(study)}: {application} on {len(sources)} images has no results")
+    for application, sources in marked:
+        named = f"{_named(study)}: {application} on {len(sources)} images"
+        if POLICIES[application] == "delete":
+            total.double.append(f"{named}: marked, and should have been deleted")
+        elif not any(each == application and sources < larger for each, larger in current):
+            total.double.append(f"{named}: marked, and nothing replaced it")
+        else:
+            total.superseded += 1
+    return marked
+
+
+def _named(study: Study) -> str:
+    return f"{study.kind} study {study.uid}"
 
 
 def _sets(results: Iterable[tuple[str, Dataset]]) -> dict[_Key, list[Dataset]]:
@@ -132,13 +160,6 @@ def _sources(result: Dataset) -> frozenset[str]:
             str(each.ReferencedSOPInstanceUID) for item in series for each in item.ReferencedInstanceSequence
         )
     return frozenset(_referenced(result, _CT))
-
-
-def _rejected(note: Dataset) -> set[str]:
-    (title,) = note.ConceptNameCodeSequence
-    if (title.CodeValue, title.CodingSchemeDesignator) != _REJECTED:
-        return set()
-    return _referenced(note)
 
 
 def _referenced(document: Dataset, sop_class_uid: str | None = None) -> set[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import psycopg
@@ -15,9 +16,11 @@ from chaos.parts import Part
 from chaos.proxy import FaultProxy, Mode
 from chaos.site import LOST_AFTER_S, Site
 
-__all__ = ["FAULTS", "POSTGRES_FAULTS", "Fault", "NotNow"]
+__all__ = ["Fault", "NotNow", "faults_of"]
 
 _TOLD_WITHIN_S = 30.0
+_MET_SOON_S = 3.0  # by what goes on anyway
+_MET_WITHIN_S = 15.0  # once another study arrives
 
 
 class NotNow(Exception):
@@ -45,10 +48,10 @@ def _workers(site: Site) -> tuple[str, ...]:
     return tuple(part.name for part in site.workers)
 
 
-def _killed(parts: Iterable[Part], rng: random.Random, longest_s: float = 3.0) -> None:
+def _killed(parts: Iterable[Part], rng: random.Random) -> None:
     for part in parts:
         part.kill()
-    time.sleep(rng.uniform(0.1, longest_s))
+    time.sleep(rng.uniform(0.1, 2))
     for part in parts:
         part.start()
     for part in parts:
@@ -67,7 +70,7 @@ def _freeze_worker(site: Site, rng: random.Random) -> None:
     worker = rng.choice(site.workers)
     worker.freeze()
     shared = site.postgres is not None
-    time.sleep(LOST_AFTER_S + rng.uniform(2, 5) if shared else rng.uniform(1, 4))
+    time.sleep(rng.uniform(1, 3) + (LOST_AFTER_S if shared else 0))
     worker.thaw()
 
 
@@ -78,23 +81,40 @@ def _kill_everything(site: Site, rng: random.Random) -> None:
     site.start()
 
 
-def _through(proxy: FaultProxy, mode: Mode, rng: random.Random, longest_s: float = 5.0) -> None:
+def _through(site: Site, proxy: FaultProxy, mode: Mode, rng: random.Random) -> None:
+    """Until a connection has met it; another study arrives when none does soon. Raises NotNow where none has."""
+    before = proxy.felt
     proxy.mode = mode
-    time.sleep(rng.uniform(1, longest_s))
-    proxy.mode = "through"
+    try:
+        time.sleep(rng.uniform(0.5, 3))
+        if mode == "refuse":
+            proxy.mode = "reset"  # who is refused nobody can count; who is reset now tries often enough
+        if not _met(proxy, before, _MET_SOON_S):
+            site.another_study()
+            if not _met(proxy, before, _MET_WITHIN_S):
+                raise NotNow
+    finally:
+        proxy.mode = "through"
+
+
+def _met(proxy: FaultProxy, before: int, within_s: float) -> bool:
+    give_up = time.monotonic() + within_s
+    while proxy.felt == before and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return proxy.felt != before
 
 
 def _orthanc_answers(mode: Mode) -> Callable[[Site, random.Random], None]:
-    return lambda site, rng: _through(site.to_orthanc, mode, rng)
+    return lambda site, rng: _through(site, site.to_orthanc, mode, rng)
 
 
 def _events(mode: Mode) -> Callable[[Site, random.Random], None]:
-    return lambda site, rng: _through(site.to_gateway, mode, rng, longest_s=8.0)
+    return lambda site, rng: _through(site, site.to_gateway, mode, rng)
 
 
 def _freeze_orthanc(site: Site, rng: random.Random) -> None:
     site.orthanc.freeze()
-    time.sleep(rng.uniform(1, 5))
+    time.sleep(rng.uniform(1, 4))
     site.orthanc.thaw()
 
 
@@ -120,13 +140,11 @@ def _duplicate_events(site: Site, rng: random.Random) -> None:
 def _service_disk(but_bytes: int) -> Callable[[Site, random.Random], None]:
     def happen(site: Site, rng: random.Random) -> None:
         disk = site.service_disk
-        if disk is None:
-            _limited([site.gateway, *site.workers], rng)
-            return
+        assert disk is not None
         disk.fill(but_bytes=but_bytes)
         try:
             _wait_until(lambda: _tells_of_shortage(site), "/healthz tells of the full disk")
-            time.sleep(rng.uniform(1, 4))
+            time.sleep(rng.uniform(0.5, 2))
         finally:
             disk.free()
         _wait_until(lambda: not _tells_of_shortage(site), "/healthz tells that there is room again")
@@ -136,21 +154,25 @@ def _service_disk(but_bytes: int) -> Callable[[Site, random.Random], None]:
 
 def _archive_disk(site: Site, rng: random.Random) -> None:
     disk = site.archive_disk
-    if disk is None:
-        _limited([site.orthanc], rng)
-        return
+    assert disk is not None
     disk.fill(but_bytes=0)
-    time.sleep(rng.uniform(2, 5))
+    time.sleep(rng.uniform(2, 4))
     disk.free()
 
 
-def _limited(parts: Iterable[Part], rng: random.Random) -> None:
-    """Where no small disk can be mounted: no file of these processes can grow."""
-    for part in parts:
-        part.limit_files(0)
-    time.sleep(rng.uniform(1, 4))
-    for part in parts:
-        part.limit_files(None)
+def _no_file_grows(parts_of: Callable[[Site], Iterable[Part]]) -> Callable[[Site, random.Random], None]:
+    """Where no small disk can be mounted. It is less than a full disk: what does not ignore SIGXFSZ, Orthanc for one,
+    is ended by it when it writes."""
+
+    def happen(site: Site, rng: random.Random) -> None:
+        for part in parts_of(site):
+            part.limit_files(0)
+        time.sleep(rng.uniform(1, 3))
+        for part in parts_of(site):
+            part.limit_files(None)
+            part.start()
+
+    return happen
 
 
 def _tells_of_shortage(site: Site) -> bool:
@@ -170,20 +192,29 @@ def _wait_until(condition: Callable[[], bool], what: str) -> None:
 def _cancel_and_retry(site: Site, rng: random.Random) -> None:
     """A person stops a job that runs, and thinks better of it. Where none runs, one that is done is run again first."""
     give_up = time.monotonic() + 8
-    asked = False
+    again = ""
     while time.monotonic() < give_up:
         with suppress(httpx.HTTPError):
-            jobs = site.api("GET", "/api/jobs?limit=200").json()["jobs"]
-            for job in jobs:
-                if job["state"] == "running" and site.api("POST", f"/api/jobs/{job['id']}/cancel").is_success:
+            for job in _jobs(site, "running"):
+                site.asked.add(job["id"])
+                if site.api("POST", f"/api/jobs/{job['id']}/cancel").is_success:
                     time.sleep(rng.uniform(0, 2))
                     _retry(site, job["id"])
                     return
-            current = [job["id"] for job in jobs if job["state"] == "done" and not job["superseded_by"]]
-            if not asked and current and all(job["state"] != "queued" for job in jobs):
-                asked = site.api("POST", f"/api/jobs/{rng.choice(current)}/retry").is_success
-        time.sleep(0.02)
+            if not again and not _jobs(site, "queued"):
+                current = [job["id"] for job in _jobs(site, "done") if not job["superseded_by"]]
+                again = rng.choice(current) if current else ""
+                site.asked.add(again)
+                site.api("POST", f"/api/jobs/{again}/retry")
+        time.sleep(0.05)
     raise NotNow
+
+
+def _jobs(site: Site, state: str) -> list[dict[str, Any]]:
+    """The newest in this state. Raises httpx.HTTPError."""
+    answer = site.api("GET", f"/api/jobs?limit=50&state={state}").raise_for_status()
+    jobs: list[dict[str, Any]] = answer.json()["jobs"]
+    return jobs
 
 
 def _retry(site: Site, job_id: str) -> None:
@@ -225,7 +256,13 @@ def _cut_postgres(site: Site, rng: random.Random) -> None:
         )
 
 
-FAULTS: tuple[Fault, ...] = (
+def faults_of(site: Site) -> tuple[Fault, ...]:
+    """All kinds that this site can suffer."""
+    disks = _DISKS if site.small_disks else _NO_FILE_GROWS
+    return (*_FAULTS, *disks, *(_POSTGRES if site.postgres is not None else ()))
+
+
+_FAULTS: tuple[Fault, ...] = (
     Fault("SIGKILL worker", _workers, _kill_worker),
     Fault("SIGKILL gateway", _one("gateway"), lambda site, rng: _killed([site.gateway], rng)),
     Fault("SIGKILL Triton", _one("triton"), lambda site, rng: _killed([site.triton], rng)),
@@ -238,17 +275,28 @@ FAULTS: tuple[Fault, ...] = (
     Fault("Orthanc 503", _one("to orthanc"), _orthanc_answers("503")),
     Fault("Orthanc 503 to STOW", _one("to orthanc"), _orthanc_answers("503 to STOW")),
     Fault("answers cut off", _one("to orthanc"), _orthanc_answers("cut")),
-    Fault("service's disk low", _one("gateway", "service disk"), _service_disk(8_000_000)),
-    Fault("service's disk full", _one("gateway", "service disk"), _service_disk(0)),
-    Fault("archive's disk full", _one("orthanc"), _archive_disk),
     Fault("duplicate and junk events", _one("gateway"), _duplicate_events),
     Fault("events lost", _one("to gateway"), _events("refuse")),
     Fault("events delayed", _one("to gateway"), _events("slow")),
     Fault("job cancelled, then retried", _one("gateway"), _cancel_and_retry),
 )
 
-POSTGRES_FAULTS: tuple[Fault, ...] = (
-    *FAULTS,
+_DISKS: tuple[Fault, ...] = (
+    Fault("service's disk low", _one("gateway", "service disk"), _service_disk(8_000_000)),
+    Fault("service's disk full", _one("gateway", "service disk"), _service_disk(0)),
+    Fault("archive's disk full", _one("orthanc"), _archive_disk),
+)
+
+_NO_FILE_GROWS: tuple[Fault, ...] = (
+    Fault(
+        "service's files can not grow",
+        lambda site: ("gateway", *_workers(site)),
+        _no_file_grows(lambda site: [site.gateway, *site.workers]),
+    ),
+    Fault("archive's files can not grow", _one("orthanc"), _no_file_grows(lambda site: [site.orthanc])),
+)
+
+_POSTGRES: tuple[Fault, ...] = (
     Fault("SIGKILL two workers", _workers, _kill_two_workers),
     Fault("PostgreSQL restarted", _one("postgres", "gateway"), _restart_postgres("order")),
     Fault("PostgreSQL crashed", _one("postgres", "gateway"), _restart_postgres("crash")),

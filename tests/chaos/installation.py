@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["APPLICATIONS", "ROUTES", "free_port", "install"]
+__all__ = ["APPLICATIONS", "POLICIES", "ROUTES", "free_port", "install"]
 
 _HERE = Path(__file__).parent
 
@@ -49,8 +49,15 @@ ROUTES: list[dict[str, Any]] = [
         "priority": _PRIORITY,
         "superseded": "hide",
     },
-    {"name": "poison", "application": "poison", "when": {"StudyDescription": "poison"}},
+    {
+        "name": "poison",
+        "application": "poison",
+        "when": {"StudyDescription": "poison"},
+        "priority": "urgent",  # its workers start again while others are at work, not when all else is done
+    },
 ]
+# application -> what becomes of its results when others supersede them
+POLICIES: dict[str, str] = {route["application"]: route.get("superseded", "keep") for route in ROUTES}
 
 
 def install(folder: Path) -> Path:

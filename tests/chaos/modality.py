@@ -19,7 +19,7 @@ from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import IsocenterError
 from isocenter_operators.testing import Phantom, as_datasets
 
-__all__ = ["KINDS", "Archive", "Kind", "Study", "study"]
+__all__ = ["KINDS", "LATE_KINDS", "Analysed", "Archive", "Kind", "Study", "study"]
 
 Kind = Literal[
     "plain",
@@ -38,12 +38,15 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = (
     "plain", "stow", "shuffled", "twice", "late", "late series", "pair", "deleted", "stat", "urgent", "batch", "poison",
 )  # fmt: skip
+LATE_KINDS: frozenset[Kind] = frozenset({"late", "late series", "deleted"})  # sent in two parts
 
 # Pixels. Orthanc does not notice that a file of less than 4 KB, its stream's buffer, finds no room on a full disk: it
 # acknowledges the image and keeps an empty file. No service can mend that, so images here are larger, as real ones are.
 _SIDE = 72
 _PAUSE_S = 0.5  # before an archive that did not take an image is asked again
 _SEND_WITHIN_S = 300.0
+_HASTY = {"late": 1, "late series": 2, "deleted": 3}  # which of four of a kind
+_ANALYSED_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Study:
 
     kind: Kind
     series: tuple[tuple[Dataset, ...], ...]
+    hasty: bool = False  # what comes later does not wait until the study has been analysed
 
     @property
     def uid(self) -> str:
@@ -87,7 +91,7 @@ def study(kind: Kind, number: int, rng: random.Random, run: str) -> Study:
             image.PatientName = f"Chaos^{number - (number % 3 == 2)}"
             image.StudyDescription = f"{described} study"
         series.append(tuple(images))
-    return Study(kind, tuple(series))
+    return Study(kind, tuple(series), hasty=(number // len(KINDS)) % 4 == _HASTY.get(kind))
 
 
 def _ball(slices: int, key: str) -> Phantom:
@@ -100,15 +104,27 @@ def _ball(slices: int, key: str) -> Phantom:
     return Phantom(hu, affine, "CHEST", digest=f"ball/{key}")
 
 
+@dataclass(frozen=True)
+class Analysed:
+    """A study that had results of this application, by this job, before the rest of it was sent."""
+
+    study: Study
+    application: str
+    job_id: str
+
+
 @dataclass
 class Archive:
     """The archive as scanners see it. What it does not take is sent again."""
 
     url: str
     dicom_port: int
-    done: Callable[[str], bool]  # whether a study has results
+    done: Callable[
+        [str, str], str | None
+    ]  # the job that is done of a study (its UID) and an application, if any is
     refused: int = 0  # sendings that had to be repeated
     sent: set[str] = field(default_factory=set)  # SOP Instance UIDs that were acknowledged
+    analysed: list[Analysed] = field(default_factory=list)
 
     def send(self, study: Study, rng: random.Random) -> None:
         """Send the study in the way of its kind. Returns when the archive has acknowledged every image."""
@@ -129,26 +145,30 @@ class Archive:
             case "late":
                 held_back = rng.randint(1, 3)
                 self._store(images[:-held_back])
-                self._wait_for_results(study, rng)
+                self._wait_for_results(study, "plain")
                 self._store(images[-held_back:])
             case "late series":
                 self._store(study.series[0])
-                self._wait_for_results(study, rng)
+                self._wait_for_results(study, "pair")
                 self._store(study.series[1])
             case "deleted":
                 self._store(images)
-                self._wait_for_results(study, rng)
+                self._wait_for_results(study, "plain")
                 self._delete_series(str(images[0].SeriesInstanceUID))
                 time.sleep(rng.uniform(0, 2))
                 self._store(images)
             case _:
                 self._store(images)
 
-    def _wait_for_results(self, study: Study, rng: random.Random) -> None:
-        """Mostly until it has been analysed; now and then in the middle of that."""
-        give_up = time.monotonic() + rng.choice([1.5, 120.0, 120.0, 120.0])
-        while time.monotonic() < give_up and not self.done(study.uid):
-            time.sleep(0.2)
+    def _wait_for_results(self, study: Study, application: str) -> None:
+        """Mostly until it has been analysed; of a hasty study, until the middle of that."""
+        give_up = time.monotonic() + (1.5 if study.hasty else _ANALYSED_WITHIN_S)
+        while time.monotonic() < give_up:
+            job_id = self.done(study.uid, application)
+            if job_id is not None:
+                self.analysed.append(Analysed(study, application, job_id))
+                return
+            time.sleep(0.3)
 
     def _store(self, images: Sequence[Dataset]) -> None:
         """C-STORE, on a new association after each trouble."""

@@ -8,22 +8,17 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-import httpx
-from rich.console import Console
-from rich.table import Table
-
-from chaos.count import Count, count
-from chaos.faults import Fault, NotNow
-from chaos.modality import KINDS, Archive, Study, study
+from chaos.breaking import break_things, held
+from chaos.count import count
+from chaos.faults import faults_of
+from chaos.report import Report
 from chaos.site import Site
+from chaos.traffic import Traffic
 from isocenter.arrivals import Arrivals
 from isocenter.job import Job
 from isocenter.jobs import Jobs
@@ -31,205 +26,77 @@ from isocenter.ledger import Ledger
 from isocenter.pacs import Orthanc
 from isocenter.settings import OrthancSettings
 
-__all__ = ["Report", "run", "told"]
+__all__ = ["run"]
 
-_PAUSE_S = (0.3, 3.5)  # between the beginnings of two faults
-_AT_ONCE = 2  # faults, at most
-_SCANNERS = 12  # studies that are being sent at once
 _QUIET_WITHIN_S = 240.0
-_QUIET_LOOKS = 3  # in a row, a second apart
+_QUIET_LOOKS = 3  # in a row
+_LOOK_S = 0.7
 _ALL_JOBS = 100_000
 
 
-@dataclass
-class Report:
-    """What happened, in numbers."""
-
-    seed: int
-    database: str
-    faults: Counter[str] = field(default_factory=Counter)
-    sent: list[Study] = field(default_factory=list)
-    refused: int = 0  # sendings that the scanners had to repeat
-    jobs: Counter[str] = field(default_factory=Counter)  # by state
-    attempts: int = 0
-    set_aside: int = 0  # by chance, and retried
-    poisonous: int = 0  # set aside for good
-    failed: list[str] = field(default_factory=list)  # newest jobs that ended badly for any other reason
-    counted: Count = field(default_factory=Count)
-    seconds: float = 0.0
-
-    @property
-    def sound(self) -> bool:
-        """Whether every study has what it should have, and nothing else ended badly."""
-        return self.counted.sound and not self.failed
-
-    def table(self) -> Table:
-        table = Table("what", "number", title=f"fault test on {self.database}, seed {self.seed}")
-        for name, times in sorted(self.faults.items()):
-            table.add_row(f"fault: {name}", str(times))
-        counted = self.counted
-        for name, value in (
-            ("faults", sum(self.faults.values())),
-            ("studies", len(self.sent)),
-            ("images", counted.images),
-            ("sendings that scanners had to repeat", self.refused),
-            ("jobs", sum(self.jobs.values())),
-            *((f"jobs {state}", number) for state, number in sorted(self.jobs.items())),
-            ("attempts", self.attempts),
-            ("jobs set aside by chance, then retried", self.set_aside),
-            ("poisonous studies set aside for good", self.poisonous),
-            ("results in the archive", counted.instances),
-            ("current sets of results", counted.current),
-            ("superseded sets of results", counted.superseded),
-            ("lost", len(counted.lost)),
-            ("double", len(counted.double)),
-            ("seconds", round(self.seconds)),
-        ):
-            table.add_row(name, str(value))
-        return table
-
-
-def run(site: Site, kinds: Sequence[Fault], *, faults: int, studies: int, seed: int) -> Report:
+def run(site: Site, *, faults: int, studies: int, seed: int) -> Report:
     """Send `studies` while `faults` happen, wait for quiet, and count. Raises AssertionError when it stays busy."""
-    logging.getLogger("pynetdicom").setLevel(
-        logging.CRITICAL
-    )  # an archive that is away is what this is about
-    started = time.monotonic()
-    report = Report(seed, site.settings.database.split(":", 1)[0])
+    # An archive that is away is what this is about.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    report = Report(seed, site.settings.database.split(":", 1)[0], site.small_disks)
     rng = random.Random(seed)
-    sent = [study(KINDS[number % len(KINDS)], number, rng, f"{seed}") for number in range(studies)]
-    rng.shuffle(sent)
-    traffic = _Traffic(site, sent, rng.randrange(1 << 30))
-    traffic.start(over_s=faults * sum(_PAUSE_S) / 2)
-    try:
-        report.faults = _break(site, kinds, faults, rng)
-    finally:
-        _mended(site)
-    traffic.wait()
-    _settle(site, report)
-    report.sent, report.refused = sent, traffic.archive.refused
-    report.counted = count(f"{site.archive_url}/dicom-web", sent)
-    _tell_jobs(site, report)
-    report.seconds = time.monotonic() - started
+    traffic = Traffic(site, studies, faults, seed)
+    site.another_study = traffic.another
+    with _timed(report, "faults"):
+        traffic.start()
+        try:
+            over = traffic.progress.step
+            report.faults = break_things(site, faults_of(site), faults, rng, over)
+        finally:
+            traffic.progress.finish()
+            _mended(site)
+    with _timed(report, "until the last image"):
+        traffic.wait()
+    with _timed(report, "until it was quiet"):
+        _settle(site, report)
+    report.sent, report.more, report.refused = traffic.sent, traffic.more, traffic.archive.refused
+    report.analysed = traffic.archive.analysed
+    # A person may have stopped such a job once more; its results were taken back then, not superseded. What is deleted
+    # and sent again has the same results as before.
+    report.replaced = [
+        each for each in report.analysed if each.job_id not in site.asked and each.study.kind != "deleted"
+    ]
+    with _timed(report, "for the count"):
+        replaced = [(each.study.uid, each.application) for each in report.replaced]
+        report.counted = count(f"{site.archive_url}/dicom-web", report.sent, replaced)
+        _tell_jobs(site, report)
     return report
 
 
-class _Traffic:
-    """Scanners that send their studies, each at its moment."""
-
-    def __init__(self, site: Site, studies: Sequence[Study], seed: int) -> None:
-        self.archive = Archive(
-            site.archive_url, site.archive_dicom_port, done=lambda uid: _is_done(site, uid)
-        )
-        self._studies = studies
-        self._rng = random.Random(seed)
-        self._pool = ThreadPoolExecutor(_SCANNERS)
-        self._sending: list[Future[None]] = []
-
-    def start(self, over_s: float) -> None:
-        begun = time.monotonic()
-        moments = sorted(self._rng.uniform(0, over_s) for _ in self._studies)
-        for moment, each in zip(moments, self._studies, strict=True):
-            rng = random.Random(self._rng.randrange(1 << 30))
-            self._sending.append(self._pool.submit(self._send, each, rng, begun + moment))
-
-    def _send(self, study: Study, rng: random.Random, moment: float) -> None:
-        time.sleep(max(0.0, moment - time.monotonic()))
-        self.archive.send(study, rng)
-
-    def wait(self) -> None:
-        for each in self._sending:
-            each.result()
-        self._pool.shutdown()
-
-
-def _is_done(site: Site, study_uid: str) -> bool:
-    try:
-        jobs = site.api("GET", "/api/jobs?limit=200").json()["jobs"]
-    except (httpx.HTTPError, ValueError, KeyError):
-        return False
-    return any(job["study_uid"] == study_uid and job["state"] == "done" for job in jobs)
-
-
-def _break(site: Site, kinds: Sequence[Fault], number: int, rng: random.Random) -> Counter[str]:
-    """Let so many faults happen, each kind at least once. Gives how many there were of each."""
-    plan = list(kinds) + [rng.choice(kinds) for _ in range(number - len(kinds))]
-    rng.shuffle(plan)
-    happened: Counter[str] = Counter()
-    broken: list[BaseException] = []
-    touched: set[str] = set()
-    changed = threading.Condition()
-
-    def happen(fault: Fault, touches: tuple[str, ...], seed: int) -> None:
-        try:
-            with _held(site, touches):
-                site.note(f"{fault.name}: begins")
-                fault.happen(site, random.Random(seed))
-                site.note(f"{fault.name}: mended")
-            with changed:
-                happened[fault.name] += 1
-        except NotNow:
-            with changed:
-                plan.append(fault)
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            broken.append(error)
-        finally:
-            with changed:
-                touched.difference_update(touches)
-                changed.notify_all()
-
-    running: list[threading.Thread] = []
-    while (plan or any(each.is_alive() for each in running)) and not broken:
-        time.sleep(rng.uniform(*_PAUSE_S))
-        with changed:
-            alive = sum(each.is_alive() for each in running)
-            free = [each for each in plan if not touched & set(each.touches(site))]
-            if alive >= _AT_ONCE or not free:
-                changed.wait(1)
-                continue
-            fault = free[0]
-            plan.remove(fault)
-            touches = fault.touches(site)
-            touched.update(touches)
-        thread = threading.Thread(target=happen, args=(fault, touches, rng.randrange(1 << 30)))
-        thread.start()
-        running.append(thread)
-    for each in running:
-        each.join()
-    if broken:
-        raise broken[0]
-    return happened
-
-
-def _held(site: Site, touches: tuple[str, ...]) -> ExitStack:
-    """Nobody else starts or ends these parts meanwhile."""
-    holding = ExitStack()
-    for part in site.parts:
-        if part.name in touches:
-            holding.enter_context(part.held)
-    return holding
+@contextmanager
+def _timed(report: Report, what: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    report.seconds[what] = time.monotonic() - started
 
 
 def _mended(site: Site) -> None:
-    with _held(site, tuple(part.name for part in site.parts)):
+    with held(site, [part.name for part in site.parts]):
         site.mend()
 
 
 def _settle(site: Site, report: Report) -> None:
     """Wait until nothing more happens by itself. What chance has set aside is asked for again, as a person would."""
     ledger, jobs = Ledger(site.settings.database), Jobs(site.settings)
+    retry = _retry_by_command  # once; a new process for each takes long
     try:
         while True:
             _wait_for_quiet(site, ledger, jobs)
-            again = [job for job in _newest(ledger, jobs) if _set_aside(job) and job.application != "poison"]
-            again += [
-                job for job in _newest(ledger, jobs) if job.state == "cancelled" and "by hand" in job.reason
-            ]
-            if not again:
+            newest = _newest(ledger, jobs)
+            aside = [job for job in newest if _set_aside(job) and job.application != "poison"]
+            stopped = [job for job in newest if job.state == "cancelled" and "by hand" in job.reason]
+            if not aside and not stopped:
                 return
-            report.set_aside += sum(_set_aside(job) for job in again)
-            for job in again:
-                _retry_by_command(site, job.id)
+            report.set_aside += len(aside)
+            for job in (*aside, *stopped):
+                site.asked.add(job.id)
+                retry(site, job.id)
+                retry = _retry_by_api
     finally:
         jobs.close()
 
@@ -248,7 +115,7 @@ def _wait_for_quiet(site: Site, ledger: Ledger, jobs: Jobs) -> None:
             raise AssertionError(
                 "\n".join([f"not quiet after {_QUIET_WITHIN_S:g} s:", *busy, *_not_over(waiting), *tails])
             )
-        time.sleep(1)
+        time.sleep(_LOOK_S)
 
 
 def _not_over(told: Sequence[str]) -> list[str]:
@@ -286,20 +153,15 @@ def _set_aside(job: Job) -> bool:
 
 
 def _retry_by_command(site: Site, job_id: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "isocenter.cli",
-        "jobs",
-        "retry",
-        job_id,
-        "--config",
-        str(site.config),
-        "--json",
-    ]
+    config = ["--config", str(site.config)]
+    command = [sys.executable, "-m", "isocenter.cli", "jobs", *config, "retry", job_id, "--json"]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
+    assert json.loads(done.stdout)["id"] == job_id
+
+
+def _retry_by_api(site: Site, job_id: str) -> None:
+    assert site.api("POST", f"/api/jobs/{job_id}/retry").raise_for_status().json()["id"] == job_id
 
 
 def _tell_jobs(site: Site, report: Report) -> None:
@@ -316,12 +178,3 @@ def _tell_jobs(site: Site, report: Report) -> None:
         for job in newest
         if job.state != "done" and job.application != "poison"
     ]
-
-
-def told(report: Report) -> None:
-    """Print it, and what is wrong in words."""
-    console = Console(width=110)
-    console.print(report.table())
-    counted = report.counted
-    for line in (*counted.lost, *counted.double, *counted.images_missing, *report.failed):
-        console.print(line, style="red")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -55,10 +55,19 @@ class Site:
     archive_disk: Disk | None
     postgres: Server | None
     environment: dict[str, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)  # IDs of the jobs that a person has cancelled or run again
+    another_study: Callable[[], None] = lambda: (
+        None
+    )  # lets one more arrive, for a fault that nothing would meet
 
     @property
     def parts(self) -> list[Part]:
         return [self.orthanc, self.triton, *self.workers, self.gateway]
+
+    @property
+    def small_disks(self) -> bool:
+        """Whether the service and the archive each have a disk that can be filled."""
+        return self.service_disk is not None and self.archive_disk is not None
 
     @property
     def gateway_url(self) -> str:
