@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import fetch
 import lung_model
 import transport
 import volume
-from comparison import Comparison
+from comparison import Comparison, write_results
 from rich.console import Console
 from rich.table import Table
 from series import chest_ct
@@ -29,8 +28,7 @@ def main() -> None:
         results[one.name] = one.as_json()
         console.print(f"{one.name}: {one.ours:.2f} {one.unit}", style="dim")
     console.print(table)
-    file = Path(__file__).with_name("results.json")
-    file.write_text(json.dumps(results, indent=2) + "\n")
+    file = write_results(results)
     console.print(f"written to {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
 
 

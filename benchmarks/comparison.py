@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Comparison", "machine", "side_by_side"]
+__all__ = ["Comparison", "machine", "side_by_side", "write_results"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,11 @@ def machine() -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores{card}"
+
+
+def write_results(results: Mapping[str, object]) -> Path:
+    """Write these entries to results.json beside this file, and give it. The others stay."""
+    file = Path(__file__).with_name("results.json")
+    there = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps({**there, **results}, indent=2) + "\n")
+    return file
