@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from isocenter.arrivals import Arrival
 from isocenter.gateway.page import status_page
 from isocenter.job import Job
 
@@ -56,6 +58,17 @@ def test_a_superseded_job_names_the_one_that_replaces_it_and_can_not_be_run_agai
     assert f'superseded by <a href="#job-{"a" * 12}" class="uid">job {"a" * 12}</a>' in second
     assert "<small>routine</small>" in second
     assert "/retry" not in second
+
+
+def test_a_series_that_waits_says_what_for() -> None:
+    coming = Arrival("r", "1.2.3", "1.2.3.4", 3, "f", 1.0, 2.0, True, False)
+    page = bytes(status_page([], [coming], "").body).decode()
+    assert '<td class="queued">settling</td>' in page
+    assert "<td>images may still be coming</td>" in page
+    waiting = replace(coming, waiting="brain: waits for <a T2>, 60 s at most")
+    page = bytes(status_page([], [waiting], "").body).decode()
+    assert '<td class="queued">waiting</td>' in page
+    assert "<td>brain: waits for &lt;a T2&gt;, 60 s at most</td>" in page
 
 
 def test_destinations_say_how_they_stand() -> None:

@@ -144,7 +144,10 @@ def _row(job: Job) -> str:
 def _row_of_arrival(arrival: Arrival) -> str:
     state, kind = ("settling", "queued") if arrival.settling else ("not wanted", "not_applicable")
     reasons = [f"{escape(each.route)}: {escape(each.reason)}" for each in arrival.verdicts]
-    why = "images may still be coming" if arrival.settling else "<br>".join(reasons) or "there are no rules"
+    coming = escape(arrival.waiting or "images may still be coming")
+    why = coming if arrival.settling else "<br>".join(reasons) or "there are no rules"
+    if arrival.settling and arrival.waiting not in ("", "images may still be coming"):
+        state = "waiting"
     changed = datetime.fromtimestamp(arrival.changed_at, UTC)
     return (
         f'<tr><td class="{kind}">{state}</td><td>{_study(arrival.study_uid)}<br>'
