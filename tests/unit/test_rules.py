@@ -996,7 +996,7 @@ def test_the_api_explains_a_study_of_the_archive(site: Path, free_port: Callable
 def test_the_archive_and_the_files_say_the_same(orthanc: OrthancSettings, test_data: Path) -> None:
     file = min((test_data / "ct-abdomen-41" / "image").glob("*"))
     header = dcmread(file)
-    header.SOPInstanceUID = generate_uid()
+    header.SeriesInstanceUID, header.SOPInstanceUID = generate_uid(), generate_uid()
     header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
     item = Dataset()
     item.RequestedProcedureDescription = "CT chest"
