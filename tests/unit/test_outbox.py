@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 import isocenter
-from isocenter.job import Job
-from isocenter.ledger import Entry
+from isocenter.job import Job, JobSpec
+from isocenter.ledger import Entry, Ledger
 from isocenter.onward import Outbox
 from isocenter.onward.collector import Collector
 from isocenter.onward.delivery import Delivery
 from isocenter.peer import FolderPeer, Peer, WebhookPeer
 from isocenter.settings import Settings
+from isocenter_operators.dicom.identity import Algorithm
 
 pytest_plugins = ["postgres"]
 
@@ -182,6 +183,46 @@ def test_a_job_that_is_current_again_is_not_called_superseded(outbox: Outbox) ->
     ]
 
 
+def test_a_webhook_is_told_that_a_job_is_current_again(outbox: Outbox) -> None:
+    """It was superseded by b, b was run again and failed; and once more."""
+    old = entry(destinations=["ris"])
+    outbox.post(old)
+    for times in range(3):
+        assert outbox.post(replace(superseded(old), revivals=times)) == {"ris"}
+        current = replace(old, revivals=times + 1, marks=(instance(9),))
+        assert outbox.post(current) == {"ris"}
+        assert outbox.post(current) == set()
+    told = [send(outbox, "ris") for _ in range(7)]
+    assert [each.news["event"] for each in told] == ["done", *["superseded", "current"] * 3]
+    assert len({each.key for each in told}) == 7
+    news = told[-1].news
+    assert (news["state"], news["superseded_by"]) == ("done", None)
+    assert news["reason"] == f"job {'b' * 64}, which had superseded it, was run again and gave no result"
+    assert [each["sop_instance_uid"] for each in news["results"]] == ["1.2.1.1", "1.2.2.1"]
+    # Run again itself, it has an outcome of its own.
+    assert outbox.post(replace(old, revivals=3, ended=3000.0)) == {"ris"}
+    assert send(outbox, "ris").news["event"] == "done"
+
+
+def test_results_that_were_dropped_are_sent_when_they_are_current_again(outbox: Outbox) -> None:
+    old = entry(destinations=["pacs", "vna"])
+    outbox.post(old)
+    send(outbox, "vna")
+    outbox.post(superseded(old))
+    current = replace(old, revivals=1, marks=(instance(9),))
+    assert outbox.post(current) == {"pacs", "vna"}
+    assert all_of(outbox) == [
+        ("pacs", "results", "dropped"),
+        ("vna", "results", "sent"),
+        ("vna", "superseded", "dropped"),
+        ("pacs", "results", "waiting"),
+        ("vna", "results", "waiting"),
+    ]
+    send(outbox, "pacs")
+    assert outbox.post(replace(superseded(old), revivals=1)) == {"pacs", "vna"}
+    assert [each["sop_instance_uid"] for each in due(outbox).instances] == ["1.2.9.1"]
+
+
 def test_deleted_results_leave_nothing_to_send(outbox: Outbox) -> None:
     """By the policy `delete` there is no mark; a webhook is told all the same."""
     old = entry(destinations=["pacs", "ris"])
@@ -320,3 +361,36 @@ def test_a_webhook_is_told_the_reason_and_nothing_of_the_study_overtakes_it(outb
         ("a", "the slices are not parallel"),
         ("b", ""),
     ]
+
+
+def test_the_ledger_itself_says_that_a_job_is_current_again(outbox: Outbox, database: str) -> None:
+    ledger, queue = Ledger(database), FakeQueue()
+    queue.reason = "the slices are not parallel"
+    collector = Collector(Settings(peers=PEERS, routes=[]), ledger, outbox, queue)  # type: ignore[arg-type]
+    specs = [
+        JobSpec(
+            algorithm=Algorithm("app", "1"),
+            study_uid="1.2",
+            series_uids=("1.2.3",),
+            sop_instance_uids=("1.2.3.1", "1.2.3.2")[:count],
+            route="CT",
+            destinations=("ris",),
+        )
+        for count in (1, 2)
+    ]
+    old, new = (spec.identity.job_id for spec in specs)
+    for number, spec in enumerate(specs):
+        ledger.enter(spec)
+        ledger.begin(spec.identity.job_id, "worker", "life")
+        ledger.store(spec.identity.job_id, [instance(number)])
+        ledger.end(spec.identity.job_id, "done")
+    ledger.superseded(old, new, [instance(9)])
+    collector.collect()
+    ledger.renew(new)
+    ledger.end(new, "failed")
+    collector.collect()
+    collector.collect()
+    told = [send(outbox, "ris").news for _ in range(4)]
+    assert outbox.due("ris", time.time()) is None
+    assert [(news["job_id"], news["event"]) for news in told[:2]] == [(new, "done"), (old, "superseded")]
+    assert {(news["job_id"], news["event"]) for news in told[2:]} == {(old, "current"), (new, "failed")}

@@ -63,7 +63,7 @@ class Counts:
         return {
             "waiting": self.waiting,
             "failed": self.failed,
-            "failing_since": None if since is None else datetime.fromtimestamp(since, UTC).isoformat(),
+            "failing_since": None if since is None else _moment(since),
             "reason": self.reason,
         }
 
@@ -205,7 +205,7 @@ class Outbox:
                 next_at=now,
                 created=now,
                 instances=json.dumps(instances),
-                news=json.dumps(_news(entry, reason)),
+                news=json.dumps(_news(entry, reason, _replaced_by(connection, destination, entry))),
             )
         )
         return True
@@ -258,8 +258,10 @@ def _instances(entry: Entry, what: What) -> tuple[Mapping[str, str], ...]:
 
 
 def _key(destination: str, entry: Entry, what: What | None) -> str:
-    """A job that is run again ends at another time, and may be superseded again, by another one."""
+    """A job that is run again ends at another time; it may be superseded again, by another one, and current again."""
     occasion = f"{entry.ended or 0:.6f}\n{entry.superseded_by or ''}"
+    if entry.revivals:
+        occasion += f"\n{entry.revivals}"
     text = f"{destination}\n{entry.job_id}\n{what}\n{occasion}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -291,11 +293,22 @@ def _may_have_results(connection: sa.Connection, destination: str, entry: Entry)
     return not attempts or any(attempts)
 
 
-def _news(entry: Entry, reason: str) -> dict[str, Any]:
-    """What a webhook is told: UIDs and words of ours, nothing of the patient."""
+def _replaced_by(connection: sa.Connection, destination: str, entry: Entry) -> str | None:
+    """The job that has superseded this one, by what the destination was told last; None where it has run since."""
+    of_it = (_delivery.c.destination == destination) & (_delivery.c.job_id == entry.job_id)
+    newest = sa.select(_delivery.c.news).where(of_it).order_by(_delivery.c.id.desc()).limit(1)
+    told = json.loads(connection.execute(newest).scalar() or "{}")
+    return told["superseded_by"] if told.get("ended") == _moment(entry.ended or 0) else None
+
+
+def _news(entry: Entry, reason: str, replaced_by: str | None) -> dict[str, Any]:
+    """What a webhook is told: UIDs and words of ours, nothing of the patient. `replaced_by`: as it was told before."""
     superseded = entry.superseded_by is not None
+    event = "superseded" if superseded else "current" if replaced_by else entry.state
+    if event == "current":
+        reason = f"job {replaced_by}, which had superseded it, was run again and gave no result"
     return {
-        "event": "superseded" if superseded else entry.state,
+        "event": event,
         "job_id": entry.job_id,
         "application": entry.application,
         "route": entry.route,
@@ -303,9 +316,13 @@ def _news(entry: Entry, reason: str) -> dict[str, Any]:
         "state": entry.state,
         "reason": f"superseded by job {entry.superseded_by}" if superseded else reason,
         "superseded_by": entry.superseded_by,
-        "ended": datetime.fromtimestamp(entry.ended or 0, UTC).isoformat(),
+        "ended": _moment(entry.ended or 0),
         "results": [_uids(each) for each in entry.results] if entry.state == "done" else [],
     }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _uids(instance: Mapping[str, str]) -> dict[str, str]:
