@@ -208,3 +208,18 @@ def test_a_series_that_can_not_be_compared_holds_up_no_other(tmp_path: Path) -> 
     log.compare()
     assert log.check()
     assert {each.resource for each in arrivals.settling()} == {"r1", "r3"}
+
+
+def test_what_arrives_while_it_is_counted_is_counted_once_more(tmp_path: Path) -> None:
+    archive, arrivals = Archive(), Arrivals(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    log = reader(archive, arrivals)
+    archive.store("r1", "a")
+    log.read()
+    settled(arrivals)
+    archive.store("r1", "b")
+    archive.lines.clear()  # the log has lost it,
+    log.read()
+    archive.lines.append(Change(9, "StableSeries", "r1"))  # and tells of something else just then
+    assert log.compare()
+    assert log.check()
+    assert [each.instances for each in arrivals.settling()] == [2]

@@ -17,6 +17,7 @@ from isocenter_operators.errors import ArchiveUnavailable
 __all__ = ["ChangeLog"]
 
 _CHECK_S = 1.0  # of one look, for comparing series
+_COUNTS = 3  # of the instances, until nothing arrives in between
 
 log = logging.getLogger("isocenter.routing")
 
@@ -53,18 +54,26 @@ class ChangeLog:
             if page.done:
                 return
 
-    def compare(self) -> None:
-        """Forget what the archive holds no more, and begin to check what nobody noted, or what may have grown."""
-        there, known = self._orthanc.series_resources(), self._arrivals.resources()
-        for resource in known.keys() - there:
-            self._arrivals.forget(resource)
-        self._unchecked = sorted(there - known.keys())
-        others = self._orthanc.instance_count() - sum(known[each] for each in known.keys() & there)
-        self._others_now = self._others
-        # While something is just arriving, that explains another number.
-        if others != self._others and self._orthanc.last_change() == self._arrivals.position():
-            self._others_now = others
-            self._unchecked += sorted(each for each in known.keys() & there if known[each])
+    def compare(self) -> bool:
+        """Forget what the archive holds no more, and begin to check what nobody noted, or what may have grown.
+
+        False when images arrived all the time, so that their number says nothing: to be called again.
+        """
+        for _ in range(_COUNTS):
+            there, known = self._orthanc.series_resources(), self._arrivals.resources()
+            for resource in known.keys() - there:
+                self._arrivals.forget(resource)
+            others = self._orthanc.instance_count() - sum(known[each] for each in known.keys() & there)
+            quiet = self._orthanc.last_change() == self._arrivals.position()
+            self._unchecked, self._others_now = sorted(there - known.keys()), self._others
+            if others == self._others:
+                return True
+            if quiet:
+                self._others_now = others
+                self._unchecked += sorted(each for each in known.keys() & there if known[each])
+                return True
+            self.read()
+        return False
 
     def check(self) -> bool:
         """Note some of what is to be checked, as it is now; whether nothing is left. One at fault holds up no other."""

@@ -152,8 +152,11 @@ class Router:
         """Compare when it is time to; whether nothing is left to be compared. What can not be does not hold up more."""
         try:
             if time.monotonic() >= self._compare_at:
-                self._change_log.compare()
-                self._compare_at = time.monotonic() + self._settings.routing.compare_every_s
+                routing = self._settings.routing
+                told = self._change_log.compare()
+                self._compare_at = time.monotonic() + (
+                    routing.compare_every_s if told else routing.reconcile_every_s
+                )
             return self._change_log.check()
         except ArchiveUnavailable as error:
             if not self._orthanc.answers():
