@@ -58,8 +58,9 @@ def jobs_of(client: DBOSClient, entries: Sequence[Entry]) -> list[Job]:
 
 
 def asked(client: DBOSClient, entry: Entry) -> JobSpec | None:
-    """What this job was asked to do, None when there is no record of it any more."""
-    for row in rows(client, _newest(entry), inputs=True):
+    """What this job was last asked to do, None when there is no record of it any more."""
+    found = {row.workflow_id: row for row in rows(client, _newest(entry), inputs=True)}
+    for row in (found[id_] for id_ in _newest(entry) if id_ in found):
         if row.input is not None:
             return JobSpec.from_json(row.input["args"][0])
     return None

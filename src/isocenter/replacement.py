@@ -8,6 +8,7 @@ are current again by now. Such notes are looked for at the start, and after ever
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +37,8 @@ log = logging.getLogger("isocenter.replacement")
 _SERVICE = Algorithm("isocenter", version("isocenter"))  # who says that results are superseded
 _NEVER = datetime.fromtimestamp(0, UTC)  # a note's UIDs do not depend on its date
 
+_LATE_S = 60.0  # an archive may still work on a request whose sender has given it up
+
 _Instances = Sequence[Mapping[str, str]]  # per instance its UIDs and modality, as the ledger has them
 
 
@@ -46,6 +49,7 @@ class Replacement:
         self._settings = settings
         self._ledger: Ledger | None = None
         self._doubt = True  # whether the archive may hold a note that the ledger does not know of
+        self._withdrawn: list[tuple[float, Entry]] = []  # and from when on they are looked for once more
 
     def settle(self) -> int:
         """Make the archive agree with the ledger, and give how many jobs' results that concerned.
@@ -96,7 +100,7 @@ class Replacement:
         over = (entry for entry in ledger.to_restore() if entry.state is not None)
         restore = [partial(self._restore, ledger, entry) for entry in over]
         supersede = [partial(self._supersede, ledger, old, new) for old, new in ledger.to_supersede()]
-        return [*withdraw, *restore, *supersede]
+        return [*withdraw, *restore, *supersede, *self._late(ledger)]
 
     def _withdraw(self, ledger: Ledger, entry: Entry, archive: _Archive) -> int:
         """Take what a job stored that did not end well out of the archive."""
@@ -106,7 +110,20 @@ class Replacement:
         if _changed(ledger, entry):
             return 0  # it runs again, and will store all of its results again
         ledger.withdrawn(entry.job_id)
+        self._withdrawn.append((time.monotonic() + _LATE_S, entry))
         log.info("job %s: what it had stored is withdrawn", entry.job_id[:12])
+        return 1
+
+    def _late(self, ledger: Ledger) -> list[Callable[[_Archive], int]]:
+        """What was withdrawn a while ago, and may have been stored after that."""
+        due = [entry for at, entry in self._withdrawn if at <= time.monotonic()]
+        self._withdrawn = [(at, entry) for at, entry in self._withdrawn if at > time.monotonic()]
+        return [partial(self._withdraw_late, ledger, entry) for entry in due]
+
+    def _withdraw_late(self, ledger: Ledger, entry: Entry, archive: _Archive) -> int:
+        if _changed(ledger, entry) or not archive.delete(entry.results):
+            return 0
+        log.warning("job %s: what was stored late is withdrawn", entry.job_id[:12])
         return 1
 
     def _restore(self, ledger: Ledger, entry: Entry, archive: _Archive) -> int:

@@ -20,6 +20,7 @@ from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
 from isocenter.route import Hours
 from isocenter.settings import Settings
+from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import InputError
 
 pytestmark = pytest.mark.integration
@@ -296,6 +297,81 @@ def test_without_places_of_its_own_stat_is_only_first(
     assert {ended(jobs, each).state for each in (held, before, routine, stat)} == {"done"}
     order = noted(settings, "begun")  # "before" is in a queue of its own, whose turn is any
     assert order.index("1.2.good.stat") < order.index("1.2.good.routine")
+
+
+def test_stat_passes_a_job_of_the_same_limit_that_only_waits_for_a_place(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    """The place is another application's for long, and a batch job has been taken from the queue too early."""
+    install(settings.apps_dir, concurrency=1)
+    install(settings.apps_dir, "long")
+    long = jobs.submit(spec("held", algorithm=Algorithm("long", "1.0", {})))
+    workers.start()
+    until(lambda: noted(settings, "begun", "long"))
+    batch = jobs.submit(spec("good.batch", priority="batch"))
+    time.sleep(1.5)  # by now it waits for the place
+    stat = jobs.submit(spec("good.stat", priority="STAT"))
+    assert ended(jobs, stat).state == "done"
+    assert noted(settings, "begun") == ["1.2.good.stat"]
+    go(settings, "long")
+    assert {ended(jobs, each).state for each in (long, batch)} == {"done"}
+
+
+def test_a_job_that_several_routes_ask_for_goes_by_the_most_urgent(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    now = datetime.now()
+    hours = Hours(start=(now + timedelta(hours=2)).time(), end=(now + timedelta(hours=3)).time())
+    night = spec("good", priority="batch", hours=hours, destinations=("vna",))
+    job_id = jobs.submit(night)
+    assert jobs.submit(spec("good", route="emergency", priority="urgent")) == job_id
+    assert jobs.submit(spec("good", route="any", priority="routine")) == job_id
+    assert jobs.show(job_id).priority == "urgent"
+    workers.start()
+    assert ended(jobs, job_id).state == "done"
+    assert lines(settings, "begun", "good") == 1
+    assert Ledger(settings.database).entry(job_id).destinations == ("vna",)
+
+
+def test_what_was_not_queued_after_a_crash_is(jobs: Jobs, settings: Settings, workers: Workers) -> None:
+    job_id = jobs.submit(spec("good"))
+    workers.start()
+    assert ended(jobs, job_id).state == "done"
+    Ledger(settings.database).renew(job_id)  # and the service dies before the new attempt is queued
+    assert jobs.mend() == 0  # it may be on its way
+    assert jobs.mend() == 1
+    assert jobs.mend() == 0
+    assert ended(jobs, job_id).attempts == 2
+
+
+def test_a_job_during_which_the_service_ends_again_and_again_is_set_aside(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    job_id = jobs.submit(spec("held"))
+    ledger = Ledger(settings.database)
+    for number in range(6):
+        ledger.begin(job_id, settings.worker.name, f"life {number}")
+    workers.start(stack="life 6")
+    job = ended(jobs, job_id)
+    assert job.state == "failed"
+    assert job.reason.startswith("set aside: the service ended 6 times while it ran")
+
+
+def test_a_setting_that_is_wrong_for_a_while_fails_nothing(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    """An application that is being installed, on one of the machines."""
+    manifest = settings.apps_dir / "trivial" / "app.yaml"
+    whole = manifest.read_text()
+    job_id = jobs.submit(spec("good"))
+    workers.start()
+    assert ended(jobs, job_id).state == "done"
+    manifest.write_text(whole[:20])
+    other = jobs.submit(spec("good.other"))
+    waits = wait_for(jobs, other, lambda job: "app.yaml" in job.reason)
+    assert waits.state == "queued"
+    manifest.write_text(whole)
+    assert ended(jobs, other).state == "done"
 
 
 def test_an_application_with_a_limit_leaves_room_for_others(

@@ -244,6 +244,24 @@ def test_what_a_job_stored_that_did_not_end_well_is_taken_out(site: Site, state:
     assert site.current() == (set() if state == "not_applicable" else uids(site.results_of(first)))
 
 
+def test_what_the_archive_stores_late_is_taken_out_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had been sent, and its sender had given up waiting, before the job was cancelled."""
+    monkeypatch.setattr(replacement, "_LATE_S", 4.0)
+    late = site.spec("1")
+    site.run(late, state="cancelled", stored=0)
+    site.ledger.store(
+        late.identity.job_id, stored_as_json([stored_instance(r) for r in site.results_of(late)])
+    )
+    assert site.replacement.settle() == 1
+    with DICOMwebClient(site.settings.orthanc.dicomweb_url) as client:
+        client.store(site.results_of(late))
+    assert site.held() & uids(site.results_of(late))
+    assert site.replacement.settle() == 0
+    time.sleep(4.0)
+    assert site.replacement.settle() == 1
+    assert not site.held() & uids(site.results_of(late))
+
+
 def test_images_that_are_taken_back_make_the_older_results_current_again(site: Site) -> None:
     small, large = site.spec("1"), site.spec("1", "2")
     old, new = site.run(small), site.run(large)

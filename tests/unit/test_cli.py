@@ -15,8 +15,12 @@ import yaml
 from isocenter.cli import main, options
 from isocenter.cli.output import groups_table, seconds_table
 from isocenter.cli.validate import lines_of
+from isocenter.job import JobSpec
+from isocenter.jobs import Jobs
+from isocenter.ledger import Ledger
 from isocenter.settings import Settings
 from isocenter.stack import running
+from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.problem import Problem
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
@@ -228,6 +232,30 @@ def test_jobs_before_there_are_any(capfd: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capfd.readouterr().out) == {"jobs": []}
     assert main(["jobs", "show", "ffff"]) == 1
     assert "there is no job 'ffff'" in capfd.readouterr().err
+
+
+def test_all_failed_jobs_are_run_again_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """As after a morning with a wrong password."""
+    settings = Settings.load()
+    jobs = Jobs(settings)
+    assert jobs.list() == []  # which makes the database
+    ledger = Ledger(settings.database)
+    ids = {}
+    for name, application in (("a", "trivial"), ("b", "trivial"), ("c", "other"), ("done", "trivial")):
+        spec = JobSpec(Algorithm(application, "1", {}), "1.2", (f"1.2.{name}",), (f"1.2.{name}.1",), "CT")
+        ids[name] = jobs.submit(spec)
+        ledger.end(ids[name], "done" if name == "done" else "failed")
+    assert main(["jobs", "retry"]) == 2
+    assert main(["jobs", "retry", ids["a"], "--failed"]) == 2
+    assert "the ID of one job, or --failed" in capfd.readouterr().err
+    assert main(["jobs", "retry", "--failed", "--application", "other"]) == 0
+    assert capfd.readouterr().out == "1 failed job will be run again\n"
+    assert main(["jobs", "retry", "--failed", "--json"]) == 0
+    assert [job["id"] for job in json.loads(capfd.readouterr().out)["jobs"]] == [ids["a"], ids["b"]]
+    assert {job.id for job in jobs.list(state="queued")} == {ids["a"], ids["b"], ids["c"]}
+    assert main(["jobs", "retry", "--failed"]) == 0
+    assert capfd.readouterr().out == "0 failed jobs will be run again\n"
+    jobs.close()
 
 
 def test_the_doctor_fails_only_for_what_is_required(site: Path, capfd: pytest.CaptureFixture[str]) -> None:

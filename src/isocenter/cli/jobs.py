@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "lines_of"]
 
+_ALL = 1_000_000
+
 
 @click.group(invoke_without_command=True)
 @options.config
@@ -149,13 +151,31 @@ def _found(queue: Jobs, job_id: str) -> Job:
 
 
 @command.command()
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", required=False)
+@click.option("--failed", is_flag=True, help="All jobs that have failed, oldest first, instead of one.")
+@click.option("--application", help="With --failed: only those of this application.")
 @options.json_option
 @click.pass_obj
-def retry(config: Path | None, job_id: str, as_json: bool) -> int:
+def retry(
+    config: Path | None, job_id: str | None, failed: bool, application: str | None, as_json: bool
+) -> int:
     """Run a job that has ended once more, under the same identity, as if it had never been tried."""
+    if (job_id is None) != failed or (application is not None and not failed):
+        raise click.UsageError("give the ID of one job, or --failed (and --application) for many")
     with _queue(options.running_settings(config)) as queue:
-        return _tell(queue.retry(job_id), as_json)
+        if job_id is not None:
+            return _tell(queue.retry(job_id), as_json)
+        found = [
+            job
+            for job in queue.list(_ALL, "failed")
+            if application in (None, job.application) and not job.superseded_by
+        ]
+        retried = [queue.retry(job.id) for job in reversed(found)]
+    if as_json:
+        print_json({"jobs": [job.as_json() for job in retried]})
+    else:
+        print_lines([f"{counted(len(retried), 'failed job')} will be run again"])
+    return 0
 
 
 @command.command()
