@@ -200,6 +200,12 @@ class Jobs:
         self._missing = found
         return mended
 
+    def stop(self, job_id: str, reason: str) -> bool:
+        """Stop a job that nobody wants any more. False where it stores its results already, or has ended."""
+        with self._database() as (_, ledger):
+            entry = ledger.entry(job_id)
+            return entry is not None and self._stop(entry, reason)
+
     def forget(self, before: datetime) -> int:
         """Delete the records of jobs that ended before this time, and give how many attempts that were.
 

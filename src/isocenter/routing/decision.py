@@ -17,7 +17,7 @@ from isocenter.arrivals import Arrival, Arrivals, Verdict, study_fingerprint
 from isocenter.catalog import Catalog
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
 from isocenter.pacs import Orthanc
 from isocenter.route import PRIORITIES, Priority, Route
 from isocenter.routing.troubles import Troubles
@@ -363,16 +363,12 @@ class Decisions:
             if entry.subject != subject:
                 continue
             may_stop = entry.job_id in ours - others
-            if may_stop and entry.state is None and self._cancel(entry, route):
+            stopped = f"images came or went, and {route.name} does not want them now"
+            if may_stop and entry.state is None and self._jobs.stop(entry.job_id, stopped):
                 told = f"; job {entry.job_id[:12]}, of the images before, was cancelled"
             elif entry.results and entry.state in (None, "done") and not entry.superseded_by:
                 told = f"; the results of job {entry.job_id[:12]}, of the images before, stay"
         return told
-
-    def _cancel(self, entry: Entry, route: Route) -> bool:
-        return self._ledger.cancel(
-            entry.job_id, f"images came or went, and {route.name} does not want them now"
-        )
 
     def _is_complete(self, look: _Look, route: Route, arrival: Arrival, subject: str) -> bool:
         """Whether a series was quiet for long enough, or has been arriving for so long that it is begun.
