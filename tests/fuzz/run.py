@@ -19,10 +19,12 @@ from typing import Any
 from fuzz.mutations import Case
 from fuzz.originals import PATIENT
 
-__all__ = ["LIMIT_MB", "Ending", "Report", "Worker", "run"]
+__all__ = ["DECODER_LIMIT_MB", "GROWTH_MB", "LIMIT_MB", "Ending", "Report", "Worker", "run"]
 
 _ARCHIVE = ("refused by the archive", "ended the archive")  # the worker never sees these
 LIMIT_MB = 1500  # of a worker; most of its 0.4 GB at rest are its libraries
+GROWTH_MB = 250  # of a worker from its first case to its last: nothing of a case may stay with it
+DECODER_LIMIT_MB = 1024 + 128  # what decoder.py allows for a frame of these sizes, and the program itself
 GOOD = ("processed", "not applicable", "refused", "out of memory", "surprise", *_ARCHIVE)
 _PATIENCE_S = 180.0
 _PARTS = [part for name in ("PatientName", "ReferringPhysicianName") for part in PATIENT[name].split("^")]
@@ -62,7 +64,13 @@ class Report:
 
     @property
     def wrong(self) -> list[str]:
-        return [f"{each.case}: {each.wrong}; {each.reason}" for each in self.endings if each.wrong]
+        """What must not be, in words."""
+        wrong = [f"{each.case}: {each.wrong}; {each.reason}" for each in self.endings if each.wrong]
+        if self.grown_mb > GROWTH_MB:
+            wrong.append(f"a worker grew by {self.grown_mb} MB; {GROWTH_MB} MB are allowed")
+        if self.decoders_peak_mb > DECODER_LIMIT_MB:
+            wrong.append(f"a decoder took {self.decoders_peak_mb} MB of {DECODER_LIMIT_MB}")
+        return wrong
 
     @property
     def counts(self) -> Counter[str]:
@@ -79,8 +87,8 @@ class Report:
             lines.append(f"{name:45}" + "".join(f"{counts[outcome]:16}" for outcome in outcomes))
         peak = max((each.peak_mb for each in self.endings), default=0)
         lines.append(
-            f"{len(self.endings)} cases, {len(self.wrong)} of them wrong: a worker took {peak} MB of {LIMIT_MB} "
-            f"and grew by {self.grown_mb} MB, a decoder took {self.decoders_peak_mb} MB"
+            f"{len(self.endings)} cases, {len(self.wrong)} things wrong: a worker took {peak} MB of {LIMIT_MB} and grew "
+            f"by {self.grown_mb} MB of {GROWTH_MB}, a decoder took {self.decoders_peak_mb} MB of {DECODER_LIMIT_MB}"
         )
         return "\n".join(lines)
 
