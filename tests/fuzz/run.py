@@ -87,8 +87,9 @@ class Report:
             lines.append(f"{name:45}" + "".join(f"{counts[outcome]:16}" for outcome in outcomes))
         peak = max((each.peak_mb for each in self.endings), default=0)
         lines.append(
-            f"{len(self.endings)} cases, {len(self.wrong)} things wrong: a worker took {peak} MB of {LIMIT_MB} and grew "
-            f"by {self.grown_mb} MB of {GROWTH_MB}, a decoder took {self.decoders_peak_mb} MB of {DECODER_LIMIT_MB}"
+            f"{len(self.endings)} cases, {len(self.wrong)} things wrong: a worker took {peak} MB of {LIMIT_MB}, "
+            f"grew by {self.grown_mb} MB of {GROWTH_MB}; a decoder took {self.decoders_peak_mb} MB "
+            f"of {DECODER_LIMIT_MB}"
         )
         return "\n".join(lines)
 
