@@ -24,8 +24,9 @@ def break_things(
     site: Site, kinds: Sequence[Fault], number: int, rng: random.Random, over: Callable[[], None]
 ) -> Counter[str]:
     """Let so many faults happen, and give how many there were of each. `over` is called after each."""
-    plan = list(kinds) + [rng.choice(kinds) for _ in range(number - len(kinds))]
-    rng.shuffle(plan)
+    chosen = list(kinds) + [rng.choice(kinds) for _ in range(number - len(kinds))]
+    rng.shuffle(chosen)
+    plan = [kind.drawn(site, rng) for kind in chosen]
     return _Breaking(site, plan, over).work(rng)
 
 

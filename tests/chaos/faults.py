@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,30 @@ class Fault:
     touches: Callable[[Site], tuple[str, ...]]
     happen: Callable[[Site, random.Random], None]
 
+    def drawn(self, site: Site, rng: random.Random) -> Fault:
+        """This kind as it will happen."""
+        return self
+
+
+@dataclass(frozen=True)
+class WorkersFault(Fault):
+    """One that befalls so many workers, and leaves the others alone. A worker takes long to start, so the next fault
+    that befalls it waits for that, and no other."""
+
+    number: int
+    befall: Callable[[Site, Sequence[Part], random.Random], None]
+
+    def drawn(self, site: Site, rng: random.Random) -> Fault:
+        parts = rng.sample(site.workers, self.number)
+        touches = _one(*(part.name for part in parts))
+
+        def happen(site: Site, rng: random.Random) -> None:
+            for part in parts:
+                part.wait()
+            self.befall(site, parts, rng)
+
+        return Fault(self.name, touches, happen)
+
 
 def _one(*names: str) -> Callable[[Site], tuple[str, ...]]:
     return lambda site: names
@@ -54,31 +78,36 @@ def _killed(parts: Iterable[Part], rng: random.Random) -> None:
     time.sleep(rng.uniform(0.1, 2))
     for part in parts:
         part.start()
-    for part in parts:
-        part.wait()
 
 
-def _kill_worker(site: Site, rng: random.Random) -> None:
-    _killed([rng.choice(site.workers)], rng)
+def _kill(part_of: Callable[[Site], Part]) -> Callable[[Site, random.Random], None]:
+    def happen(site: Site, rng: random.Random) -> None:
+        _killed([part_of(site)], rng)
+        part_of(site).wait()
+
+    return happen
 
 
-def _kill_two_workers(site: Site, rng: random.Random) -> None:
-    _killed(rng.sample(site.workers, 2), rng)
+def _kill_workers(site: Site, workers: Sequence[Part], rng: random.Random) -> None:
+    _killed(workers, rng)  # they start while other things break; see `WorkersFault`
 
 
-def _freeze_worker(site: Site, rng: random.Random) -> None:
-    worker = rng.choice(site.workers)
-    worker.freeze()
-    shared = site.postgres is not None
-    time.sleep(rng.uniform(1, 3) + (LOST_AFTER_S if shared else 0))
-    worker.thaw()
+def _freeze_workers(site: Site, workers: Sequence[Part], rng: random.Random) -> None:
+    for worker in workers:
+        worker.freeze()
+    time.sleep(rng.uniform(1, 3) + (LOST_AFTER_S if site.postgres is not None else 0))
+    for worker in workers:
+        worker.thaw()
 
 
 def _kill_everything(site: Site, rng: random.Random) -> None:
     site.kill()
     time.sleep(rng.uniform(0, 2))
     site.new_life()
-    site.start()
+    for part in site.parts:
+        part.start()
+    for part in (site.orthanc, site.triton, site.gateway):
+        part.wait()
 
 
 def _through(site: Site, proxy: FaultProxy, mode: Mode, rng: random.Random) -> None:
@@ -120,7 +149,7 @@ def _freeze_orthanc(site: Site, rng: random.Random) -> None:
 
 def _duplicate_events(site: Site, rng: random.Random) -> None:
     """Events that say again what was said, things that never were, and nothing that could be understood."""
-    for _ in range(60):
+    for _ in range(30):
         event = rng.choice(
             [
                 b"{}",
@@ -256,6 +285,16 @@ def _cut_postgres(site: Site, rng: random.Random) -> None:
         )
 
 
+def _of_workers(
+    name: str, number: int, befall: Callable[[Site, Sequence[Part], random.Random], None]
+) -> Fault:
+    return WorkersFault(name, _workers, _not_drawn, number, befall)
+
+
+def _not_drawn(site: Site, rng: random.Random) -> None:
+    raise AssertionError("which workers it befalls was not drawn")
+
+
 def faults_of(site: Site) -> tuple[Fault, ...]:
     """All kinds that this site can suffer."""
     disks = _DISKS if site.small_disks else _NO_FILE_GROWS
@@ -263,12 +302,12 @@ def faults_of(site: Site) -> tuple[Fault, ...]:
 
 
 _FAULTS: tuple[Fault, ...] = (
-    Fault("SIGKILL worker", _workers, _kill_worker),
-    Fault("SIGKILL gateway", _one("gateway"), lambda site, rng: _killed([site.gateway], rng)),
-    Fault("SIGKILL Triton", _one("triton"), lambda site, rng: _killed([site.triton], rng)),
-    Fault("SIGKILL Orthanc", _one("orthanc"), lambda site, rng: _killed([site.orthanc], rng)),
+    _of_workers("SIGKILL worker", 1, _kill_workers),
+    Fault("SIGKILL gateway", _one("gateway"), _kill(lambda site: site.gateway)),
+    Fault("SIGKILL Triton", _one("triton"), _kill(lambda site: site.triton)),
+    Fault("SIGKILL Orthanc", _one("orthanc"), _kill(lambda site: site.orthanc)),
     Fault("SIGKILL everything", _every_part, _kill_everything),
-    Fault("worker frozen", _workers, _freeze_worker),
+    _of_workers("worker frozen", 1, _freeze_workers),
     Fault("Orthanc frozen", _one("orthanc"), _freeze_orthanc),
     Fault("Orthanc refuses", _one("to orthanc"), _orthanc_answers("refuse")),
     Fault("Orthanc slow", _one("to orthanc"), _orthanc_answers("slow")),
@@ -297,7 +336,7 @@ _NO_FILE_GROWS: tuple[Fault, ...] = (
 )
 
 _POSTGRES: tuple[Fault, ...] = (
-    Fault("SIGKILL two workers", _workers, _kill_two_workers),
+    _of_workers("SIGKILL two workers", 2, _kill_workers),
     Fault("PostgreSQL restarted", _one("postgres", "gateway"), _restart_postgres("order")),
     Fault("PostgreSQL crashed", _one("postgres", "gateway"), _restart_postgres("crash")),
     Fault("PostgreSQL's connections cut", _one("postgres"), _cut_postgres),

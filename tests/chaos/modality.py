@@ -36,7 +36,7 @@ Kind = Literal[
     "poison",
 ]
 KINDS: tuple[Kind, ...] = (
-    "plain", "stow", "shuffled", "twice", "late", "late series", "pair", "deleted", "stat", "urgent", "batch", "poison",
+    "late", "late series", "deleted", "plain", "stow", "shuffled", "twice", "pair", "stat", "urgent", "batch", "poison",
 )  # fmt: skip
 LATE_KINDS: frozenset[Kind] = frozenset({"late", "late series", "deleted"})  # sent in two parts
 
@@ -46,7 +46,7 @@ _SIDE = 72
 _PAUSE_S = 0.5  # before an archive that did not take an image is asked again
 _SEND_WITHIN_S = 300.0
 _HASTY = {"late": 1, "late series": 2, "deleted": 3}  # which of four of a kind
-_ANALYSED_WITHIN_S = 120.0
+_ANALYSED_WITHIN_S = 180.0
 
 
 @dataclass(frozen=True)

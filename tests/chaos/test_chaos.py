@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 NUMBER = 32  # faults
-STUDIES = 20  # of each kind at least one; of those that are sent in two parts two
+STUDIES = 16  # of each kind one at least; of those that are sent in two parts two
 
 
 @pytest.fixture
