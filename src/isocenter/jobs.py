@@ -30,7 +30,7 @@ from isocenter_operators.errors import ConfigurationError, InputError
 from isocenter_operators.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from dbos import DBOSClient, Serializer
+    from dbos import DBOSClient, Serializer, WorkflowStatus
 
 __all__ = ["SERVICE", "WORKFLOW", "Jobs", "serializer"]
 
@@ -39,6 +39,7 @@ WORKFLOW = "run_job"
 
 _PAGE = 200  # rows read or deleted at once
 _ID = re.compile("[0-9a-f]{1,64}")  # of a job, or the beginning of one
+_GIVEN_UP = {"ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}  # by DBOS: nothing of ours ends so
 _ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]  # as DBOS calls it
 
 
@@ -176,29 +177,54 @@ class Jobs:
                 )
             return self._there(job.id)[1]
 
-    def mend(self) -> int:
-        """Queue again what the ledger says is queued and the queue knows nothing of; how many jobs that were.
+    def anew(self, entry: Entry) -> None:
+        """Make the next attempt at a job whose newest one was given up, by nobody's fault."""
+        with self._database() as (client, ledger):
+            spec = asked(client, entry)
+            if spec is None:
+                return
+            given_up = attempt_id(entry.job_id, entry.attempt)
+            ledger.pause(entry.job_id, entry.attempt)
+            self._enqueue(spec, entry.attempt + 1)
+            client.cancel_workflow(given_up)  # where it is still there, it holds a place
 
-        A crash between the two leaves it so, for good where nobody asks again. To be called now and then: what one call
-        finds is mended by the next one if it is still so then, since it may only be on its way.
+    def mend(self) -> int:
+        """Queue again what the ledger says is not over and the queue will not do; how many jobs that were.
+
+        A crash between writing both leaves it so, and a database that was away when DBOS had to note something. To be
+        called now and then: what one call finds is mended by the next one if it is still so then, since it may only be
+        on its way.
         """
         found: set[str] = set()
-        mended, below = 0, None
+        mended = 0
         with self._database() as (client, ledger):
-            while page := ledger.newest(_PAGE, "queued", below):
-                below = page[-1].generation
-                ids = [attempt_id(entry.job_id, entry.attempt) for entry in page]
-                there = {row.workflow_id for row in rows(client, ids)}
-                for entry, id_ in zip(page, ids, strict=True):
-                    if id_ in there:
-                        continue
-                    found.add(id_)
-                    spec = asked(client, entry) if id_ in self._missing else None
-                    if spec is not None:
-                        self._enqueue(spec, entry.attempt)
-                        mended += 1
+            for entry, row in self._open_jobs(client, ledger):
+                if row is not None and row.status not in _GIVEN_UP:
+                    continue
+                id_ = attempt_id(entry.job_id, entry.attempt)
+                found.add(id_)
+                if id_ not in self._missing:
+                    continue
+                spec = asked(client, entry)
+                if row is not None:
+                    self.anew(entry)
+                elif spec is not None:
+                    self._enqueue(spec, entry.attempt)
+                mended += 1
         self._missing = found
         return mended
+
+    def _open_jobs(self, client: DBOSClient, ledger: Ledger) -> Iterator[tuple[Entry, WorkflowStatus | None]]:
+        """The jobs that are not over, each with the row of its newest attempt."""
+        states: tuple[State, ...] = ("queued", "running")
+        for state in states:
+            below = None
+            while page := ledger.newest(_PAGE, state, below):
+                below = page[-1].generation
+                there = rows(client, [attempt_id(entry.job_id, entry.attempt) for entry in page])
+                found = {row.workflow_id: row for row in there}
+                for entry in page:
+                    yield entry, found.get(attempt_id(entry.job_id, entry.attempt))
 
     def stop(self, job_id: str, reason: str) -> bool:
         """Stop a job that nobody wants any more. False where it stores its results already, or has ended."""

@@ -259,6 +259,10 @@ class Ledger:
             )
         return Begun(row["cancelled"], deaths, restarts)
 
+    def begun_by(self, worker: str) -> list[Entry]:
+        """The jobs that this worker has begun, and nobody has ended."""
+        return self._select(sa.select(_job).where(_job.c.worker == worker, _job.c.state.is_(None)))
+
     def let_go(self, worker: str) -> None:
         """This worker ends in order: what it had begun has not killed it."""
         with self._engine.begin() as connection:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from trivial_app import Workers, ended, go, install, lines, noted, spec, until, wait_for
 
-from isocenter.database import prepare
+from isocenter.database import engine, prepare
 from isocenter.job import Job
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
@@ -342,6 +342,51 @@ def test_what_was_not_queued_after_a_crash_is(jobs: Jobs, settings: Settings, wo
     assert jobs.mend() == 1
     assert jobs.mend() == 0
     assert ended(jobs, job_id).attempts == 2
+
+
+@both
+@pytest.mark.parametrize("noted_as", ["PENDING", "ERROR"])
+def test_an_attempt_whose_end_could_not_be_written_down_is_made_again(
+    jobs: Jobs, settings: Settings, workers: Workers, noted_as: str
+) -> None:
+    """What a full disk leaves of it: the ledger says that the worker is at it, DBOS that it goes on or was given up."""
+    job_id = jobs.submit(spec("good"))
+    workers.start()
+    assert ended(jobs, job_id).state == "done"
+    _written(settings, "DELETE FROM operation_outputs")
+    _written(
+        settings, f"UPDATE workflow_status SET status = '{noted_as}', output = NULL, completed_at = NULL"
+    )
+    _written(settings, "UPDATE isocenter_job SET state = NULL, ended = NULL, worker = 'worker'")
+    assert jobs.show(job_id).state != "done"
+    again = ended_as(jobs, job_id, "done")
+    assert (again.attempts, lines(settings, "finished", "good")) == (2, 2)
+    assert Ledger(settings.database).entry(job_id).deaths == 0
+
+
+def test_an_answer_that_was_noted_before_its_attempt_was_is_told(
+    jobs: Jobs, settings: Settings, workers: Workers
+) -> None:
+    job_id = jobs.submit(spec("good"))
+    workers.start()
+    job = ended(jobs, job_id)
+    _written(settings, "UPDATE workflow_status SET status = 'PENDING', output = NULL, completed_at = NULL")
+    assert jobs.show(job_id).state == "running"
+    assert ended(jobs, job_id) == job
+    assert lines(settings, "finished", "good") == 1
+
+
+def _written(settings: Settings, statement: str) -> None:
+    tables = ("operation_outputs", "workflow_status")
+    if not settings.database.startswith("sqlite"):
+        for table in tables:
+            statement = statement.replace(table, f"dbos.{table}")
+    with engine(settings.database).begin() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def ended_as(jobs: Jobs, job_id: str, state: str) -> Job:
+    return wait_for(jobs, job_id, lambda job: job.state == state)
 
 
 def test_a_job_during_which_the_service_ends_again_and_again_is_set_aside(

@@ -121,6 +121,9 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
 
     prepare(settings)
     shared = not settings.database.startswith("sqlite")
+    # What a lost worker had begun is taken up by the next of its name. A SQLite database has one worker at a time, so
+    # there the next one, whatever it is called.
+    executor = settings.worker.name if shared else SERVICE
     DBOS(
         config={
             "name": SERVICE,
@@ -128,15 +131,13 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
             "serializer": serializer(),
             # Constant: an update of Isocenter must find the jobs that were queued before it.
             "application_version": "1",
-            # What a lost worker had begun is taken up by the next of its name. A SQLite database has one worker at
-            # a time, so there the next one, whatever it is called.
-            "executor_id": settings.worker.name if shared else SERVICE,
+            "executor_id": executor,
             "log_level": "WARNING",
             "enable_otlp": False,
         }
     )
     try:
-        work = Work.of(settings, _life())
+        work = Work.of(settings, _life(), executor)
         attendance = Attendance(settings, DBOS._recover_pending_workflows) if shared else None
         if attendance is not None:
             attendance.arrive()
@@ -157,6 +158,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
             polling_interval_sec=POLL_S,
             on_conflict="always_update",
         )
+    work.strays.start()
     if attendance is not None:
         attendance.start()
 

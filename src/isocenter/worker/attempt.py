@@ -25,6 +25,7 @@ from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter.worker import retries, runner
 from isocenter.worker.gate import Gate
+from isocenter.worker.strays import Strays
 from isocenter.worker.stuck_model import Found, end_stuck_call
 from isocenter.worker.watchdog import at_most
 from isocenter_operators.errors import Cancelled, ConfigurationError, IsocenterError, Unavailable
@@ -57,12 +58,15 @@ class Work:
     ledger: Ledger
     gate: Gate
     inference: InferenceClient
+    strays: Strays
 
     @classmethod
-    def of(cls, settings: Settings, life: str) -> Work:
+    def of(cls, settings: Settings, life: str, executor: str) -> Work:
         # One client of the inference server for all jobs: its shared memory is paid for once.
         inference = TritonClient(settings.triton.grpc_url)
-        return cls(settings, life, Jobs(settings), Ledger(settings.database), Gate(settings), inference)
+        jobs, ledger = Jobs(settings), Ledger(settings.database)
+        strays = Strays(settings.worker.name, executor, jobs, ledger)
+        return cls(settings, life, jobs, ledger, Gate(settings), inference, strays)
 
 
 def register(work: Work) -> None:
@@ -73,7 +77,7 @@ def register(work: Work) -> None:
         """`attempt` counts all there were; `tries` those since a person last asked, by the trouble they met."""
         asked = JobSpec.from_json(spec)
         # The place is held until it is written down how it ended: only then another one may take the worker with it.
-        with ExitStack() as place:
+        with work.strays.making(asked.identity.job_id, attempt), ExitStack() as place:
             answer = DBOS.run_step({"name": "attempt"}, lambda: _attempt(work, asked, attempt, place))
             return _insisted(work, lambda: _noted(work, asked, attempt, tries, answer))
 
