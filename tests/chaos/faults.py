@@ -248,7 +248,7 @@ def _jobs(site: Site, state: str) -> list[dict[str, Any]]:
 
 def _retry(site: Site, job_id: str) -> None:
     """Until it is accepted, or the job needs it no more because a newer one has replaced it or it has been done."""
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 180
     while time.monotonic() < give_up:
         with suppress(httpx.HTTPError):
             if site.api("POST", f"/api/jobs/{job_id}/retry").is_success:
