@@ -125,7 +125,10 @@ def test_a_call_that_hangs_outside_python_is_killed(
     with pytest.raises(DeadlineExceeded):
         call(client, "stuck", deadline_s=LATE_S, hang="c")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    assert "Triton was ended as a whole, because calls that were killed" in end_stuck_call(settings, "stuck").said
+    assert (
+        "Triton was ended as a whole, because calls that were killed"
+        in end_stuck_call(settings, "stuck").said
+    )
     wait_until(lambda: Server.running(settings) is None)
     assert (
         end_stuck_call(settings, "stuck")
@@ -189,7 +192,10 @@ def test_a_model_whose_process_died_is_loaded_again(
         call(client, "stuck", hang="die")
     with pytest.raises(ModelCrashed):  # Triton does nothing about it by itself
         call(client, "stuck")
-    assert end_stuck_call(settings, "stuck").said == "the process of model 'stuck' had ended; it was loaded again"
+    assert (
+        end_stuck_call(settings, "stuck").said
+        == "the process of model 'stuck' had ended; it was loaded again"
+    )
     call(client, "stuck")
 
 
@@ -240,9 +246,10 @@ def test_on_another_machine_the_model_is_loaded_beside_the_call(
     call(client, "stuck")
     assert "restart that server" not in end_stuck_call(remote, "other").said
     away = TritonSettings(url="127.0.0.1:1")
-    assert "could not be ended: Triton does not answer" in end_stuck_call(
-        settings.model_copy(update={"triton": away}), "stuck"
-    ).said
+    assert (
+        "could not be ended: Triton does not answer"
+        in end_stuck_call(settings.model_copy(update={"triton": away}), "stuck").said
+    )
     assert "not known" in end_stuck_call(remote, None).said
 
 
