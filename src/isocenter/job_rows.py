@@ -99,7 +99,7 @@ def _job_of(entry: Entry, row: WorkflowStatus) -> Job:
 
 
 def _state(entry: Entry, row: WorkflowStatus) -> State:
-    if entry.state in ("done", "not_applicable", "failed") and row.status == "PENDING":
+    if entry.state is not None and row.status == "PENDING":
         return "running"  # for a moment: the ledger knows, and its answer is still being written
     if entry.state is not None:
         return entry.state

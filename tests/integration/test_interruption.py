@@ -33,7 +33,7 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path, number: signal
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
     assert time.monotonic() - told < 5
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err.endswith("interrupted\n")
     assert '"reason": "interrupted"' in out
     assert len(server) > 1

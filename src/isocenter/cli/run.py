@@ -107,7 +107,7 @@ def _graph(app: AppManifest, path: Path, out: Path, address: Callable[[], str]) 
 @contextmanager
 def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str]]:
     """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
-    from isocenter.stack.ports import moved
+    from isocenter.stack.ports import any_for_triton
     from isocenter.stack.running import running
     from isocenter.stack.triton import starting_triton
 
@@ -115,7 +115,7 @@ def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str]]
         yield lambda: settings.triton.grpc_url
         return
     say("starting Triton for this run")
-    with starting_triton(moved(settings), tuple(app.models)) as address:
+    with starting_triton(any_for_triton(settings), tuple(app.models)) as address:
         yield address
 
 

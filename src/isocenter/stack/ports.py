@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["Port", "in_use", "moved", "needed", "require_free"]
+__all__ = ["Port", "any_for_triton", "in_use", "moved", "needed", "require_free"]
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,15 @@ def moved(settings: Settings) -> Settings:
             section: getattr(settings, section).model_copy(update=keys) for section, keys in sections.items()
         }
     )
+
+
+def any_for_triton(settings: Settings) -> Settings:
+    """The same with ports for Triton that the system has to give: two that start at once get others."""
+    with ExitStack() as taken:
+        numbers = []
+        for _ in range(3):
+            probe = taken.enter_context(socket.socket())
+            probe.bind((settings.triton.host, 0))
+            numbers.append(probe.getsockname()[1])
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), numbers, strict=True))
+    return settings.model_copy(update={"triton": settings.triton.model_copy(update=ports)})
