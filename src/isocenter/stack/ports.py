@@ -99,8 +99,9 @@ def any_for_triton(settings: Settings) -> Settings:
     with ExitStack() as taken:
         numbers = []
         for _ in range(3):
-            probe = taken.enter_context(socket.socket())
-            probe.bind((settings.triton.host, 0))
+            host = settings.triton.host
+            probe = taken.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            probe.bind((host, 0))
             numbers.append(probe.getsockname()[1])
     ports = dict(zip(("http_port", "grpc_port", "metrics_port"), numbers, strict=True))
     return settings.model_copy(update={"triton": settings.triton.model_copy(update=ports)})
