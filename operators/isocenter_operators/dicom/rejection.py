@@ -18,7 +18,7 @@ from isocenter_operators.dicom.header import DISCLAIMER, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.errors import InvalidResult
 
-__all__ = ["rejection_identity", "rejection_note"]
+__all__ = ["rejection_identity", "rejection_note", "without_equipment"]
 
 # CID 7011 Rejected for Quality Reasons has reasons for a Document Title Modifier (113011), such as a detector's
 # artifacts or a failure; none of them is true of a result that was right for the images there were. TID 2010 asks
@@ -64,6 +64,7 @@ def rejection_note(
     algorithm: Algorithm,
     created: datetime,
     replaced: bool = True,
+    text: str = "",
 ) -> KeyObjectSelectionDocument:
     """The note that `rejected` are superseded: the same bytes for the same arguments.
 
@@ -71,6 +72,7 @@ def rejection_note(
     header: one of them, or another object of the study, whose patient and study the note takes over.
     algorithm: who says so; `application` is whose results they are.
     replaced: False when the newer job found its images to be none for the application, so that it has no results.
+    text: what is said of it, where something else than results is rejected.
 
     Raises InvalidResult where there is nothing to reject, or not of the header's study alone.
     """
@@ -84,7 +86,7 @@ def rejection_note(
     for keyword in _PATIENT_AND_STUDY:
         setattr(references[0], keyword, None)
     identity = rejection_identity(old_job, new_job, created)
-    text = _text(application, old_job, new_job, replaced)
+    text = text or _text(application, old_job, new_job, replaced)
     description = f"Superseded: {application}"[:64]
     note = KeyObjectSelectionDocument(
         evidence=references,
@@ -103,7 +105,7 @@ def rejection_note(
     )
     stamp(
         note,
-        source=_without_equipment(header),
+        source=without_equipment(header),
         algorithm=algorithm,
         identity=identity,
         disclaimer=DISCLAIMER,
@@ -153,7 +155,7 @@ def _observer(algorithm: Algorithm) -> ObserverContext:
     return ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
 
 
-def _without_equipment(header: Dataset) -> Dataset:
+def without_equipment(header: Dataset) -> Dataset:
     """The header without who made it: no scanner, and no application, has contributed to the note."""
     without = header[:_FUNCTIONAL_GROUPS]
     for keyword in _EQUIPMENT:
