@@ -36,13 +36,13 @@ class PictureWriterOperator(ResultWriter):
         findings = op_input.receive("findings")
         selection = op_input.receive("study_selected_series_list")
         with self._record.step("picture"):
-            sources = self._sources(selection)
+            frames = self._frames(selection)
             pictures = overlay_pictures(
-                volume=Volume(image.asnumpy(), lps_affine(image), sources),
+                volume=Volume(image.asnumpy(), lps_affine(image), frames),
                 labels=seg_image.asnumpy(),
                 segments=self._segments,
                 findings=findings,
                 algorithm=self._algorithm,
-                identity=self._identity(sources),
+                identity=self._identity(frames),
             )
         op_output.emit(list(pictures), "dicom_instances")

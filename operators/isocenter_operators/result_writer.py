@@ -8,10 +8,12 @@ from typing import Any
 
 from monai.deploy.core import Fragment, Operator
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
-from pydicom.dataset import Dataset
+from monai.deploy.core.domain.image import Image
+from numpy.typing import NDArray
 
 from isocenter_operators.dicom.findings import Segment
-from isocenter_operators.dicom.geometry import slices_of
+from isocenter_operators.dicom.frame import Frame, instances_of
+from isocenter_operators.dicom.geometry import on_frames, slices_of
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.run import Record
 from isocenter_operators.study import identity_of, selected_instances
@@ -48,9 +50,23 @@ class ResultWriter(Operator):
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
-    def _sources(self, selection: Sequence[StudySelectedSeries]) -> tuple[Dataset, ...]:
-        """The images that the results are about, in the order of Z."""
-        return tuple(slices_of(selected_instances(selection)))
+    def _frames(self, selection: Sequence[StudySelectedSeries]) -> tuple[Frame, ...]:
+        """The image planes that the results are about, in the order of Z: those of the volume that was made of them."""
+        made = _volume_metadata(selection)
+        return made["frames"] if "frames" in made else tuple(slices_of(selected_instances(selection)))
 
-    def _identity(self, sources: Sequence[Dataset]) -> JobIdentity:
-        return identity_of(sources, self._algorithm, self._created)
+    def _on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
+        """A map on the volume's slices (Z, Y, X), as it lies on these planes."""
+        return on_frames(labels, _volume_metadata(selection).get("places", ()))
+
+    def _identity(self, frames: Sequence[Frame]) -> JobIdentity:
+        return identity_of(instances_of(frames), self._algorithm, self._created)
+
+
+def _volume_metadata(selection: Sequence[StudySelectedSeries]) -> dict[str, Any]:
+    """What the volume operator noted of the first selected series; of the SDK's, nothing of this."""
+    for study in selection:
+        for selected in study.selected_series:
+            image = selected.image
+            return (image.metadata() or {}) if isinstance(image, Image) else {}
+    return {}

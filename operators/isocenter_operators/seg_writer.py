@@ -61,14 +61,14 @@ class SegWriterOperator(ResultWriter):
         selection = op_input.receive("study_selected_series_list")
         labels = seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)
         with self._record.step("SEG"):
-            sources = self._sources(selection)
+            frames = self._frames(selection)
             seg = segmentation(
-                labels=labels,
-                sources=sources,
+                labels=self._on_frames(selection, labels),
+                frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,
                 algorithm_family=self._algorithm_family,
-                identity=self._identity(sources),
+                identity=self._identity(frames),
             )
         if self._output_folder is not None:
             write_instances(checked([[seg]]), self._output_folder)

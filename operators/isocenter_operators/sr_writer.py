@@ -32,13 +32,13 @@ class SRWriterOperator(ResultWriter):
         (seg,) = op_input.receive("dicom_seg")
         selection = op_input.receive("study_selected_series_list")
         with self._record.step("SR"):
-            sources = self._sources(selection)
+            frames = self._frames(selection)
             report = measurement_report(
                 findings=findings,
                 seg=seg,
-                sources=sources,
+                frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,
-                identity=self._identity(sources),
+                identity=self._identity(frames),
             )
         op_output.emit([report], "dicom_instances")

@@ -11,8 +11,10 @@ from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.image import Image
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.frame import frames_of
 from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.value import converted, named, term
+from isocenter_operators.dicom.separation import STRICT, StackPolicy
+from isocenter_operators.dicom.value import term
 from isocenter_operators.errors import InputError, NotApplicable
 from isocenter_operators.run import Record
 from isocenter_operators.study import selected_instances
@@ -27,7 +29,8 @@ class VolumeOperator(Operator):
 
     Named input: `study_selected_series_list`. Named output: `image`: an SDK Image, int16 (Z, Y, X), whose metadata
     holds `affine` (index (x, y, z) to millimetres) and `space` ("RAS" as the SDK's default, or "LPS"). As with the SDK,
-    the series' instances are in the order of Z afterwards.
+    the series' instances are in the order of Z afterwards, without those that the
+    policy left out.
 
     Parameters
     ----------
@@ -36,6 +39,11 @@ class VolumeOperator(Operator):
     rescale_type
         What the values have to be (Rescale Type, PS3.3, C.11.1.1.2): "HU" for what measures Hounsfield units, which
         the material maps of a dual-energy CT are not. None: anything.
+    policy
+        What may be done about a series that is not one regular stack; see `StackPolicy`. Each thing that is done is
+        noted in the record.
+    dtype
+        int16, or float32 for values that are no whole numbers.
     release_pixels
         Drop the pixel data of the source instances once the volume is made. Halves the memory; for graphs in which
         nothing downstream reads the slices' pixels again.
@@ -49,12 +57,16 @@ class VolumeOperator(Operator):
         *args: Any,
         affine_lps_to_ras: bool = True,
         rescale_type: str | None = None,
+        policy: StackPolicy = STRICT,
+        dtype: type[np.int16] | type[np.float32] = np.int16,
         release_pixels: bool = False,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._ras = affine_lps_to_ras
         self._rescale_type = rescale_type
+        self._policy = policy
+        self._dtype = dtype
         self._release_pixels = release_pixels
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
@@ -69,7 +81,8 @@ class VolumeOperator(Operator):
             instances = selected_instances(selection)
             if self._rescale_type is not None:
                 _refuse_other_values(instances, self._rescale_type)
-            volume = volume_of(instances)
+            volume = volume_of(instances, policy=self._policy, dtype=self._dtype)
+            self._record.notes.extend(volume.notes)
             if self._release_pixels:
                 for instance in volume.sources:
                     del instance.PixelData
@@ -81,27 +94,28 @@ class VolumeOperator(Operator):
 
 
 def _refuse_other_values(instances: Sequence[Dataset], wanted: str) -> None:
-    for instance in instances:
+    for frame in frames_of(instances):
         # Of CT it only has to be said where it is not HU (PS3.3, C.8.2.1).
-        usual = "HU" if instance.get("Modality") == "CT" else "US"
-        found = str(converted(instance, "RescaleType", named(instance)) or usual)
+        usual = "HU" if frame.get("Modality") == "CT" else "US"
+        found = str(frame.get("RescaleType") or usual)
         if found != wanted:
             raise NotApplicable(
-                f"the values of series {instance.SeriesInstanceUID} are not in {wanted}: their Rescale Type is "
-                f"{term(found)}",
-                series_uid=str(instance.SeriesInstanceUID),
+                f"the values of series {frame.series_uid} are not in {wanted}: their Rescale Type is {term(found)}",
+                series_uid=frame.series_uid,
             )
 
 
 def _put_in_order(series: DICOMSeries, sources: Sequence[Dataset]) -> None:
     """The SDK's writers pair the planes of a label map with the series' instances as they come."""
     places = {id(source): place for place, source in enumerate(sources)}
-    series.get_sop_instances().sort(key=lambda instance: places[id(instance.get_native_sop_instance())])
+    instances = series.get_sop_instances()
+    instances[:] = [each for each in instances if id(each.get_native_sop_instance()) in places]
+    instances.sort(key=lambda instance: places[id(instance.get_native_sop_instance())])
 
 
 def image_of(volume: Volume, *, ras: bool = True) -> Image:
-    """The SDK's Image of a volume. `sources` in its metadata keeps the instances in the order of Z."""
-    first = volume.sources[0]
+    """The SDK's Image of a volume. Its metadata keeps the volume's `frames`, `places` and `sources`."""
+    first = volume.frames[0].instance
     metadata: dict[str, Any] = {
         "affine": _LPS_TO_RAS @ volume.affine if ras else volume.affine,
         "space": "RAS" if ras else "LPS",
@@ -109,6 +123,8 @@ def image_of(volume: Volume, *, ras: bool = True) -> Image:
         "SeriesInstanceUID": str(first.SeriesInstanceUID),
         "StudyInstanceUID": str(first.StudyInstanceUID),
         "sources": volume.sources,
+        "frames": volume.frames,
+        "places": volume.places,
     }
     return Image(volume.voxels, metadata)
 

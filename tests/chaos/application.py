@@ -18,6 +18,7 @@ from monai.deploy.core.domain.image import Image
 from isocenter_operators.application import Application
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup, Segment
+from isocenter_operators.dicom.frame import instances_of
 from isocenter_operators.dicom.geometry import slices_of, volume_of
 from isocenter_operators.dicom.seg import segmentation
 from isocenter_operators.dicom.sr import measurement_report
@@ -126,8 +127,8 @@ class BothOperator(Operator):
         images = [[one.get_native_sop_instance() for one in each.get_sop_instances()] for each in series]
         with self._record.step("both"):
             first = slices_of(images[0])
-            sources = [*first, *(image for each in images[1:] for image in slices_of(each))]
-            identity = identity_of(sources, MANIFEST.algorithm, self._task.created)
+            frames = [*first, *(frame for each in images[1:] for frame in slices_of(each))]
+            identity = identity_of(instances_of(frames), MANIFEST.algorithm, self._task.created)
             labels = (volume_of(images[0]).voxels < 0).astype(np.uint8)
             made_by: dict[str, Any] = {
                 "segments": (AIR,),
@@ -135,15 +136,15 @@ class BothOperator(Operator):
                 "identity": identity,
             }
             self._record.findings = findings_of(labels)
-            seg = segmentation(labels=labels, sources=first, **made_by)
-            report = measurement_report(findings=self._record.findings, seg=seg, sources=sources, **made_by)
+            seg = segmentation(labels=labels, frames=first, **made_by)
+            report = measurement_report(findings=self._record.findings, seg=seg, frames=frames, **made_by)
         op_output.emit([seg, report], "dicom_instances")
 
 
 def findings_of(labels: np.ndarray[Any, np.dtype[np.uint8]]) -> Findings:
     share = 100.0 * float(labels.mean())
     measured = (Measurement("air_percent", codes.LAA_950, share, codes.PERCENT),)
-    return Findings(groups=(MeasurementGroup("Air", (1,), codes.LUNG, measured),))
+    return Findings(groups=(MeasurementGroup("Air", codes.LUNG, (1,), measured),))
 
 
 def application(task: Run | None = None) -> Application:

@@ -79,7 +79,7 @@ def study(orthanc: OrthancSettings, test_data: Path, tmp_path_factory: pytest.Te
         [str(each.SOPInstanceUID) for each in volume.sources], algorithm, datetime(2026, 1, 2, tzinfo=UTC)
     )
     seg = segmentation(
-        labels=labels, sources=volume.sources, segments=LUNGS, algorithm=algorithm, identity=identity
+        labels=labels, frames=volume.frames, segments=LUNGS, algorithm=algorithm, identity=identity
     )
     pictures = overlay_pictures(
         volume=volume,

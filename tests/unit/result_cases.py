@@ -90,14 +90,14 @@ def findings_of(volume: Volume, labels: NDArray[np.uint8], *, note: str = "") ->
             Measurement("laa_950_percent", codes.LAA_950, 100 * float(np.mean(hu < -950)), codes.PERCENT),
         )
         notes = (note,) if note and label == "Right lung" else ()
-        groups.append(MeasurementGroup(label, numbers, codes.LUNG, measurements, laterality, notes))
+        groups.append(MeasurementGroup(label, codes.LUNG, numbers, measurements, laterality, notes))
     return Findings(tuple(groups))
 
 
 def seg_of(volume: Volume, labels: NDArray[np.uint8], **others: Any) -> Dataset:
     return segmentation(
         labels=labels,
-        sources=volume.sources,
+        frames=volume.frames,
         segments=SEGMENTS,
         algorithm=ALGORITHM,
         identity=identity_of(volume),
@@ -109,7 +109,7 @@ def report_of(volume: Volume, findings: Findings, seg: Dataset, **others: Any) -
     return measurement_report(
         findings=findings,
         seg=seg,
-        sources=volume.sources,
+        frames=volume.frames,
         segments=SEGMENTS,
         algorithm=ALGORITHM,
         identity=identity_of(volume),

@@ -22,7 +22,7 @@ def abdomen(test_data: Path) -> list[Dataset]:
 @pytest.fixture
 def few(abdomen: list[Dataset]) -> list[Dataset]:
     """Six neighbouring slices, free to be changed."""
-    return copy.deepcopy(slices_of(abdomen)[10:16])
+    return copy.deepcopy([frame.instance for frame in slices_of(abdomen)[10:16]])
 
 
 def test_voxels_and_positions_are_those_of_pydicom_in_any_file_order(abdomen: list[Dataset]) -> None:
@@ -113,7 +113,9 @@ def _drop_middle(few: list[Dataset]) -> list[Dataset]:
 
 
 def _duplicate(few: list[Dataset]) -> list[Dataset]:
-    return [*few, copy.deepcopy(few[2])]
+    twin = copy.deepcopy(few[2])
+    twin.PixelData = few[3].PixelData
+    return [*few, twin]
 
 
 def _turn_one(few: list[Dataset]) -> list[Dataset]:

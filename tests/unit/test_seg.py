@@ -110,7 +110,7 @@ def test_device_changes_with_a_model_and_nothing_else(phantom: Case) -> None:
     def device(algorithm: Algorithm) -> str:
         seg = segmentation(
             labels=labels,
-            sources=volume.sources,
+            frames=volume.frames,
             segments=SEGMENTS,
             algorithm=algorithm,
             identity=identity_of(volume, algorithm),

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["Code", "Findings", "Measurement", "MeasurementGroup", "Segment"]
+__all__ = [
+    "Code",
+    "Contour",
+    "Evaluation",
+    "Findings",
+    "Measurement",
+    "MeasurementGroup",
+    "Points",
+    "Region",
+    "Segment",
+]
 
 
 class Code(NamedTuple):
@@ -27,6 +37,25 @@ class Segment:
     type: Code
     display_rgb: tuple[int, int, int]  # 0..255 each
     laterality: Code | None = None
+    anatomic_region: Code | None = None  # where a thing is that can be anywhere: a cyst, a tumor
+
+
+@dataclass(frozen=True)
+class Points:
+    """One or more places in the patient: LPS millimetres, (N, 3)."""
+
+    points_mm: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Contour:
+    """The outline of a planar region, closed without repeating its first point: LPS millimetres, (N >= 3, 3)."""
+
+    points_mm: tuple[tuple[float, float, float], ...]
+
+
+# What a group of measurements is about, where it is no segment: places, a planar region, or a volume as outlines of it.
+Region = Points | Contour | tuple[Contour, ...]
 
 
 @dataclass(frozen=True)
@@ -42,19 +71,32 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """One answer of a classifier: what was asked, and the code that answers it."""
+
+    name: str  # short, for tables and JSON: "pneumothorax"
+    concept: Code
+    value: Code
+
+
+@dataclass(frozen=True)
 class MeasurementGroup:
-    """The numbers of one region: of one segment, or of several taken together."""
+    """The numbers and answers about one region: about one segment or several taken together, about a `region` given by
+    its coordinates, or, where there is neither, about the images as a whole."""
 
     label: str
-    segment_numbers: tuple[int, ...]
     finding: Code
-    measurements: tuple[Measurement, ...]
+    segment_numbers: tuple[int, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
     laterality: Code | None = None
     notes: tuple[str, ...] = ()  # what a reader must know: "cut off at the lower end of the scan"
+    region: Region | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
-    def as_dict(self) -> Mapping[str, float]:
-        """`{name: value}`, as shown in `--json`."""
-        return {m.name: m.value for m in self.measurements}
+    def as_dict(self) -> Mapping[str, float | str]:
+        """`{name: value}`, as shown in `--json`; of an evaluation, the meaning of its answer."""
+        answers = {each.name: each.value.meaning for each in self.evaluations}
+        return {m.name: m.value for m in self.measurements} | answers
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.valuerep import validate_value
 
 from isocenter_operators.dicom.findings import Code
+from isocenter_operators.dicom.frame import Frame
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
-from isocenter_operators.errors import InputError
+from isocenter_operators.errors import InputError, UnreadableInput
 
-__all__ = ["DISCLAIMER", "coded", "has_sound", "plane_of", "stamp"]
+__all__ = ["DISCLAIMER", "coded", "has_sound", "plane_of", "referenced", "stamp"]
 
 DISCLAIMER = "Research use only, not for clinical diagnosis"
 
@@ -92,12 +93,13 @@ def coded(code: Code) -> Dataset:
     return item
 
 
-def plane_of(source: Dataset) -> Dataset:
-    """The image's identity and plane alone, each value valid: what a derived object needs to know of it.
+def plane_of(frame: Frame) -> Dataset:
+    """A frame's identity and plane alone, each value valid: what a derived object needs to know of it.
 
-    Raises InputError where the series has no Frame of Reference UID.
+    It has the form of a single-frame image, whichever the frame is of. Raises InputError where the series has no Frame
+    of Reference UID.
     """
-    series_uid = str(source.SeriesInstanceUID)
+    source, series_uid = frame.instance, frame.series_uid
     if not source.get("FrameOfReferenceUID"):
         raise InputError(
             f"series {series_uid} has no Frame of Reference UID, so a segmentation can not say where it lies; "
@@ -116,8 +118,8 @@ def plane_of(source: Dataset) -> Dataset:
     plane.Modality = str(source.get("Modality", "OT"))
     plane.Rows, plane.Columns = int(source.Rows), int(source.Columns)
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        setattr(plane, keyword, _decimals(source[keyword].value))
-    plane.SliceThickness = float(source.SliceThickness) if has_sound(source, "SliceThickness") else None
+        setattr(plane, keyword, _decimals(frame.get(keyword)))
+    plane.SliceThickness = _thickness_mm(frame)
     plane.PositionReferenceIndicator = _text(source, "PositionReferenceIndicator")
     for keyword in (*_KEYS[:2], *_TYPE_2):
         setattr(plane, keyword, None)
@@ -125,6 +127,36 @@ def plane_of(source: Dataset) -> Dataset:
         if has_sound(source, keyword):
             setattr(plane, keyword, source[keyword].value)
     return plane
+
+
+def _thickness_mm(frame: Frame) -> float | None:
+    try:
+        thickness_mm = float(frame.get("SliceThickness") or 0)
+    except (TypeError, ValueError, UnreadableInput):
+        return None
+    return thickness_mm if thickness_mm > 0 else None
+
+
+def referenced(frames: Iterable[Frame]) -> list[Dataset]:
+    """One item per instance, as the Image SOP Instance Reference Macro has it (PS3.3, Table 10-3).
+
+    Of a multi-frame instance it names the frames, unless they are all that it has.
+    """
+    items: dict[str, Dataset] = {}
+    numbers: dict[str, list[int]] = {}
+    for frame in frames:
+        uid = str(frame.instance.SOPInstanceUID)
+        if uid not in items:
+            items[uid] = Dataset()
+            items[uid].ReferencedSOPClassUID = str(frame.instance.SOPClassUID)
+            items[uid].ReferencedSOPInstanceUID = uid
+        if frame.number is not None:
+            numbers.setdefault(uid, []).append(frame.number)
+            if len(numbers[uid]) < int(frame.instance.NumberOfFrames):
+                items[uid].ReferencedFrameNumber = numbers[uid]
+            elif "ReferencedFrameNumber" in items[uid]:
+                del items[uid].ReferencedFrameNumber
+    return list(items.values())
 
 
 def stamp(

@@ -56,7 +56,7 @@ def overlay_pictures(
     `labels`: uint8 (Z, Y, X), on the volume's grid. Raises GeometryError where it is not, InvalidResult where it is
     empty.
     """
-    series_uid = str(volume.sources[0].SeriesInstanceUID)
+    series_uid = str(volume.frames[0].series_uid)
     if labels.shape != volume.voxels.shape:
         raise GeometryError(
             f"series {series_uid}: the label map is {labels.shape}, the volume {volume.voxels.shape} (Z, Y, X)",

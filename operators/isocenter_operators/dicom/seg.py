@@ -15,17 +15,19 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code, Segment
+from isocenter_operators.dicom.frame import Frame
 from isocenter_operators.dicom.header import DISCLAIMER, coded, has_sound, plane_of, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.tracking import segment_tracking
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 
-__all__ = ["segmentation", "tracking_id", "tracking_role"]
+__all__ = ["segmentation"]
 
 
 def segmentation(
     *,
     labels: NDArray[np.uint8],
-    sources: Sequence[Dataset],
+    frames: Sequence[Frame],
     segments: Sequence[Segment],
     algorithm: Algorithm,
     identity: JobIdentity,
@@ -40,8 +42,8 @@ def segmentation(
     ----------
     labels
         uint8 (Z, Y, X): 0 for background, else a segment's number.
-    sources
-        One single-frame image per slice, in the order of Z; their pixels are not needed.
+    frames
+        The image planes that it lies on, in the order of Z; their pixels are not needed.
     segments
         What each number stands for, in order from 1.
     algorithm_family
@@ -50,7 +52,7 @@ def segmentation(
     Raises GeometryError where `labels` does not have the shape of the sources, InputError where the sources have no
     frame of reference, InvalidResult where nothing is segmented or a number has no segment.
     """
-    planes = [plane_of(source) for source in sources]
+    planes = [plane_of(frame) for frame in frames]
     _refuse_wrong_shape(labels, planes)
     _refuse_wrong_numbers(labels, segments, planes[0].SeriesInstanceUID)
     description = series_description or f"{algorithm.name} segmentation"
@@ -77,29 +79,19 @@ def segmentation(
     # highdicom takes the first image's own measures, which may lack the thickness and the distance.
     result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(planes)
     _fix_dimension_uid(result, identity)
-    if has_sound(sources[0], "BodyPartExamined"):
-        result.BodyPartExamined = sources[0].BodyPartExamined
+    if has_sound(frames[0].instance, "BodyPartExamined"):
+        result.BodyPartExamined = frames[0].instance.BodyPartExamined
     result.ContentCreatorName = None  # type 2; highdicom leaves it out
     result.ImageComments = disclaimer
     stamp(
         result,
-        source=sources[0],
+        source=frames[0].instance,
         algorithm=algorithm,
         identity=identity,
         disclaimer=disclaimer,
         texts=[description, *(segment.label for segment in segments)],
     )
     return result
-
-
-def tracking_role(numbers: Sequence[int]) -> str:
-    """The role, for `JobIdentity.uid`, of the Tracking UID of these segments: the same in SEG and SR."""
-    return f"tracking.{'+'.join(str(number) for number in sorted(numbers))}"
-
-
-def tracking_id(label: str, algorithm: Algorithm) -> str:
-    """The Tracking ID of a region, readable and the same in SEG and SR."""
-    return f"{algorithm.name}: {label}"
 
 
 def _refuse_wrong_shape(labels: NDArray[np.uint8], planes: Sequence[Dataset]) -> None:
@@ -136,6 +128,7 @@ def _refuse_wrong_numbers(labels: NDArray[np.uint8], segments: Sequence[Segment]
 def _description(
     segment: Segment, algorithm: Algorithm, family: Code, identity: JobIdentity
 ) -> SegmentDescription:
+    tracking_id, tracking_uid = segment_tracking(segment, algorithm, identity)
     description = SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.label,
@@ -149,8 +142,8 @@ def _description(
             source=algorithm.manufacturer,
             parameters=dict(sorted(algorithm.models.items())) or None,
         ),
-        tracking_uid=identity.uid(tracking_role([segment.number])),
-        tracking_id=tracking_id(segment.label, algorithm),
+        tracking_uid=tracking_uid,
+        tracking_id=tracking_id,
         display_color=CIELabColor.from_rgb(*segment.display_rgb),
     )
     if segment.laterality is not None:

@@ -34,9 +34,10 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code, Findings, Measurement, MeasurementGroup, Segment
+from isocenter_operators.dicom.frame import Frame, instances_of
 from isocenter_operators.dicom.header import DISCLAIMER, plane_of, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
-from isocenter_operators.dicom.seg import tracking_id, tracking_role
+from isocenter_operators.dicom.tracking import group_tracking
 from isocenter_operators.errors import InvalidResult
 
 __all__ = ["measurement_report"]
@@ -57,7 +58,7 @@ def measurement_report(
     *,
     findings: Findings,
     seg: Dataset,
-    sources: Sequence[Dataset],
+    frames: Sequence[Frame],
     segments: Sequence[Segment],
     algorithm: Algorithm,
     identity: JobIdentity,
@@ -76,9 +77,12 @@ def measurement_report(
     Raises InvalidResult where there is nothing to report, or a group names a segment that `seg` does not have.
     """
     _refuse_unreportable(findings, seg, segments)
-    plane = plane_of(sources[0])
+    plane, sources = plane_of(frames[0]), instances_of(frames)
     description = series_description or f"{algorithm.name} measurements"
-    groups = [_group(group, seg, plane, algorithm, identity) for group in findings.groups]
+    groups = [
+        _group(group, seg, plane, algorithm, group_tracking(group, place, algorithm, identity))
+        for place, group in enumerate(findings.groups)
+    ]
     report = MeasurementReport(
         observation_context=_observer(algorithm),
         procedure_reported=_concept(_PROCEDURES.get(plane.Modality, codes.IMAGING_PROCEDURE)),
@@ -144,13 +148,10 @@ def _observer(algorithm: Algorithm) -> ObservationContext:
 
 
 def _group(
-    group: MeasurementGroup, seg: Dataset, plane: Dataset, algorithm: Algorithm, identity: JobIdentity
+    group: MeasurementGroup, seg: Dataset, plane: Dataset, algorithm: Algorithm, tracking: tuple[str, str]
 ) -> MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations:
     shared = {
-        "tracking_identifier": TrackingIdentifier(
-            uid=identity.uid(tracking_role(group.segment_numbers)),
-            identifier=_tracking_id(group, seg, algorithm),
-        ),
+        "tracking_identifier": TrackingIdentifier(identifier=tracking[0], uid=tracking[1]),
         "finding_type": _concept(group.finding),
         "finding_sites": [
             FindingSite(_concept(group.finding), _concept(group.laterality) if group.laterality else None)
@@ -169,14 +170,6 @@ def _group(
         template[0].ContentSequence.append(references[0][1])  # the source series, the same for each of them
     template[0].ContentSequence.extend(_comment(text) for text in _comments(group))
     return template
-
-
-def _tracking_id(group: MeasurementGroup, seg: Dataset, algorithm: Algorithm) -> str:
-    if len(group.segment_numbers) == 1:
-        for item in seg.SegmentSequence:
-            if int(item.SegmentNumber) == group.segment_numbers[0] and "TrackingID" in item:
-                return str(item.TrackingID)
-    return tracking_id(group.label, algorithm)
 
 
 def _referenced_segment(number: int, seg: Dataset, plane: Dataset) -> ReferencedSegment:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.errors import UnreadableInput
 
-__all__ = ["converted", "named", "number", "term", "whole_number"]
+__all__ = ["converted", "named", "term", "whole_number"]
 
 _TERM = re.compile(r"[A-Z][A-Z0-9_]{1,8}")
 
@@ -48,17 +48,6 @@ def whole_number(
     except (TypeError, ValueError, OverflowError):
         pass
     raise UnreadableInput(f"{origin} is damaged: its {keyword} is not one whole number", path=origin)
-
-
-def number(dataset: Dataset, keyword: str, origin: str) -> float | None:
-    """The attribute as one number, None where it is absent. Raises UnreadableInput where it is something else."""
-    value = converted(dataset, keyword, origin)
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UnreadableInput(f"{origin} is damaged: its {keyword} is not one number", path=origin) from error
 
 
 def term(value: object) -> str:

@@ -65,7 +65,7 @@ class MeanOperator(Operator):
         density = Measurement(
             "mean_density_HU", codes.ATTENUATION, mean, codes.HOUNSFIELD_UNIT, derivation=codes.MEAN
         )
-        group = MeasurementGroup("All", (1,), codes.LUNG, (density,))
+        group = MeasurementGroup("All", codes.LUNG, (1,), (density,))
         self._record.findings = Findings(groups=(group,))
         labels = (voxels > mean).astype(np.uint8)
         labels[:, :1, :1] = 1  # a segment of nothing is not written
