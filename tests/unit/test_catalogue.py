@@ -285,6 +285,23 @@ def test_private_scheme_is_declared_where_it_is_used() -> None:
         assert declared.CodingSchemeDesignator == codes.PRIVATE_SCHEME
 
 
+def test_a_cyst_is_a_cyst_in_a_kidney() -> None:
+    cyst, _ = segment_of("kidney_cyst_left", 1)
+    assert (cyst.label, cyst.category.meaning) == ("Left kidney cyst", "Morphologically Abnormal Structure")
+    volume, labels = phantom_case(size=(26, 16, 4), spacing_mm=(14.0, 22.0, 60.0))
+    seg = segmentation(
+        labels=(labels > 0).astype(np.uint8),
+        frames=volume.frames,
+        segments=[cyst],
+        algorithm=ALGORITHM,
+        identity=identity_of(volume),
+    )
+    (item,) = seg.SegmentSequence
+    (what,), (where,) = item.SegmentedPropertyTypeCodeSequence, item.AnatomicRegionSequence
+    assert (what.CodeMeaning, where.CodeMeaning) == ("Cyst", "Kidney")
+    assert what.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+
+
 def test_104_segments_are_read_back_by_other_tools(tmp_path: Path) -> None:
     volume, _ = phantom_case(size=(26, 16, 4), spacing_mm=(14.0, 22.0, 60.0))
     labels = np.zeros(volume.voxels.shape, np.uint8)
@@ -297,7 +314,9 @@ def test_104_segments_are_read_back_by_other_tools(tmp_path: Path) -> None:
         algorithm=ALGORITHM,
         identity=identity_of(volume),
     )
-    declare_schemes(seg)
+    assert [item.CodingSchemeDesignator for item in seg.CodingSchemeIdentificationSequence] == [
+        codes.PRIVATE_SCHEME
+    ]
     path = written(seg, tmp_path, "whole_body")
     assert [problem for problem in found_by_dciodvfy(path) if problem.severity == "error"] == []
     read_seg(path, tmp_path)

@@ -18,6 +18,7 @@ from isocenter_operators.dicom.findings import Code, Segment
 from isocenter_operators.dicom.frame import Frame
 from isocenter_operators.dicom.header import DISCLAIMER, coded, has_sound, plane_of, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.schemes import declare_schemes
 from isocenter_operators.dicom.tracking import segment_tracking
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 
@@ -83,6 +84,7 @@ def segmentation(
         result.BodyPartExamined = frames[0].instance.BodyPartExamined
     result.ContentCreatorName = None  # type 2; highdicom leaves it out
     result.ImageComments = disclaimer
+    declare_schemes(result)
     stamp(
         result,
         source=frames[0].instance,
@@ -145,6 +147,7 @@ def _description(
         tracking_uid=tracking_uid,
         tracking_id=tracking_id,
         display_color=CIELabColor.from_rgb(*segment.display_rgb),
+        anatomic_regions=[PydicomCode(*segment.anatomic_region)] if segment.anatomic_region else None,
     )
     if segment.laterality is not None:
         modifier = [coded(segment.laterality)]  # CID 244
