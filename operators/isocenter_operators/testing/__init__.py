@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isocenter_operators.testing.enhanced import as_enhanced
 from isocenter_operators.testing.phantom import (
     Phantom,
     ThoraxPhantom,
@@ -19,6 +20,7 @@ __all__ = [
     "ThoraxTruth",
     "abdomen_phantom",
     "as_datasets",
+    "as_enhanced",
     "head_phantom",
     "thorax_phantom",
     "write_series",
