@@ -4,7 +4,8 @@ The SDK's form (`application`, `resources`) with one block of our own:
 
     application: {title: ..., version: 1.0.0, inputFormats: [DICOM], outputFormats: [DICOM]}
     isocenter:
-      models: {ct_lung_density: "1"}     # on the inference server, by exact version
+      models: {ct_lung_density: "1"}     # on the inference server, by exact version; or, where its weights are stated,
+                                         # {liver: {version: "2", weights_sha256: <64 hexadecimal digits>}}
       deadline_s: 120                    # for one call of a model
       concurrency: 1                     # jobs at once, on all workers together; left out: as many as they take
 """
@@ -12,12 +13,12 @@ The SDK's form (`application`, `resources`) with one block of our own:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import ConfigurationError
@@ -36,11 +37,14 @@ class AppManifest:
     models: Mapping[str, str]  # name -> version
     deadline_s: float
     concurrency: int | None = None  # jobs at once, on all workers together; None: as many as they take
+    weights: Mapping[str, str] = field(
+        default_factory=dict
+    )  # model name -> SHA-256 of its files, where known
 
     @property
     def algorithm(self) -> Algorithm:
         """What a job's identity and its results name as their maker."""
-        return Algorithm(self.name, self.version, self.models)
+        return Algorithm(self.name, self.version, self.models, weights=self.weights)
 
 
 class _Application(BaseModel):
@@ -49,9 +53,20 @@ class _Application(BaseModel):
     version: str
 
 
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    version: str
+    weights_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version(cls, value: Any) -> Any:
+        return {"version": value} if isinstance(value, (str, int, float)) else value
+
+
 class _Isocenter(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
-    models: dict[str, str] = Field(default_factory=dict)
+    models: dict[str, _Model] = Field(default_factory=dict)
     deadline_s: float = Field(default=300.0, gt=0)
     concurrency: int | None = Field(default=None, ge=1)
 
@@ -75,12 +90,14 @@ def read_manifest(folder: Path) -> AppManifest:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
         raise ConfigurationError(f"{file}: {problems}", path=str(file)) from error
+    models = parsed.isocenter.models
     return AppManifest(
         name=folder.resolve().name,
         folder=folder.resolve(),
         title=parsed.application.title,
         version=parsed.application.version,
-        models=parsed.isocenter.models,
+        models={name: model.version for name, model in models.items()},
         deadline_s=parsed.isocenter.deadline_s,
         concurrency=parsed.isocenter.concurrency,
+        weights={name: model.weights_sha256 for name, model in models.items() if model.weights_sha256},
     )

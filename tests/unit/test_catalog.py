@@ -40,6 +40,19 @@ def test_an_application_is_described_without_importing_it(tmp_path: Path) -> Non
     assert catalog.get("plain").concurrency is None
 
 
+def test_a_model_may_state_its_weights(tmp_path: Path) -> None:
+    digest = "0123456789abcdef" * 4
+    write(
+        tmp_path,
+        "liver",
+        "application: {title: Liver, version: '2.0'}\n"
+        f"isocenter: {{models: {{liver_net: {{version: 3, weights_sha256: {digest}}}, other: 1}}}}",
+    )
+    algorithm = Catalog(tmp_path).get("liver").algorithm
+    assert algorithm.models == {"liver_net": "3", "other": "1"}
+    assert algorithm.weights == {"liver_net": digest}
+
+
 def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:
     density = Catalog(ROOT / "apps").get("ct_lung_density")
     assert density.algorithm.models == {"ct_lung_density": "1"}

@@ -354,24 +354,26 @@ def _stamp_equipment(result: Dataset, source: Dataset, algorithm: Algorithm, dis
     result.SoftwareVersions = [algorithm.version, *(f"{n} {v}" for n, v in sorted(algorithm.models.items()))]
     result.DeviceSerialNumber = algorithm.device_uid
     result.DeviceUID = algorithm.device_uid
-    application = _contributor(
-        algorithm.manufacturer, algorithm.name, algorithm.version, algorithm.device_uid
-    )
-    application.ContributionDescription = disclaimer
-    models = [
-        _contributor(algorithm.manufacturer, name, version, Algorithm(name, version).device_uid)
-        for name, version in sorted(algorithm.models.items())
-    ]
-    result.ContributingEquipmentSequence = [*_acquisition(source), application, *models]
+    made_by = _contributor(algorithm)
+    made_by.ContributionDescription = disclaimer
+    models = [_model(each) for each in algorithm.model_algorithms]
+    result.ContributingEquipmentSequence = [*_acquisition(source), made_by, *models]
 
 
-def _contributor(manufacturer: str, name: str, version: str, device_uid: str) -> Dataset:
+def _contributor(algorithm: Algorithm) -> Dataset:
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = [coded(Code("109102", "DCM", "Processing Equipment"))]  # CID 7005
-    item.Manufacturer = manufacturer
-    item.ManufacturerModelName = name
-    item.SoftwareVersions = version
-    item.DeviceUID = device_uid
+    item.Manufacturer = algorithm.manufacturer
+    item.ManufacturerModelName = algorithm.name
+    item.SoftwareVersions = algorithm.version
+    item.DeviceUID = algorithm.device_uid
+    return item
+
+
+def _model(model: Algorithm) -> Dataset:
+    item = _contributor(model)
+    if model.name in model.weights:
+        item.ContributionDescription = f"Weights with SHA-256 {model.weights[model.name]}"
     return item
 
 

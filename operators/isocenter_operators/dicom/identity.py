@@ -1,8 +1,9 @@
 """Who made a result, from what: the identity that its UIDs are derived from.
 
 One job is one application on one exact set of instances. Its identity is a hash of the sorted SOP Instance
-UIDs, the application, its version and its models' versions, so the same work done twice, or done again after
-a crash, gives the same UIDs, and an archive keeps one copy.
+UIDs, the application, its version, its models' versions and, where they are known, the hashes of their weights. So the
+same work done twice, or done again after a crash, gives the same UIDs, and an archive keeps one copy; other weights
+under the same version number are other work.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 __all__ = ["Algorithm", "JobIdentity"]
 
@@ -24,12 +26,31 @@ class Algorithm:
     version: str
     models: Mapping[str, str] = field(default_factory=dict)  # model name -> version
     manufacturer: str = "Isocenter"
+    weights: Mapping[str, str] = field(
+        default_factory=dict
+    )  # model name -> SHA-256 of its files, where known
 
     @property
     def device_uid(self) -> str:
-        """Device UID (0018,1002): another one as soon as the application or any of its models has another version."""
-        what = [self.manufacturer, self.name, self.version, sorted(self.models.items())]
+        """Device UID (0018,1002): another one as soon as the application or any of its models has another version, or
+        other weights."""
+        what: list[Any] = [self.manufacturer, self.name, self.version, sorted(self.models.items())]
+        if self.weights:
+            what.append(sorted(self.weights.items()))
         return _uid_of(json.dumps(what, separators=(",", ":")))
+
+    @property
+    def model_algorithms(self) -> tuple[Algorithm, ...]:
+        """Each model as an algorithm of its own: its name, its version, its weights; in order of the names."""
+        return tuple(
+            Algorithm(
+                name,
+                version,
+                manufacturer=self.manufacturer,
+                weights={name: self.weights[name]} if name in self.weights else {},
+            )
+            for name, version in sorted(self.models.items())
+        )
 
 
 @dataclass(frozen=True)
@@ -42,12 +63,14 @@ class JobIdentity:
     @classmethod
     def of(cls, sop_instance_uids: Iterable[str], algorithm: Algorithm, created: datetime) -> JobIdentity:
         """The identity of running `algorithm` on exactly these instances, in whatever order they come."""
-        what = {
+        what: dict[str, Any] = {
             "instances": sorted(sop_instance_uids),
             "application": algorithm.name,
             "version": algorithm.version,
             "models": dict(sorted(algorithm.models.items())),
         }
+        if algorithm.weights:
+            what["weights"] = dict(sorted(algorithm.weights.items()))
         digest = hashlib.sha256(json.dumps(what, separators=(",", ":")).encode()).hexdigest()
         return cls(digest, created)
 
