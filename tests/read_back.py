@@ -47,12 +47,13 @@ def read_report(path: Path, folder: Path) -> list[dict[str, Any]]:
 
 
 def read_nrrd(path: Path) -> Placed:
-    """A gzipped NRRD of shorts."""
+    """A gzipped NRRD of shorts or floats."""
     header, _, content = path.read_bytes().partition(b"\n\n")
     fields = dict(line.split(": ", 1) for line in header.decode().splitlines() if ": " in line)
-    assert (fields["type"], fields["space"]) == ("short", "left-posterior-superior")
+    assert fields["space"] == "left-posterior-superior"
     shape = [int(size) for size in fields["sizes"].split()][::-1]
-    voxels = np.frombuffer(gzip.decompress(content), "<i2").reshape(shape)
+    stored = {"short": "<i2", "float": "<f4", "double": "<f8"}[fields["type"]]
+    voxels = np.frombuffer(gzip.decompress(content), stored).reshape(shape)
     columns = [
         [float(v) for v in group.split(",")]
         for group in re.findall(r"\(([^)]*)\)", fields["space directions"])

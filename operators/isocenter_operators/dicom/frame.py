@@ -41,7 +41,15 @@ _MACROS = {
     "EffectiveEchoTime": ("MREchoSequence",),
     "DiffusionBValue": ("MRDiffusionSequence",),
     "AnatomicRegionSequence": ("FrameAnatomySequence",),
+    "ReferencedSegmentNumber": ("SegmentIdentificationSequence",),
+    "RealWorldValueSlope": ("RealWorldValueMappingSequence",),
+    "RealWorldValueIntercept": ("RealWorldValueMappingSequence",),
+    "ConvolutionKernel": ("CTReconstructionSequence",),
+    "WindowCenter": ("FrameVOILUTSequence",),
+    "WindowWidth": ("FrameVOILUTSequence",),
 }
+# Where a converted legacy instance keeps what no macro has (C.7.6.16.2.25, C.7.6.16.2.26).
+_UNASSIGNED = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
 _GROUPS = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
 
 
@@ -61,7 +69,7 @@ class Frame:
         None where it is absent or empty. Raises UnreadableInput where it can not be read.
         """
         for group in self._groups():
-            for macro in _MACROS.get(keyword, ()):
+            for macro in _MACROS.get(keyword, _UNASSIGNED):
                 items = converted(group, macro, self.name)
                 if items:
                     value = converted(items[0], keyword, self.name)
