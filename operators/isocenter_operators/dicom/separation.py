@@ -41,6 +41,12 @@ _TELLING = (
     "AcquisitionTime",
     "ContentTime",
 )
+_IN_TIME = (
+    "TemporalPositionIndex",
+    "TemporalPositionIdentifier",
+    "NominalCardiacTriggerDelayTime",
+    "TriggerTime",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,10 @@ def one_volume(frames: list[Frame], policy: StackPolicy, notes: list[str]) -> li
         if policy.volumes == "refuse":
             _refuse_mixed_geometry(frames)
         frames = _chosen(
-            groups, policy, notes, "planes of several orientations, sizes or frames of reference"
+            groups,
+            policy,
+            notes,
+            "groups of images that differ in orientation, size, spacing or frame of reference",
         )
     frames = _without_copies(frames, policy, notes)
     telling, volumes = _apart(frames)
@@ -113,14 +122,16 @@ def volumes_in(frames: Sequence[Frame]) -> list[list[Frame]]:
     """The volumes that the frames make, each in order along its normal and none with two frames in one place.
 
     For applications that take each of them: time points, echoes, b-values. In the order of acquisition where an
-    attribute tells them apart. Raises GeometryError where frames have no plane, or nothing tells which belong together.
+    attribute tells them apart; localizers and copies are left out. Raises GeometryError where frames have no plane, or
+    nothing tells which belong together.
     """
+    frames = without_localizers(frames, STRICT, [])
     for frame in frames:
         require_plane(frame)
     return [
         in_order(volume)[0]
         for group in _grouped(frames, _geometry_of(frames))
-        for volume in _apart(_without_copies(group, StackPolicy(), []))[1]
+        for volume in _apart(_without_copies(group, STRICT, []))[1]
     ]
 
 
@@ -183,13 +194,14 @@ def _chosen(volumes: list[list[Frame]], policy: StackPolicy, notes: list[str], w
             )
         chosen = max(volumes, key=len)
     else:
-        in_time = sorted(volumes, key=_acquired)
+        in_time = sorted(volumes, key=_acquired, reverse=policy.volumes == "last")
         if _acquired(in_time[0]) == _acquired(in_time[1]):
             raise GeometryError(
-                f"series {uid} holds {len(volumes)} {what}, and nothing tells which of them was acquired first",
+                f"series {uid} holds {len(volumes)} {what}, and nothing tells which of them was acquired "
+                f"{policy.volumes}",
                 series_uid=uid,
             )
-        chosen = in_time[0 if policy.volumes == "first" else -1]
+        chosen = in_time[0]
     notes.append(
         f"the series holds {len(volumes)} {what}; the {policy.volumes} was used, {len(chosen)} of "
         f"{sum(sizes)} images"
@@ -199,24 +211,24 @@ def _chosen(volumes: list[list[Frame]], policy: StackPolicy, notes: list[str], w
 
 def _acquired(frames: Sequence[Frame]) -> tuple[Any, ...]:
     """By what volumes are put in the order of their acquisition; what is not there says nothing."""
-    first = min(frames, key=lambda frame: _whole(frame, "InstanceNumber"))
+    first = min(frames, key=lambda frame: (_number(frame, "InstanceNumber"), frame.number or 0))
     times = [
         min(str(frame.get(keyword) or "") for frame in frames)
         for keyword in ("FrameAcquisitionDateTime", "AcquisitionDate", "AcquisitionTime")
     ]
     return (
         *times,
-        *(_whole(first, keyword) for keyword in ("TemporalPositionIndex", "TemporalPositionIdentifier")),
-        *(_whole(first, keyword) for keyword in ("AcquisitionNumber", "InstanceNumber")),
+        *(_number(first, keyword) for keyword in _IN_TIME),
+        *(_number(first, keyword) for keyword in ("AcquisitionNumber", "InstanceNumber")),
         first.number or 0,
     )
 
 
-def _whole(frame: Frame, keyword: str) -> int:
+def _number(frame: Frame, keyword: str) -> float:
     try:
-        return int(frame.get(keyword) or 0)
+        return float(frame.get(keyword) or 0)
     except (TypeError, ValueError):
-        return 0
+        return 0.0
 
 
 def _without_copies(frames: list[Frame], policy: StackPolicy, notes: list[str]) -> list[Frame]:
@@ -247,9 +259,10 @@ def _at(along: NDArray[np.float64], place: int) -> list[int]:
 def _same_pixels(one: Frame, other: Frame) -> bool:
     if one.number is not None or other.number is not None:
         return False  # frames of one instance are not written twice
-    return all(
-        one.get(keyword) == other.get(keyword)
-        for keyword in ("PixelData", "RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored")
+    # Air at one time looks as at another: what tells of two acquisitions is no copy, whatever the pixels are.
+    alike = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored", *_TELLING[:-1])
+    return one.get("PixelData") == other.get("PixelData") and all(
+        one.get(keyword) == other.get(keyword) for keyword in alike
     )
 
 

@@ -34,8 +34,10 @@ class Stack:
 
     @property
     def regular(self) -> bool:
-        """Whether each slice of the grid is a frame."""
-        return self.depth == len(self.frames)
+        """Whether each slice of the grid is a frame, in its place."""
+        return self.depth == len(self.frames) and all(
+            abs(place - index) <= _POSITION_TOLERANCE for index, place in enumerate(self.places)
+        )
 
 
 def stack_of(frames: Sequence[Frame], policy: StackPolicy) -> Stack:
@@ -118,7 +120,7 @@ def _longest(frames: list[Frame], steps: NDArray[np.float64], notes: list[str]) 
             _gap(frames, steps) + ": no part of it is regular", series_uid=frames[0].series_uid
         )
     notes.append(
-        f"slices are missing in the series: the longest part without a gap was used, {count} of {len(frames)} slices"
+        f"slices are missing or unevenly spaced: the longest regular part was used, {count} of {len(frames)} slices"
     )
     return Stack(tuple(run), tuple(float(i) for i in range(count)), count, tuple(notes))
 
@@ -135,6 +137,12 @@ def _resampled(
             series_uid=frames[0].series_uid,
         )
     depth = round(float(along[-1] - along[0]) / spacing) + 1
+    if depth < len(frames):
+        raise GeometryError(
+            f"series {frames[0].series_uid} has uneven spacing: some of its slices are {float(steps.min()):.2f} mm "
+            f"apart, most {spacing:.2f} mm; on a grid of {spacing:.2f} mm some would be lost",
+            series_uid=frames[0].series_uid,
+        )
     places = (along - along[0]) / (along[-1] - along[0]) * (depth - 1)
     notes.append(
         f"slices are missing or unevenly spaced: {len(frames)} slices were resampled to {depth}, "
