@@ -58,6 +58,7 @@ class Application(DeployApplication):
                 self,
                 archive=self.task.sink,
                 rejected=self.task.rejected,
+                form=self.task.form,
                 before_store=self.task.before_store,
                 after_store=self.task.after_store,
                 record=self.record,
@@ -67,6 +68,7 @@ class Application(DeployApplication):
             self,
             output_folder=self.task.sink.path,
             rejected=self.task.rejected,
+            form=self.task.form,
             record=self.record,
             name="sink",
         )

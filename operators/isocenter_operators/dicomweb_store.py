@@ -10,6 +10,7 @@ from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicomweb.client import DICOMwebClient
+from isocenter_operators.form import ResultForm
 from isocenter_operators.result_gate import checked, stored_instance
 from isocenter_operators.run import Archive, Record, StoredInstance
 
@@ -30,6 +31,7 @@ class DICOMwebStoreOperator(Operator):
         *args: Any,
         archive: Archive,
         rejected: Path | None = None,
+        form: ResultForm | None = None,
         before_store: Callable[[Sequence[StoredInstance]], None] | None = None,
         after_store: Callable[[Sequence[StoredInstance]], None] | None = None,
         record: Record | None = None,
@@ -37,6 +39,7 @@ class DICOMwebStoreOperator(Operator):
     ) -> None:
         self._archive = archive
         self._rejected = rejected
+        self._form = form
         self._before_store = before_store
         self._after_store = after_store
         self._record = record or Record()
@@ -48,7 +51,7 @@ class DICOMwebStoreOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
-            instances = checked(batches, self._rejected)
+            instances = checked(batches, self._rejected, self._form)
         stored = [stored_instance(instance) for instance in instances]
         if self._before_store is not None:
             self._before_store(stored)

@@ -44,5 +44,6 @@ class PictureWriterOperator(ResultWriter):
                 findings=findings,
                 algorithm=self._algorithm,
                 identity=self._identity(frames),
+                disclaimer=self._form.disclaimer,
             )
         op_output.emit(list(pictures), "dicom_instances")

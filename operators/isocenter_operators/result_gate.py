@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.validate import check
 from isocenter_operators.errors import ConfigurationError, InvalidResult, IsocenterError, StorageFull
+from isocenter_operators.form import ResultForm
 from isocenter_operators.run import StoredInstance
 
 __all__ = ["checked", "stored_instance", "write_instances"]
@@ -18,14 +19,18 @@ __all__ = ["checked", "stored_instance", "write_instances"]
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def checked(batches: Iterable[Sequence[Dataset]], rejected: Path | None = None) -> list[Dataset]:
-    """All instances of all writers, each of them valid.
+def checked(
+    batches: Iterable[Sequence[Dataset]], rejected: Path | None = None, form: ResultForm | None = None
+) -> list[Dataset]:
+    """All instances of all writers that the destination wants, each valid and in the form that the site asks for.
 
     Raises InvalidResult naming what is wrong; then every instance lies in `rejected`, where given, for whoever has to
     find out why.
     """
     instances = [instance for batch in batches for instance in batch]
     try:
+        if form is not None:
+            instances = form.given(instances)
         for instance in instances:
             check(instance)
     except InvalidResult as problem:

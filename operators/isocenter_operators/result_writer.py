@@ -15,6 +15,7 @@ from isocenter_operators.dicom.findings import Segment
 from isocenter_operators.dicom.frame import Frame, instances_of
 from isocenter_operators.dicom.geometry import on_frames, slices_of
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.form import AS_SOURCE, ResultForm
 from isocenter_operators.run import Record
 from isocenter_operators.study import identity_of, selected_instances
 
@@ -32,6 +33,8 @@ class ResultWriter(Operator):
         Who made it; with the series' instances it gives the results' UIDs.
     created
         The date of the results; by default, when they are written.
+    form
+        In which form the site wants them.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class ResultWriter(Operator):
         segments: Sequence[Segment],
         algorithm: Algorithm,
         created: datetime | None = None,
+        form: ResultForm = AS_SOURCE,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._segments = tuple(segments)
         self._algorithm = algorithm
         self._created = created
+        self._form = form
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 

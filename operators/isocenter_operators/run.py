@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from isocenter_operators.dicom.findings import Findings
 from isocenter_operators.dicomweb.credentials import Credentials
+from isocenter_operators.form import AS_SOURCE, ResultForm
 from isocenter_operators.inference.client import InferenceClient
 
 __all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
@@ -60,6 +61,7 @@ class Run:
     rejected: Path | None = None  # where results that fail their check are kept
     # The instances this run is for: a source that finds another set refuses. None: whatever is there.
     sop_instance_uids: frozenset[str] | None = None
+    form: ResultForm = AS_SOURCE  # in which results are written
     priority: int = 0  # in the inference server's queue: 1 is served first, 0 is the server's default
     priors: tuple[Folder | Archive, ...] = ()  # earlier studies of the same patient, newest first
     notes: tuple[str, ...] = ()  # what a person should know of how this run came about

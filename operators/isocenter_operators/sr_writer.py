@@ -40,5 +40,6 @@ class SRWriterOperator(ResultWriter):
                 segments=self._segments,
                 algorithm=self._algorithm,
                 identity=self._identity(frames),
+                disclaimer=self._form.disclaimer,
             )
         op_output.emit([report], "dicom_instances")

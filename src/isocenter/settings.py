@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -36,10 +36,14 @@ from isocenter.yaml_places import YAMLDocument, read_yaml
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from isocenter_operators.form import ResultForm
+
 __all__ = [
     "GatewaySettings",
     "LimitSettings",
     "OrthancSettings",
+    "ResultSettings",
     "RoutingSettings",
     "Settings",
     "TritonSettings",
@@ -177,6 +181,35 @@ class LimitSettings(_Section):
     jobs_kept_mb: int = Field(default=5120, ge=0)  # of the jobs' folders, the oldest go first
 
 
+class ResultSettings(_Section):
+    """How results are written."""
+
+    # What the archive takes: "any", "modern", or the fields of a DestinationProfile.
+    profile: str | dict[str, Any] = "any"
+    character_set: Literal["source", "UTF-8"] = "source"
+    # Stands in every result; None: "Research use only, not for clinical diagnosis".
+    disclaimer: str | None = Field(default=None, min_length=1, max_length=1024)
+
+    @field_validator("profile")
+    @classmethod
+    def _known_profile(cls, profile: str | dict[str, Any]) -> str | dict[str, Any]:
+        from isocenter_operators.dicom.profile import profile_of  # pydicom takes its time
+
+        try:
+            profile_of(profile)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return profile
+
+    @property
+    def form(self) -> ResultForm:
+        from isocenter_operators.dicom.header import DISCLAIMER
+        from isocenter_operators.dicom.profile import profile_of
+        from isocenter_operators.form import ResultForm
+
+        return ResultForm(profile_of(self.profile), self.character_set, self.disclaimer or DISCLAIMER)
+
+
 def _default_routes() -> tuple[Route, ...]:
     return (
         Route(
@@ -204,6 +237,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     routing: RoutingSettings = RoutingSettings()
     limits: LimitSettings = LimitSettings()
+    results: ResultSettings = ResultSettings()
     peers: dict[str, Peer] = Field(default_factory=dict)
     routes: tuple[Route, ...] = Field(default_factory=_default_routes)
     _file: Path | None = PrivateAttr(default=None)

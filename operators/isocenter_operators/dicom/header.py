@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from highdicom import SOPClass
 from pydicom import charset, config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
@@ -22,6 +21,9 @@ from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.frame import Frame
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.errors import InputError, UnreadableInput
+
+if TYPE_CHECKING:
+    from highdicom import SOPClass  # which takes seconds to import
 
 __all__ = ["DISCLAIMER", "coded", "has_sound", "plane_of", "referenced", "stamp"]
 

@@ -85,10 +85,12 @@ def _leave(out: Path, as_json: bool) -> NoReturn:
 def _run(app: AppManifest, settings: Settings, path: Path, out: Path) -> Outcome:
     _quiet()
     with _triton(settings, app) as address:
-        return attended(lambda: _graph(app, path, out, address))
+        return attended(lambda: _graph(app, settings, path, out, address))
 
 
-def _graph(app: AppManifest, path: Path, out: Path, address: Callable[[], str]) -> Outcome:
+def _graph(
+    app: AppManifest, settings: Settings, path: Path, out: Path, address: Callable[[], str]
+) -> Outcome:
     """Import MONAI Deploy while Triton starts, seconds each; then run."""
     from isocenter.worker import runner
     from isocenter_operators.run import Folder, Run
@@ -100,6 +102,7 @@ def _graph(app: AppManifest, path: Path, out: Path, address: Callable[[], str]) 
         triton_url=address(),
         deadline_s=app.deadline_s,
         rejected=out / "rejected",
+        form=settings.results.form,
     )
     return runner.run(app, task)
 
