@@ -16,7 +16,7 @@ from isocenter_operators.dicom.geometry import Volume
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.plane import Sampling, Section
 
-__all__ = ["SIZE", "drawn"]
+__all__ = ["SIZE", "drawn", "section_drawn"]
 
 SIZE = 1024  # pixels, both ways: large enough to read at half size in a viewer's viewport
 _LUNG_WINDOW_HU = (-1350.0, 150.0)  # centre -600, width 1500
@@ -74,22 +74,39 @@ def _paste_section(
     top: int,
     bottom: int,
 ) -> None:
-    """The section as large as it fits, with markers and a scale."""
+    """The section as large as it fits."""
     scale = min(
         (SIZE - 2 * _MARGIN) / section.size_mm[0], (bottom - top) / section.size_mm[1]
     )  # pixels per mm
-    width, height = (max(1, int(length * scale)) for length in section.size_mm)
+    pixels = section_drawn(
+        section=section, volume=volume, labels=labels, segments=segments, pixels_per_mm=scale
+    )
+    height, width = pixels.shape[:2]
+    canvas.paste(Image.fromarray(pixels), ((SIZE - width) // 2, top + (bottom - top - height) // 2))
+
+
+def section_drawn(
+    *,
+    section: Section,
+    volume: Volume,
+    labels: NDArray[np.uint8],
+    segments: Sequence[Segment],
+    pixels_per_mm: float,
+) -> NDArray[np.uint8]:
+    """The section alone, with outlines, markers and a scale: uint8 (rows, columns, 3), RGB."""
+    width, height = (max(1, int(length * pixels_per_mm)) for length in section.size_mm)
     depth, rows, columns = labels.shape
     sampled = Sampling(volume.affine, (depth, rows, columns), section.points(width, height))
     grey = _windowed(sampled(volume.voxels, outside=-32768.0), volume)
     picture = np.repeat(grey[..., None], 3, axis=2)
     for segment in segments:
         inside = sampled(labels, of=partial(np.equal, segment.number))
-        _blend(picture, inside, segment.display_rgb, scale * min(volume.spacing_mm))
-    left, upper = (SIZE - width) // 2, top + (bottom - top - height) // 2
-    canvas.paste(Image.fromarray(np.rint(picture).astype(np.uint8)), (left, upper))
-    _draw_markers(ImageDraw.Draw(canvas), section, (left, upper, left + width, upper + height))
-    _draw_scale(ImageDraw.Draw(canvas), scale, left + 16, upper + height - 18)
+        _blend(picture, inside, segment.display_rgb, pixels_per_mm * min(volume.spacing_mm))
+    drawing = Image.fromarray(np.rint(picture).astype(np.uint8))
+    draw = ImageDraw.Draw(drawing)
+    _draw_markers(draw, section, (0, 0, width, height))
+    _draw_scale(draw, pixels_per_mm, 16, height - 18)
+    return np.asarray(drawing)
 
 
 def _windowed(values: NDArray[np.float32], volume: Volume) -> NDArray[np.float32]:
