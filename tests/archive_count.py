@@ -16,6 +16,7 @@ from isocenter_operators.dicomweb.credentials import Credentials
 __all__ = ["ResultSeries", "current_results", "rejected_by", "rejection_notes"]
 
 _OURS = "Isocenter"
+_SERVICE = "isocenter"  # which makes no results: its documents are notes on how jobs ended
 _RESULTS = ("SEG", "SR", "OT")
 # PS3.16, CID 7011: the titles by which IHE's Imaging Object Change Management takes instances out of use.
 _REJECTING = {"113001", "113037", "113038", "113039"}
@@ -45,6 +46,8 @@ def current_results(
                 valid = sorted({str(each.SOPInstanceUID) for each in instances} - rejected)
                 if valid and instances[0].get("Manufacturer") == _OURS:
                     application = str(instances[0].ManufacturerModelName)
+                    if application == _SERVICE:
+                        continue
                     found.append(ResultSeries(application, modality, series_uid, tuple(valid)))
     return sorted(found, key=lambda each: (each.application, each.modality, each.series_uid))
 

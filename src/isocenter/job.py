@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from isocenter.route import PRIORITIES, Hours, Priority, PriorsWanted, Superseded
+from isocenter.route import PRIORITIES, Hours, OutcomeWanted, Priority, PriorsWanted, Superseded
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 
 __all__ = ["ENDED", "Job", "JobSpec", "State"]
@@ -37,6 +37,8 @@ class JobSpec:
     hours: Hours | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))  # dates the results
     settle_s: float = 0.0  # from the last image seen until the job was made
+    outcome: OutcomeWanted = "never"  # when the study gets a note on how it ended
+    outcome_picture: bool = False
 
     @property
     def identity(self) -> JobIdentity:
@@ -100,6 +102,7 @@ class Job:
     results: tuple[Mapping[str, str], ...] = ()  # per stored instance: its UIDs and modality
     seconds: Mapping[str, float] = field(default_factory=dict)  # where the time went, in order
     superseded_by: str = ""  # the job whose results replaced this one's
+    outcome_note: str = ""  # how the note in the study on how it ended stands; "" where there is to be none
 
     @property
     def over(self) -> bool:

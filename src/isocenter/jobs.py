@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -23,6 +23,7 @@ from isocenter.hours import closed
 from isocenter.job import Job, JobSpec, State
 from isocenter.job_rows import asked, attempt_id, job_id_of, jobs_of, rows, summary
 from isocenter.ledger import Entry, Ledger
+from isocenter.notices import Notices
 from isocenter.queues import Queue, queue_of, register
 from isocenter.route import PRIORITIES
 from isocenter.settings import Settings
@@ -126,14 +127,20 @@ class Jobs:
                 if not found:
                     break
                 below = page[-1].generation
-        return jobs[:limit]
+        return [*self._with_notes(jobs[:limit])]
 
     def show(self, job_id: str) -> Job | None:
         """The job of this ID, or the only one whose ID begins like this. Raises InputError for several."""
         with self._database() as (client, _):
             entry = self._find(job_id)
             jobs = jobs_of(client, [entry]) if entry else []
-        return jobs[0] if jobs else None
+        return self._with_notes(jobs)[0] if jobs else None
+
+    def spec(self, job_id: str) -> JobSpec | None:
+        """What a job was last asked to do; None when there is no record of it (any more)."""
+        with self._database() as (client, ledger):
+            entry = ledger.entry(job_id)
+            return asked(client, entry) if entry else None
 
     def retry(self, job_id: str) -> Job:
         """Run a job that has ended once more, under the same identity, as if never tried. Raises InputError."""
@@ -257,6 +264,12 @@ class Jobs:
                 kept += len(page) - len(old)
                 if len(page) < _PAGE:
                     return deleted
+
+    def _with_notes(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """The jobs, each with how the note on it in its study stands."""
+        with self._database():
+            found = Notices(self._settings.database).newest([job.id for job in jobs])
+        return [replace(job, outcome_note=found[job.id].said) if job.id in found else job for job in jobs]
 
     @contextmanager
     def _database(self) -> Iterator[tuple[DBOSClient, Ledger]]:

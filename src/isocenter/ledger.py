@@ -17,9 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from isocenter import notices
 from isocenter.database import engine, make_tables
 from isocenter.job import JobSpec, State
-from isocenter.route import Superseded
+from isocenter.route import OutcomeWanted, Superseded
 from isocenter_operators.errors import Cancelled
 
 __all__ = ["LATER", "Begun", "Entry", "Ledger"]
@@ -58,6 +59,10 @@ _job = sa.Table(
     sa.Column("marks", sa.String, nullable=False, default="[]"),  # JSON: what says so in the archive
     sa.Column("revivals", sa.Integer, nullable=False, server_default="0"),  # times it was current again
     sa.Column("posted", sa.Boolean, nullable=False, default=False),  # its outcome is in the outbox
+    sa.Column(
+        "outcome", sa.String, nullable=False, server_default="never"
+    ),  # when its study gets a note on it
+    sa.Column("outcome_picture", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 # Few of the jobs that ever were, and each kind is looked for every second: so each has an index of its own. The values
 # are written out, because SQLite does not use such an index for what it sees as a parameter.
@@ -133,16 +138,18 @@ class Ledger:
 
     def __init__(self, database: str) -> None:
         self._engine = engine(database)
+        self._notices = notices.Notices(database)
         with self._alone() as connection:
             make_tables(connection, _tables)
+            make_tables(connection, notices.tables)
 
     def enter(self, spec: JobSpec, changed_at: float = 0.0) -> list[Entry]:
         """Make this job the newest of its subject, and give the earlier ones that are not over.
 
         A job that is known keeps what is known of it, and one that two routes ask for goes to the destinations of
-        both. If it has ended, it is to be done again when it was not the newest any more, or ended before `changed_at`
-        (when its images last changed, seconds since 1970): its results may be gone from the archive. So is one that
-        was not the newest any more and is about to stop for that reason.
+        both, and leaves a note where either wants one. If it has ended, it is to be done again when it was not the
+        newest any more, or ended before `changed_at` (when its images last changed, seconds since 1970): its results
+        may be gone from the archive. So is one that was not the newest any more and is about to stop for that reason.
         """
         job_id = spec.identity.job_id
         with self._alone() as connection:
@@ -154,7 +161,10 @@ class Ledger:
                 connection.execute(sa.insert(_job).values(**_new(spec), generation=_following(connection)))
             else:
                 wanted = sorted({*json.loads(known["destinations"]), *spec.destinations})
-                changed: dict[str, Any] = {"destinations": json.dumps(wanted)}
+                changed: dict[str, Any] = {
+                    "destinations": json.dumps(wanted),
+                    **_told_more(dict(known), spec),
+                }
                 if changed["destinations"] != known["destinations"]:
                     changed["posted"] = False
                 is_newest = known["generation"] == _newest(connection, subject)
@@ -176,6 +186,10 @@ class Ledger:
         """Those of these jobs that are known, by ID."""
         found = self._select(sa.select(_job).where(_job.c.job_id.in_(list(job_ids))))
         return {entry.job_id: entry for entry in found}
+
+    def of_subject(self, subject: str) -> list[Entry]:
+        """The jobs of one subject, oldest first."""
+        return self._select(sa.select(_job).where(_job.c.subject == subject).order_by(_job.c.generation))
 
     def of_study(self, study_uid: str) -> list[Entry]:
         """The jobs of one study, oldest first."""
@@ -307,18 +321,35 @@ class Ledger:
                 .values(worker=None, storing=False, attempt=_job.c.attempt + 1)
             )
 
-    def end(self, job_id: str, state: State, attempt: int | None = None) -> None:
+    def end(
+        self,
+        job_id: str,
+        state: State,
+        attempt: int | None = None,
+        *,
+        reason: str = "",
+        refused: bool = False,
+    ) -> None:
         """The job has ended, by this attempt. Does nothing when it had ended before, or has a later attempt.
+
+        reason, refused: what its study is told of it, where it is told: why, and whether that lies in the images.
 
         Results that it had superseded before it was asked for again are current again when it ends without any: their
         marks, while they have some, can be taken back.
         """
+        now = time.time()
         with self._engine.begin() as connection:
             ended = connection.execute(
                 sa.update(_job)
                 .where(_goes_on(job_id, attempt))
-                .values(state=state, ended=time.time(), worker=None, storing=False)
+                .values(state=state, ended=now, worker=None, storing=False)
             )
+            if ended.rowcount:
+                ending: notices.Ending | None = (
+                    "refused" if state == "failed" and refused else _ENDINGS.get(state)
+                )
+                line = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one()
+                notices.note_end(connection, dict(line), ending, reason, now)
             if ended.rowcount and state in ("failed", "cancelled"):
                 reopened = (_job.c.superseded_by == job_id) & (_job.c.marks != "[]")
                 current = {"superseded_by": None, "posted": False, "revivals": _job.c.revivals + 1}
@@ -370,7 +401,8 @@ class Ledger:
             return frozenset(connection.execute(query).scalars())
 
     def superseded_series(self, study_uid: str | None = None) -> dict[str, Superseded]:
-        """The Series Instance UIDs of superseded results, of one study or of all, each with what becomes of it."""
+        """The Series Instance UIDs of superseded results and notes, of one study or of all, each with what becomes of
+        it."""
         query = sa.select(_job.c.policy, _job.c.results).where(
             _job.c.superseded_by.is_not(None), _job.c.state == "done", _job.c.results != "[]"
         )
@@ -378,7 +410,8 @@ class Ledger:
             query = query.where(_job.c.study_uid == study_uid)
         with self._engine.connect() as connection:
             rows = connection.execute(query.order_by(_job.c.generation)).all()
-        return {result["series_uid"]: policy for policy, results in rows for result in json.loads(results)}
+        found = {result["series_uid"]: policy for policy, results in rows for result in json.loads(results)}
+        return self._notices.withdrawn_series(study_uid) | found
 
     def to_restore(self) -> list[Entry]:
         """Jobs that are current again although the archive holds marks against their results."""
@@ -429,6 +462,12 @@ class Ledger:
             return [_entry(row) for row in connection.execute(query).mappings()]
 
 
+# How a job can end that its study may be told of. A cancelled one nobody waits for.
+_ENDINGS: Mapping[State, notices.Ending] = {
+    "done": "done",
+    "not_applicable": "not_applicable",
+    "failed": "failed",
+}
 _UNTRIED = {
     "state": None,
     "ended": None,
@@ -485,6 +524,17 @@ def _new(spec: JobSpec) -> dict[str, Any]:
         "results": "[]",
         "marks": "[]",
         "posted": False,
+        "outcome": spec.outcome,
+        "outcome_picture": spec.outcome_picture,
+    }
+
+
+def _told_more(known: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
+    """Of two routes that ask for the same work, the study is told what the one that tells more would tell."""
+    more: dict[OutcomeWanted, int] = {"never": 0, "on_failure": 1, "always": 2}
+    return {
+        "outcome": max(known["outcome"], spec.outcome, key=lambda wanted: more[wanted]),
+        "outcome_picture": known["outcome_picture"] or spec.outcome_picture,
     }
 
 

@@ -19,6 +19,7 @@ __all__ = ["ArchiveInstance", "ArchiveSeries", "Change", "ChangeLog", "Orthanc",
 
 _LISTING_S = 60.0  # of thousands of files, which Orthanc opens one by one
 _ANSWERS_S = 5.0
+_CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,22 @@ class Orthanc:
         response = self._request("GET", f"/instances/{resource}/file", missing_is_none=True)
         return None if response is None else response.content
 
+    def beginning(self, resource: str, size_bytes: int) -> bytes | None:
+        """So much of an instance's DICOM file, or all where it is smaller; None when it is gone."""
+        try:
+            with self._http.stream("GET", f"/instances/{resource}/file") as response:
+                if response.status_code == httpx.codes.NOT_FOUND:
+                    return None
+                response.raise_for_status()
+                content = b""
+                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                    content += chunk
+                    if len(content) >= size_bytes:
+                        break
+                return content
+        except httpx.HTTPError as error:
+            raise self._away(f"/instances/{resource}/file", error) from error
+
     def delete_instance(self, resource: str) -> None:
         """Take an instance out of the archive. One that is gone already is no error."""
         self._request("DELETE", f"/instances/{resource}", missing_is_none=True)
@@ -264,14 +281,17 @@ class Orthanc:
                 return None
             response.raise_for_status()
             return response
-        except httpx.HTTPStatusError as error:
+        except httpx.HTTPError as error:
+            raise self._away(path, error) from error
+
+    def _away(self, path: str, error: httpx.HTTPError) -> ArchiveUnavailable:
+        if isinstance(error, httpx.HTTPStatusError):
             status = error.response.status_code
             hint = "; check orthanc.username and orthanc.password" if status in {401, 403} else ""
-            raise ArchiveUnavailable(f"Orthanc at {self._url} answered {status} to {path}{hint}") from error
-        except httpx.HTTPError as error:
-            raise ArchiveUnavailable(
-                f"Orthanc at {self._url} does not answer ({type(error).__name__}); is it running?"
-            ) from error
+            return ArchiveUnavailable(f"Orthanc at {self._url} answered {status} to {path}{hint}")
+        return ArchiveUnavailable(
+            f"Orthanc at {self._url} does not answer ({type(error).__name__}); is it running?"
+        )
 
 
 def _seconds(moment: str) -> float:

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from io import BytesIO
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 from sqlalchemy.exc import SQLAlchemyError
 
 from isocenter.database import prepare
+from isocenter.holdings import Holdings, Instances
 from isocenter.ledger import Entry, Ledger
-from isocenter.pacs import ArchiveInstance, Orthanc
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.rejection import rejection_identity, rejection_note
 from isocenter_operators.dicom.validate import check
-from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import IsocenterError, Unavailable
 
 __all__ = ["Replacement"]
@@ -38,8 +34,6 @@ _SERVICE = Algorithm("isocenter", version("isocenter"))  # who says that results
 _NEVER = datetime.fromtimestamp(0, UTC)  # a note's UIDs do not depend on its date
 
 _LATE_S = 60.0  # an archive may still work on a request whose sender has given it up
-
-_Instances = Sequence[Mapping[str, str]]  # per instance its UIDs and modality, as the ledger has them
 
 
 class Replacement:
@@ -140,7 +134,7 @@ class Replacement:
     def _supersede(self, ledger: Ledger, old: Entry, new: Entry, archive: _Archive) -> int:
         if _changed(ledger, old) or _changed(ledger, new):
             return 0
-        marks: _Instances = ()
+        marks: Instances = ()
         if old.policy == "delete":
             archive.delete(old.results)
         else:
@@ -168,31 +162,12 @@ class Replacement:
         return cleared
 
 
-class _Archive:
-    """The archive, by the two ways in that this needs: its REST API to find and delete, STOW-RS to store."""
+class _Archive(Holdings):
+    """The archive, and the notes against results in it."""
 
-    def __init__(self, settings: Settings) -> None:
-        orthanc = settings.orthanc
-        self._orthanc = Orthanc(orthanc)
-        self._dicomweb = DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials)
-
-    def __enter__(self) -> _Archive:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._orthanc.close()
-        self._dicomweb.close()
-
-    def delete(self, instances: _Instances) -> int:
-        """Delete these, and only where they are ours; how many there were. What is gone already is no error."""
-        found = [instance for each in instances for instance in self._found(each)]
-        for instance in found:
-            self._orthanc.delete_instance(instance.resource)
-        return len(found)
-
-    def reject(self, old: Entry, new: Entry) -> _Instances:
+    def reject(self, old: Entry, new: Entry) -> Instances:
         """Store the note that rejects the results of `old`, and give its UIDs; none when no result is there."""
-        header = self._header(old.results)
+        header = self.header(old.results)
         if header is None:
             return ()
         try:
@@ -214,31 +189,12 @@ class _Archive:
             raise IsocenterError(
                 f"job {old.job_id[:12]}: no note that its results are superseded could be made: {where(error)}"
             ) from error
-        self._dicomweb.store([note])
+        self.dicomweb.store([note])
         return [_note_uids(old, new.job_id)]
 
     def notes(self) -> frozenset[str]:
         """The Series Instance UIDs of all notes of ours."""
-        return self._orthanc.series_uids(Modality="KO", Manufacturer=_SERVICE.manufacturer)
-
-    def _header(self, results: _Instances) -> Dataset | None:
-        """Patient and study of the results, from the smallest of them that is there."""
-        for each in sorted(results, key=lambda result: result["modality"] != "SR"):
-            for found in self._found(each):
-                content = self._orthanc.file(found.resource)
-                if content is not None:
-                    return _read(content, found)
-        return None
-
-    def _found(self, instance: Mapping[str, str]) -> list[ArchiveInstance]:
-        """The instance as the archive holds it. Whatever else has the same UID is left alone."""
-        return [
-            each
-            for each in self._orthanc.find_instances(instance["sop_instance_uid"])
-            if each.series_uid == instance["series_uid"]
-            and each.study_uid == instance["study_uid"]
-            and each.manufacturer == _SERVICE.manufacturer
-        ]
+        return self.orthanc.series_uids(Modality="KO", Manufacturer=_SERVICE.manufacturer)
 
 
 def _note_uids(old: Entry, new_job: str) -> dict[str, str]:
@@ -261,13 +217,3 @@ def _changed(ledger: Ledger, entry: Entry) -> bool:
 
 def _standing(entry: Entry) -> tuple[object, ...]:
     return entry.generation, entry.attempt, entry.state, entry.superseded_by
-
-
-def _read(content: bytes, found: ArchiveInstance) -> Dataset:
-    try:
-        return dcmread(BytesIO(content), stop_before_pixels=True)
-    except Exception as error:
-        log_way(log, error)
-        raise IsocenterError(
-            f"result {found.sop_instance_uid} can not be read in the archive: {where(error)}"
-        ) from error

@@ -12,10 +12,20 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-__all__ = ["PRIORITIES", "Expected", "Hours", "Priority", "PriorsWanted", "Route", "Superseded"]
+__all__ = [
+    "PRIORITIES",
+    "Expected",
+    "Hours",
+    "OutcomeWanted",
+    "Priority",
+    "PriorsWanted",
+    "Route",
+    "Superseded",
+]
 
 Priority = Literal["STAT", "urgent", "routine", "batch"]
 Superseded = Literal["keep", "hide", "delete"]
+OutcomeWanted = Literal["always", "on_failure", "never"]
 
 PRIORITIES: tuple[Priority, ...] = ("STAT", "urgent", "routine", "batch")  # the most urgent first
 
@@ -92,6 +102,9 @@ class Route(_Part):
     destinations: tuple[str, ...] = ()  # names of `peers`
     priors: PriorsWanted | None = None
     superseded: Superseded = "keep"  # what becomes of results when a larger set's replace them
+    # When the study gets a note on how a job ended. Who sees no result has to know that there is none, and why.
+    outcome: OutcomeWanted = "on_failure"  # also where it was not applicable, or the images were refused
+    outcome_picture: bool = False  # the note's words as a picture too
 
     @model_validator(mode="before")
     @classmethod

@@ -23,6 +23,7 @@ _EACH_ONCE = Counter(_RESULTS)
 _MANY = "100000"
 _CT = "1.2.840.10008.5.1.4.1.1.2"
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+_SERVICE = "isocenter"  # as the maker of notes on how jobs ended
 
 _Key = tuple[str, frozenset[str]]  # application, the images that a result was made from
 
@@ -65,6 +66,7 @@ def count(dicomweb_url: str, studies: Iterable[Study], replaced: Iterable[tuple[
 
 def _count(client: DICOMwebClient, study: Study, earlier: set[str], total: Count) -> None:
     results: list[tuple[str, Dataset]] = []
+    notes: list[Dataset] = []
     rejected: set[str] = set()
     there: set[str] = set()
     for series in client.search_series(study.uid):
@@ -80,6 +82,8 @@ def _count(client: DICOMwebClient, study: Study, earlier: set[str], total: Count
         for instance in instances:
             if modality == "KO":
                 rejected |= rejected_by(instance)
+            elif instance.ManufacturerModelName == _SERVICE:
+                notes.append(instance)
             else:
                 assert modality in _RESULTS, f"a result of modality {modality}"
                 results.append((str(instance.ManufacturerModelName), instance))
@@ -88,12 +92,29 @@ def _count(client: DICOMwebClient, study: Study, earlier: set[str], total: Count
     total.images += len(there)
     if there != wanted:
         total.images_missing.append(f"study {study.uid} has {len(there)} images of {len(wanted)}")
+    _refute(study, [each for each in notes if str(each.SOPInstanceUID) not in rejected], total)
     marked = _compare(study, _sets(results), rejected, total)
     for application in sorted(earlier - {each for each, _ in marked}):
         if POLICIES[application] != "delete":
             total.lost.append(
                 f"{_named(study)}: {application}'s earlier results are gone, and were to be kept"
             )
+
+
+def _refute(study: Study, notes: Iterable[Dataset], total: Count) -> None:
+    """A note that there is no result, valid beside the result, would be a lie; so would two of the same."""
+    told = Counter((_told_of(each), _sources(each)) for each in notes)
+    for (application, sources), number in told.items():
+        named = f"{_named(study)}: {application} on {len(sources)} images"
+        if (application, sources) in study.expected:
+            total.double.append(f"{named}: a note that it has no result")
+        elif number > 1:
+            total.double.append(f"{named}: {number} notes on how it ended")
+
+
+def _told_of(note: Dataset) -> str:
+    (name,) = [each for each in note.ContentSequence if each.ConceptNameCodeSequence[0].CodeValue == "111001"]
+    return str(name.TextValue)
 
 
 def _compare(study: Study, sets: dict[_Key, list[Dataset]], rejected: set[str], total: Count) -> set[_Key]:

@@ -23,6 +23,7 @@ from isocenter.arrivals import Arrivals
 from isocenter.job import Job
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
+from isocenter.notices import Notices
 from isocenter.pacs import Orthanc
 from isocenter.settings import OrthancSettings
 
@@ -128,6 +129,7 @@ def _busy(site: Site, ledger: Ledger) -> list[str]:
         "jobs not over": lambda: len([e for e in ledger.newest(_ALL_JOBS) if e.state is None]),
         "results to be marked": lambda: len(ledger.to_supersede()),
         "results to be taken back": lambda: len(ledger.to_withdraw()),
+        "notes to be stored or taken back": lambda: len(Notices(site.settings.database).open()),
         "marks to be taken back": lambda: len(ledger.to_restore()),
         "series undecided": lambda: len(Arrivals(site.settings.database).settling()),
         "changes unread": lambda: _unread(site),

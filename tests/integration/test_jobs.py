@@ -18,6 +18,7 @@ from isocenter.database import engine, prepare
 from isocenter.job import Job
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
+from isocenter.notices import Notices
 from isocenter.route import Hours
 from isocenter.settings import Settings
 from isocenter_operators.dicom.identity import Algorithm
@@ -67,7 +68,7 @@ def begun(settings: Settings, what: str, times: int = 1) -> None:
 @both
 def test_every_way_a_job_can_end(jobs: Jobs, settings: Settings, workers: Workers) -> None:
     names = ("good", "head", "bad", "flaky", "away", "surprise", "late", "memory", "hungry")
-    asked = {name: jobs.submit(spec(name)) for name in names}
+    asked = {name: jobs.submit(spec(name, outcome="on_failure")) for name in names}
     assert jobs.submit(spec("good")) == asked["good"]
     assert [job.state for job in jobs.list()] == ["queued"] * 9
     workers.start()
@@ -103,6 +104,18 @@ def test_every_way_a_job_can_end(jobs: Jobs, settings: Settings, workers: Worker
     for name in ("memory", "hungry"):  # once more, and no oftener
         assert (ends[name].state, ends[name].attempts) == ("failed", 2)
         assert "(tried 2 times)" in ends[name].reason
+
+    # What their studies are told: each once, at the end, without what only helps whoever looks after the service.
+    told = Notices(settings.database).newest(asked.values())
+    assert told.keys() == {asked[name] for name in names if name not in ("good", "flaky")}
+    assert (told[asked["head"]].ending, told[asked["head"]].reason) == (
+        "not_applicable",
+        "no lungs in this series",
+    )
+    assert told[asked["bad"]].ending == "refused"
+    assert (told[asked["away"]].ending, told[asked["away"]].attempt) == ("failed", 3)
+    assert told[asked["away"]].reason == "Triton does not answer (tried 3 times)"
+    assert "Doe" not in "".join(each.reason for each in told.values())
 
     # A person asks once more: the same job, with a new budget of attempts.
     away = asked["away"]

@@ -209,6 +209,8 @@ def lines_of(job: Job) -> list[str]:
     if job.groups:
         lines += ["", *groups_table(job.groups)]
     lines += [f"note: {note}" for note in job.notes]
+    if job.outcome_note:
+        lines += [f"note on how it ended: {job.outcome_note}"]
     if job.results:
         lines += ["", *(f"{each['modality']:<4} {each['sop_instance_uid']}" for each in job.results)]
     if job.seconds:

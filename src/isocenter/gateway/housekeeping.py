@@ -17,6 +17,7 @@ from isocenter.onward import Outbox
 from isocenter.replacement import Replacement
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
+from isocenter.telling import Telling
 from isocenter_operators.errors import IsocenterError
 
 __all__ = ["Housekeeping"]
@@ -35,6 +36,7 @@ class Housekeeping:
         self._settings = settings
         self._jobs = jobs
         self._replacement = Replacement(settings)
+        self._telling = Telling(settings, jobs)
         self._stop = threading.Event()
         self._trouble: dict[str, str] = {}
         self._clean_at = time.monotonic()
@@ -52,6 +54,7 @@ class Housekeeping:
         pause_s = 0.0
         while not self._stop.wait(pause_s):
             well = self._done("superseded results", self._replacement.settle)
+            well &= self._done("notes on how jobs ended", self._telling.settle)
             if time.monotonic() >= self._clean_at:
                 self._clean_at = time.monotonic() + _CLEAN_EVERY_S
                 well &= self._done("old jobs", self._clean)

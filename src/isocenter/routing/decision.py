@@ -343,6 +343,8 @@ class Decisions:
             superseded=route.superseded,
             priors=route.priors,
             hours=route.hours,
+            outcome=route.outcome,
+            outcome_picture=route.outcome_picture,
             settle_s=round(max(0.0, time.time() - changed_at), 3),
         )
         return self._jobs.submit(spec, changed_at=changed_at)

@@ -28,7 +28,13 @@ from isocenter.worker.gate import Gate
 from isocenter.worker.strays import Strays
 from isocenter.worker.stuck_model import Found, end_stuck_call
 from isocenter.worker.watchdog import at_most
-from isocenter_operators.errors import Cancelled, ConfigurationError, IsocenterError, Unavailable
+from isocenter_operators.errors import (
+    Cancelled,
+    ConfigurationError,
+    InputError,
+    IsocenterError,
+    Unavailable,
+)
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import AppManifest
@@ -89,8 +95,9 @@ def _noted(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], an
         raise
     except Exception as error:  # noqa: BLE001 - recorded: else DBOS ends the workflow, and the job for ever "runs"
         log_way(log, error)
-        work.ledger.end(spec.identity.job_id, "failed", attempt)
-        return {**answer, "state": "failed", "reason": f"the worker met an unexpected {where(error)}"}
+        answer = {**answer, **_failed(f"the worker met an unexpected {where(error)}")}
+        _end(work, spec.identity.job_id, attempt, answer)
+        return answer
 
 
 def _settled(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], answer: _Answer) -> _Answer:
@@ -116,10 +123,19 @@ def _settled(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], 
             work.ledger.pause(job_id, attempt)
             work.jobs.again(spec, attempt + 1, met, wait_s=wait_s, waiting_for=answer["reason"])
             return {**answer, "state": "queued"}
-        reason = f"{answer['reason']} (tried {met[trouble]} times); {_by_hand(job_id)}"
-        answer = {**answer, "state": "failed", "reason": reason}
-    work.ledger.end(job_id, answer["state"], attempt)
+        answer = {**answer, **_failed(f"{answer['reason']} (tried {met[trouble]} times)", job_id)}
+    _end(work, job_id, attempt, answer)
     return answer
+
+
+def _end(work: Work, job_id: str, attempt: int, answer: _Answer) -> None:
+    told: str = answer.get("told") or answer["reason"]
+    work.ledger.end(job_id, answer["state"], attempt, reason=told, refused=answer.get("refused", False))
+
+
+def _failed(told: str, job_id: str = "") -> _Answer:
+    """`told` is what the study's reader is told; whoever looks after the job is told how to run it again."""
+    return {"state": "failed", "reason": f"{told}; {_by_hand(job_id)}" if job_id else told, "told": told}
 
 
 def _insisted(work: Work, do: Callable[[], _Answer]) -> _Answer:
@@ -165,10 +181,10 @@ def _attempt(work: Work, spec: JobSpec, attempt: int, place: ExitStack) -> _Answ
     except IsocenterError as error:
         if error.__cause__ is not None and not isinstance(error.__cause__, IsocenterError):
             log_way(log, error.__cause__)
-        answer = {"state": "failed", "reason": str(error)}
+        answer = {**_failed(str(error)), "refused": isinstance(error, InputError)}
     except Exception as error:  # noqa: BLE001 - recorded: a job that nobody foresaw must end too
         log_way(log, error)
-        answer = {"state": "failed", "reason": f"the worker met an unexpected {where(error)}"}
+        answer = _failed(f"the worker met an unexpected {where(error)}")
     log.info("job %s %s %s", job_id[:12], answer["state"], answer["reason"])
     return {**answer, "began": began, "ended": time.time()}
 
@@ -192,15 +208,15 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
     if begun.restarts >= _RESTARTS:
         reason = (
             f"set aside: the service ended {begun.restarts} times while it ran (out of memory? a machine that went "
-            f"down?); {_by_hand(job_id)}"
+            "down?)"
         )
-        return {"state": "failed", "reason": reason}
+        return _failed(reason, job_id)
     if begun.deaths >= _DEATHS:
         reason = (
             f"set aside: it has cost {begun.deaths} workers their life (out of memory? too slow? a crash in native "
-            f"code?), whose logs say more; {_by_hand(job_id)}"
+            "code?), whose logs say more"
         )
-        return {"state": "failed", "reason": reason}
+        return _failed(reason, job_id)
     what = f"{spec.algorithm.name} on {len(spec.series_uids)} series of study {spec.study_uid}"
     log.info("job %s attempt %d: %s", job_id[:12], attempt, what)
     return None
@@ -241,6 +257,7 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
         created=spec.created,
         deadline_s=app.deadline_s,
         rejected=folder / "rejected",
+        form=settings.results.form,
         sop_instance_uids=frozenset(spec.sop_instance_uids),
         priority=spec.rank,
         priors=priors,
