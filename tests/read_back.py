@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,23 @@ def read_report(path: Path, folder: Path) -> list[dict[str, Any]]:
     dcmqi("tid1500reader", "--inputDICOM", str(path), "--outputMetadata", str(out))
     groups: list[dict[str, Any]] = json.loads(out.read_text())["Measurements"]
     return groups
+
+
+def dumped_by_dcmtk(path: Path) -> str:
+    """An SR document as DCMTK prints it, every text whole. dsrdump refuses a tree that the IOD does not allow."""
+    program = shutil.which("dsrdump")
+    if program is None:
+        lacking("dsrdump is not installed (Debian package dcmtk)")
+    run = subprocess.run(
+        [program, "+Pl", "+Pc", "+Pu", str(path)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert not run.stderr, run.stderr
+    return run.stdout
 
 
 def read_nrrd(path: Path) -> Placed:

@@ -105,7 +105,7 @@ def seg_of(volume: Volume, labels: NDArray[np.uint8], **others: Any) -> Dataset:
     )
 
 
-def report_of(volume: Volume, findings: Findings, seg: Dataset, **others: Any) -> Dataset:
+def report_of(volume: Volume, findings: Findings, seg: Dataset | None = None, **others: Any) -> Dataset:
     return measurement_report(
         findings=findings,
         seg=seg,

@@ -13,6 +13,7 @@ __all__ = [
     "ARTIFICIAL_INTELLIGENCE",
     "ATTENUATION",
     "BILATERAL",
+    "CERTAINTY_OF_FINDING",
     "COMMENT",
     "HOUNSFIELD_UNIT",
     "IMAGING_PROCEDURE",
@@ -24,6 +25,7 @@ __all__ = [
     "MORPHOLOGICAL_OPERATIONS",
     "PERCENT",
     "PERCENTILE_15",
+    "PRIOR",
     "PRIVATE_SCHEME",
     "RIGHT",
     "VOLUME",
@@ -46,6 +48,8 @@ MEAN = Code("373098007", "SCT", "Mean")
 # Newell JD et al., J Thorac Imaging 28(5), 2013 (QIBA lung density), the usual densitometry of emphysema.
 PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "15th percentile of the values")
 LAA_950 = Code("LAA950", PRIVATE_SCHEME, "Low attenuation area below -950 HU, share of volume")
+# CID 6048: how sure the algorithm is that what it marks is what it says, 0 to 100 %; TID 4006 counts so too.
+CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")
 
 # CID 7181 Abstract Multi-dimensional Image Model Component Units, and UCUM itself.
 MILLILITER = Code("mL", "UCUM", "milliliter")
@@ -57,3 +61,5 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 MORPHOLOGICAL_OPERATIONS = Code("123104", "DCM", "Morphological Operations")
 IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 COMMENT = Code("121106", "DCM", "Comment")
+# "Temporal Predecessor" (CID 7201) is the instance before in a series of consecutive ones, which a prior is not.
+PRIOR = Code("PRIOR", PRIVATE_SCHEME, "Image of an earlier study, for comparison")

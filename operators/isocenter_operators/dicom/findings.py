@@ -92,6 +92,7 @@ class MeasurementGroup:
     notes: tuple[str, ...] = ()  # what a reader must know: "cut off at the lower end of the scan"
     region: Region | None = None
     evaluations: tuple[Evaluation, ...] = ()
+    site: Code | None = None  # where in the body; of segments, by default, what their anatomy says
 
     def as_dict(self) -> Mapping[str, float | str]:
         """`{name: value}`, as shown in `--json`; of an evaluation, the meaning of its answer."""

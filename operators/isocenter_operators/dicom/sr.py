@@ -1,12 +1,10 @@
-"""Measurements as a Comprehensive 3D SR (PS3.3, A.35.13) after TID 1500 Measurement Report (PS3.16)."""
+"""Findings as a Comprehensive 3D SR (PS3.3, A.35.13) after TID 1500 Measurement Report (PS3.16)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from highdicom.sr import (
-    AlgorithmIdentification,
     CodeContentItem,
     CodedConcept,
     Comprehensive3DSR,
@@ -14,98 +12,113 @@ from highdicom.sr import (
     ContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
-    FindingSite,
-    ImageContentItem,
-    MeasurementReport,
-    MeasurementsAndQualitativeEvaluations,
-    NumContentItem,
+    LanguageOfContentItemAndDescendants,
     ObservationContext,
     ObserverContext,
-    ReferencedSegment,
     RelationshipTypeValues,
-    SourceSeriesForSegmentation,
     TextContentItem,
-    TrackingIdentifier,
-    UIDRefContentItem,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
-from highdicom.sr import Measurement as NumericMeasurement
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom import codes
-from isocenter_operators.dicom.findings import Code, Findings, Measurement, MeasurementGroup, Segment
+from isocenter_operators.dicom.findings import Code, Findings, Segment
 from isocenter_operators.dicom.frame import Frame, instances_of
-from isocenter_operators.dicom.header import DISCLAIMER, plane_of, stamp
+from isocenter_operators.dicom.header import DISCLAIMER, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.image_library import image_library
+from isocenter_operators.dicom.schemes import declare_schemes
+from isocenter_operators.dicom.sr_groups import Grouping, algorithm_identification, comment, concept
 from isocenter_operators.dicom.tracking import group_tracking
 from isocenter_operators.errors import InvalidResult
 
 __all__ = ["measurement_report"]
 
-_SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
+_TITLE = Code("126000", "DCM", "Imaging Measurement Report")  # CID 7021
+_MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
+_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
+_PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure Reported")
+_ENGLISH = Code("en-US", "RFC5646", "English (United States)")
+_DEVICE = Code("121007", "DCM", "Device")
+# What says that the algorithm has run and what it looks for is not there (CID 6047).
+_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
+_WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
+_CONCLUSION = Code("121077", "DCM", "Conclusion")
 _PROCEDURES = {  # CID 100 Quantitative Diagnostic Imaging Procedures
     "CT": Code("25045-6", "LN", "CT unspecified body region"),
     "MR": Code("25056-3", "LN", "MRI unspecified body region"),
 }
-_MODALITIES = {  # CID 29 Acquisition Modality
-    "CT": Code("CT", "DCM", "Computed Tomography"),
-    "MR": Code("MR", "DCM", "Magnetic Resonance"),
-    "PT": Code("PT", "DCM", "Positron emission tomography"),
-}
+# Basic Text, Enhanced, Comprehensive and Comprehensive 3D SR
+_DOCUMENTS = {f"1.2.840.10008.5.1.4.1.1.88.{kind}" for kind in ("11", "22", "33", "34")}
 
 
 def measurement_report(
     *,
     findings: Findings,
-    seg: Dataset,
     frames: Sequence[Frame],
-    segments: Sequence[Segment],
     algorithm: Algorithm,
     identity: JobIdentity,
+    seg: Dataset | None = None,
+    segments: Sequence[Segment] = (),
+    priors: Sequence[Dataset] = (),
+    predecessors: Sequence[Mapping[str, str]] = (),
     series_number: int = 9002,
     series_description: str | None = None,
     disclaimer: str = DISCLAIMER,
 ) -> Comprehensive3DSR:
-    """A TID 1500 report: one measurement group for each region, each pointing at its segments in `seg`.
-
-    A region of one segment is a TID 1411 group, which points at exactly one. A region of several is a TID 1501 group
-    that carries one Referenced Segment (121191) for each of them: TID 1411 allows a single one, TID 1501 is extensible.
+    """A TID 1500 report: one measurement group for each group of the findings (see `sr_groups`).
 
     A number that is not one (NaN) is left out and a comment of its group says so: PS3.3 has an empty value with a
     qualifier for it (CID 42), at which readers such as highdicom fail for the whole report.
 
-    Raises InvalidResult where there is nothing to report, or a group names a segment that `seg` does not have.
+    Findings without a group say that nothing was found: the report then has no measurements but a qualitative
+    evaluation (TID 1500, row 12) that all algorithms succeeded without findings, with the notes as its conclusion.
+
+    Parameters
+    ----------
+    frames
+        The image planes that the report is about, in the order of Z; their pixels are not needed.
+    seg, segments
+        The segmentation that the groups' segment numbers are of, and what they stand for.
+    priors
+        Instances of earlier studies that these images were compared with; no pixels are needed.
+    predecessors
+        What this report replaces: per instance its `sop_class_uid`, `sop_instance_uid`, `series_uid` and `study_uid`.
+        Those that are reports are named as its predecessors (PS3.3, C.17.2).
+
+    Raises InvalidResult where there is nothing to report, not even in words, a group names a segment that `seg` does
+    not have, or a region lies outside of the images; InputError where coordinates have no frame of reference.
     """
-    _refuse_unreportable(findings, seg, segments)
-    plane, sources = plane_of(frames[0]), instances_of(frames)
+    if not findings.groups and not findings.notes:
+        raise InvalidResult(
+            "there is nothing to report; where nothing was found, the notes have to say what was looked for"
+        )
+    sources = instances_of(frames)
     description = series_description or f"{algorithm.name} measurements"
-    groups = [
-        _group(group, seg, plane, algorithm, group_tracking(group, place, algorithm, identity))
-        for place, group in enumerate(findings.groups)
-    ]
-    report = MeasurementReport(
-        observation_context=_observer(algorithm),
-        procedure_reported=_concept(_PROCEDURES.get(plane.Modality, codes.IMAGING_PROCEDURE)),
-        imaging_measurements=groups,
-        title=CodedConcept("126000", "DCM", "Imaging Measurement Report"),
-    )
-    content = report[0].ContentSequence
-    content.insert(
-        len(content) - 1, _image_library(plane, sources)
-    )  # TID 1500: row 5, before the measurements
-    content.extend(_comment(text) for text in (*findings.notes, disclaimer))
     result = Comprehensive3DSR(
-        evidence=[plane, *(_reference(each) for each in (*sources[1:], seg))],
-        content=report[0],
+        evidence=[
+            *_references(sources),
+            *_references([seg] if seg is not None else []),
+            *_references(priors),
+        ],
+        content=_root(
+            sources[0],
+            [
+                image_library(frames, priors),
+                *_results(findings, Grouping(tuple(frames), algorithm, seg, tuple(segments)), identity),
+                comment(disclaimer),
+            ],
+            algorithm,
+        ),
         series_instance_uid=identity.uid("sr.series"),
         series_number=series_number,
         sop_instance_uid=identity.uid("sr"),
         instance_number=1,
         manufacturer=algorithm.manufacturer,
         is_complete=True,
+        previous_versions=_documents(predecessors) or None,
         series_description=description[:64],
     )
-    _declare_private_scheme(result, findings)
+    declare_schemes(result)
     stamp(
         result,
         source=sources[0],
@@ -117,21 +130,20 @@ def measurement_report(
     return result
 
 
-def _refuse_unreportable(findings: Findings, seg: Dataset, segments: Sequence[Segment]) -> None:
-    if not findings.groups:
-        raise InvalidResult("there are no measurements to report")
-    if seg.SOPClassUID not in _SEG_CLASSES:
-        raise InvalidResult(f"{seg.SOPInstanceUID} is not a segmentation but {seg.SOPClassUID}")
-    known = {int(item.SegmentNumber) for item in seg.SegmentSequence} & {
-        segment.number for segment in segments
-    }
-    for group in findings.groups:
-        unknown = set(group.segment_numbers) - known
-        if unknown or not group.segment_numbers:
-            named = f"segment {min(unknown)}" if unknown else "no segment at all"
-            raise InvalidResult(
-                f'the measurements of "{group.label}" name {named}; the segmentation has {sorted(known)}'
-            )
+def _root(source: Dataset, content: Iterable[ContentItem], algorithm: Algorithm) -> ContainerContentItem:
+    root = ContainerContentItem(concept(_TITLE), template_id="1500")
+    procedure = _PROCEDURES.get(str(source.get("Modality")), codes.IMAGING_PROCEDURE)
+    root.ContentSequence = ContentSequence(
+        [
+            *LanguageOfContentItemAndDescendants(concept(_ENGLISH)),
+            *_observer(algorithm),
+            CodeContentItem(
+                concept(_PROCEDURE_REPORTED), concept(procedure), RelationshipTypeValues.HAS_CONCEPT_MOD
+            ),
+            *content,
+        ]
+    )
+    return root
 
 
 def _observer(algorithm: Algorithm) -> ObservationContext:
@@ -143,148 +155,83 @@ def _observer(algorithm: Algorithm) -> ObservationContext:
         model_name=algorithm.name,
         serial_number=algorithm.device_uid,
     )
-    device_type = CodedConcept("121007", "DCM", "Device")
-    return ObservationContext(observer_device_context=ObserverContext(device_type, device))
+    return ObservationContext(observer_device_context=ObserverContext(concept(_DEVICE), device))
 
 
-def _group(
-    group: MeasurementGroup, seg: Dataset, plane: Dataset, algorithm: Algorithm, tracking: tuple[str, str]
-) -> MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations:
-    shared = {
-        "tracking_identifier": TrackingIdentifier(identifier=tracking[0], uid=tracking[1]),
-        "finding_type": _concept(group.finding),
-        "finding_sites": [
-            FindingSite(_concept(group.finding), _concept(group.laterality) if group.laterality else None)
-        ],
-        "algorithm_id": _algorithm_identification(algorithm),
-        "measurements": [_measurement(m) for m in group.measurements if math.isfinite(m.value)],
-    }
-    references = [_referenced_segment(number, seg, plane) for number in group.segment_numbers]
-    if len(references) == 1:
-        template = VolumetricROIMeasurementsAndQualitativeEvaluations(
-            referenced_segment=references[0], **shared
-        )
-    else:
-        template = MeasurementsAndQualitativeEvaluations(**shared)
-        template[0].ContentSequence.extend(reference[0] for reference in references)
-        template[0].ContentSequence.append(references[0][1])  # the source series, the same for each of them
-    template[0].ContentSequence.extend(_comment(text) for text in _comments(group))
-    return template
+def _results(findings: Findings, grouping: Grouping, identity: JobIdentity) -> Iterator[ContentItem]:
+    if not findings.groups:
+        yield _nothing_found(findings.notes, grouping.algorithm)
+        return
+    measurements = _container(_MEASUREMENTS)
+    for place, group in enumerate(findings.groups):
+        tracking = group_tracking(group, place, grouping.algorithm, identity)
+        measurements.ContentSequence.extend(grouping.group(group, tracking))
+    yield measurements
+    for note in findings.notes:
+        yield comment(note)
 
 
-def _referenced_segment(number: int, seg: Dataset, plane: Dataset) -> ReferencedSegment:
-    return ReferencedSegment(
-        sop_class_uid=str(seg.SOPClassUID),
-        sop_instance_uid=str(seg.SOPInstanceUID),
-        segment_number=number,
-        source_series=SourceSeriesForSegmentation(str(plane.SeriesInstanceUID)),
+def _nothing_found(notes: Sequence[str], algorithm: Algorithm) -> ContainerContentItem:
+    contains = RelationshipTypeValues.CONTAINS
+    evaluations = _container(_EVALUATIONS)
+    evaluations.ContentSequence.extend(algorithm_identification(algorithm))
+    evaluations.ContentSequence.append(
+        CodeContentItem(concept(_SUMMARY), concept(_WITHOUT_FINDINGS), contains)
     )
-
-
-def _algorithm_identification(algorithm: Algorithm) -> AlgorithmIdentification:
-    """TID 4019."""
-    return AlgorithmIdentification(
-        name=algorithm.name,
-        version=algorithm.version,
-        parameters=[f"model {name} {version}" for name, version in sorted(algorithm.models.items())] or None,
+    evaluations.ContentSequence.extend(
+        TextContentItem(concept(_CONCLUSION), note, contains) for note in notes
     )
+    return evaluations
 
 
-def _measurement(measurement: Measurement) -> NumericMeasurement:
-    """TID 1419 row 5: the number with unit and derivation."""
-    return NumericMeasurement(
-        name=_concept(measurement.concept),
-        value=float(measurement.value),
-        unit=_concept(measurement.unit),
-        derivation=_concept(measurement.derivation) if measurement.derivation else None,
-    )
-
-
-def _comments(group: MeasurementGroup) -> Iterable[str]:
-    yield from group.notes
-    for measurement in group.measurements:
-        if not math.isfinite(measurement.value):
-            yield f"{measurement.name}: there is no value, nothing could be measured"
-
-
-def _image_library(first: Dataset, sources: Sequence[Dataset]) -> ContainerContentItem:
-    """TID 1600: what all images have in common stands once, for their group (TID 1602, TID 1604)."""
-    context = RelationshipTypeValues.HAS_ACQ_CONTEXT
-    row_mm, column_mm = first.PixelSpacing
-    pixels, millimetre = CodedConcept("{pixels}", "UCUM", "Pixels"), CodedConcept("mm", "UCUM", "millimeter")
-    group = _container("126200", "Image Library Group")
-    if first.Modality in _MODALITIES:
-        modality = CodedConcept("121139", "DCM", "Modality")
-        group.ContentSequence.append(
-            CodeContentItem(modality, _concept(_MODALITIES[first.Modality]), context)
-        )
-    frame_of_reference = CodedConcept("112227", "DCM", "Frame of Reference UID")
-    group.ContentSequence.append(UIDRefContentItem(frame_of_reference, first.FrameOfReferenceUID, context))
-    for value, meaning, number, unit in (
-        ("110910", "Pixel Data Rows", int(first.Rows), pixels),
-        ("110911", "Pixel Data Columns", int(first.Columns), pixels),
-        ("111026", "Horizontal Pixel Spacing", float(column_mm), millimetre),
-        ("111066", "Vertical Pixel Spacing", float(row_mm), millimetre),
-    ):
-        name = CodedConcept(value, "DCM", meaning)
-        group.ContentSequence.append(NumContentItem(name, number, unit, relationship_type=context))
-    group.ContentSequence.extend(_library_entry(source) for source in sources)
-    library = _container("111028", "Image Library")
-    library.ContentSequence.append(group)
-    return library
-
-
-def _container(value: str, meaning: str) -> ContainerContentItem:
-    container = ContainerContentItem(
-        CodedConcept(value, "DCM", meaning), relationship_type=RelationshipTypeValues.CONTAINS
-    )
+def _container(name: Code) -> ContainerContentItem:
+    container = ContainerContentItem(CodedConcept(*name), relationship_type=RelationshipTypeValues.CONTAINS)
     container.ContentSequence = ContentSequence()
     return container
 
 
-def _library_entry(source: Dataset) -> ImageContentItem:
-    return ImageContentItem(
-        name=CodedConcept("260753009", "SCT", "Source"),
-        referenced_sop_class_uid=source.SOPClassUID,
-        referenced_sop_instance_uid=source.SOPInstanceUID,
-        relationship_type=RelationshipTypeValues.CONTAINS,
-    )
+def _references(instances: Iterable[Dataset]) -> Iterator[Dataset]:
+    """As much of each instance as a reference to it needs; highdicom asks for a patient too, whom `stamp` writes."""
+    for instance in instances:
+        reference = Dataset()
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+            setattr(reference, keyword, str(instance[keyword].value))
+        for keyword in (
+            "PatientID",
+            "PatientName",
+            "PatientBirthDate",
+            "PatientSex",
+            "AccessionNumber",
+            "StudyID",
+            "StudyDate",
+            "StudyTime",
+        ):
+            setattr(reference, keyword, None)
+        yield reference
 
 
-def _comment(text: str) -> ContentItem:
-    return TextContentItem(_concept(codes.COMMENT), text, RelationshipTypeValues.CONTAINS)
+def _documents(results: Iterable[Mapping[str, str]]) -> list[Dataset]:
+    documents = []
+    for result in results:
+        if result["sop_class_uid"] in _DOCUMENTS:
+            document = Dataset()
+            document.SOPClassUID = result["sop_class_uid"]
+            document.SOPInstanceUID = result["sop_instance_uid"]
+            document.SeriesInstanceUID = result["series_uid"]
+            document.StudyInstanceUID = result["study_uid"]
+            documents.append(document)
+    return documents
 
 
-def _concept(code: Code) -> CodedConcept:
-    return CodedConcept(*code)
-
-
-def _reference(instance: Dataset) -> Dataset:
-    """As much of an instance as a reference to it needs."""
-    reference = Dataset()
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(reference, keyword, str(instance[keyword].value))
-    return reference
-
-
-def _texts(findings: Findings) -> Iterable[str]:
+def _texts(findings: Findings) -> Iterator[str]:
+    """All words of ours, for the character set."""
     yield from findings.notes
     for group in findings.groups:
         yield from (group.label, *group.notes)
-        yield from (measurement.concept.meaning for measurement in group.measurements)
-
-
-def _declare_private_scheme(result: Dataset, findings: Findings) -> None:
-    used = {
-        code.scheme
-        for group in findings.groups
-        for measurement in group.measurements
-        for code in (measurement.concept, measurement.unit, measurement.derivation)
-        if code is not None
-    }
-    if codes.PRIVATE_SCHEME in used:
-        scheme = Dataset()
-        scheme.CodingSchemeDesignator = codes.PRIVATE_SCHEME
-        scheme.CodingSchemeName = "Isocenter private codes"
-        scheme.CodingSchemeResponsibleOrganization = "Isocenter"
-        result.CodingSchemeIdentificationSequence = [scheme]
+        named = [group.finding, group.site, group.laterality]
+        for measurement in group.measurements:
+            named += [measurement.concept, measurement.unit, measurement.derivation]
+        for evaluation in group.evaluations:
+            named += [evaluation.concept, evaluation.value]
+        yield from (code.meaning for code in named if code is not None)
+        yield from (measurement.name for measurement in group.measurements)
