@@ -9,21 +9,29 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pydicom import charset
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from isocenter_operators.dicom.capture_rules import capture_problems
+from isocenter_operators.dicom.code_rules import code_problems
+from isocenter_operators.dicom.document_rules import encapsulated_pdf_problems
+from isocenter_operators.dicom.key_object_rules import key_object_problems
+from isocenter_operators.dicom.link_rules import link_problems
+from isocenter_operators.dicom.map_rules import parametric_map_problems
+from isocenter_operators.dicom.placement_rules import placement_problems
+from isocenter_operators.dicom.presentation_rules import presentation_state_problems
 from isocenter_operators.dicom.problem import Problem, absent, error, warning
 from isocenter_operators.dicom.read import read_file
 from isocenter_operators.dicom.seg_rules import segmentation_problems
-from isocenter_operators.dicom.sr_rules import report_problems
+from isocenter_operators.dicom.sr_rules import document_problems, report_problems
+from isocenter_operators.dicom.structure_set_rules import structure_set_problems
+from isocenter_operators.dicom.text_rules import text_problems
 from isocenter_operators.errors import InvalidResult, UnreadableInput
 
-__all__ = ["check", "dciodvfy", "problems"]
+__all__ = ["check", "check_against", "dciodvfy", "problems"]
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _TYPE_2 = (
@@ -35,11 +43,6 @@ _TYPE_2 = (
     "StudyTime",
     "AccessionNumber",
 )
-_TEXT_VRS = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
-_PER_FRAME = 0x52009230  # Per-frame Functional Groups Sequence: long, and without text
-_SEG, _LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
-_SC = "1.2.840.10008.5.1.4.1.1.7"
-_REPORTS = ("1.2.840.10008.5.1.4.1.1.88.22", "1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.88.34")
 _DCIODVFY_LIMIT_S = 120.0
 
 
@@ -56,7 +59,7 @@ def check(dataset: Dataset) -> None:
 
 
 def problems(subject: Dataset | Path) -> list[Problem]:
-    """All that our own checks find in an object or a file: of any kind, and in detail of SEG, TID 1500 SR and SC."""
+    """All that our own checks find in an object or a file: of any kind, and in detail of the kinds of result."""
     if isinstance(subject, Path):
         try:
             dataset = read_file(subject)
@@ -65,13 +68,46 @@ def problems(subject: Dataset | Path) -> list[Problem]:
         if dataset is None:
             return [error("file", "is not a DICOM object")]
         subject = dataset
-    found = [*_identity_problems(subject), *_text_problems(subject)]
+    found = [*_found(_identity_problems, subject), *_found(text_problems, subject)]
     rules = _RULES.get(str(subject.get("SOPClassUID", "")))
     if rules is not None:
         modality, check_kind = rules
         if modality and subject.get("Modality") != modality:
             found.append(error("Modality", f"is not {modality}"))
-        found.extend(check_kind(subject))
+        found.extend(_found(check_kind, subject))
+        found.extend(_found(code_problems, subject))
+    return found
+
+
+def check_against(result: Dataset, others: Iterable[Dataset] | Mapping[str, Dataset]) -> list[Problem]:
+    """What is wrong with a result beside the objects that it refers to.
+
+    The frames of a SEG or parametric map are compared with those that they were derived from, references are followed,
+    tracking UIDs compared.
+
+    others: in any order, or by SOP Instance UID; their pixels are not needed. What `result` refers to and is not among
+    them is told only where other instances of its series are.
+    """
+    here = (
+        others if isinstance(others, Mapping) else {str(each.get("SOPInstanceUID")): each for each in others}
+    )
+    return [
+        *_found(lambda subject: placement_problems(subject, here), result),
+        *_found(lambda subject: link_problems(subject, here), result),
+    ]
+
+
+def _found(rules: Callable[[Dataset], Iterator[Problem]], dataset: Dataset) -> list[Problem]:
+    """What the rules find; where they meet a value that is not of its kind, that, without the value."""
+    found: list[Problem] = []
+    try:
+        found.extend(rules(dataset))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as wrong:
+        found.append(
+            error(
+                "object", f"holds a value of the wrong kind ({type(wrong).__name__}); it was checked up to it"
+            )
+        )
     return found
 
 
@@ -122,83 +158,19 @@ def _identity_problems(dataset: Dataset) -> Iterator[Problem]:
         yield error("MediaStorageSOPInstanceUID", "is not the SOP Instance UID")
 
 
-def _text_problems(dataset: Dataset) -> Iterator[Problem]:
-    declared = dataset.get("SpecificCharacterSet") or ""
-    terms = [declared] if isinstance(declared, str) else list(declared)
-    unknown = [term for term in terms if term and term not in charset.python_encoding]
-    if unknown:
-        yield error("SpecificCharacterSet", f"{unknown[0]!r} is no character set of PS3.3, C.12.1.1.2")
-        return
-    encodings = ["ascii" if not terms[0] else charset.python_encoding[terms[0]]]
-    encodings += [charset.python_encoding[term] for term in terms[1:]]
-    for keyword in sorted(set(_unreadable_texts(dataset, encodings))):
-        yield error(
-            keyword, f"can not be written in the character set {terms[0] or 'ISO_IR 6 (none is declared)'}"
-        )
-
-
-def _unreadable_texts(dataset: Dataset, encodings: list[str]) -> Iterator[str]:
-    for tag in dataset.keys():  # noqa: SIM118
-        if tag == _PER_FRAME:
-            continue
-        element = dataset.get_item(tag)
-        if element.VR == "SQ" and not isinstance(element, RawDataElement):
-            for item in element.value:
-                yield from _unreadable_texts(item, encodings)
-        elif element.VR in _TEXT_VRS and element.value and not _fits(element.value, encodings):
-            yield dataset[tag].keyword or str(tag)
-
-
-def _fits(value: object, encodings: list[str]) -> bool:
-    if isinstance(value, bytes):
-        if len(encodings) > 1:
-            return True  # code extensions: escape sequences decide from which set each character is
-        try:
-            value.decode(encodings[0])
-        except UnicodeDecodeError:
-            return False
-        return True
-    return all(any(_encodes(character, encoding) for encoding in encodings) for character in set(str(value)))
-
-
-def _encodes(character: str, encoding: str) -> bool:
-    try:
-        character.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _capture_problems(image: Dataset) -> Iterator[Problem]:
-    """SC Equipment and Image Pixel (PS3.3, C.8.6.1, C.7.6.3)."""
-    required = (
-        "Rows",
-        "Columns",
-        "SamplesPerPixel",
-        "BitsAllocated",
-        "PhotometricInterpretation",
-        "PixelData",
-    )
-    missing = list(absent(image, (*required, "ConversionType")))
-    yield from missing
-    if missing:
-        return
-    samples = int(image.SamplesPerPixel)
-    if samples == 3 and "PlanarConfiguration" not in image:
-        yield error("PlanarConfiguration", "is required of a colour image")
-    if not image.get("BurnedInAnnotation"):
-        yield warning("BurnedInAnnotation", "does not say whether the picture shows who the patient is")
-    meta = getattr(image, "file_meta", Dataset())
-    if "TransferSyntaxUID" in meta and not meta.TransferSyntaxUID.is_encapsulated:
-        expected = int(image.Rows) * int(image.Columns) * samples * int(image.BitsAllocated) // 8
-        if len(image.PixelData) not in (expected, expected + expected % 2):
-            yield error("PixelData", f"has {len(image.PixelData)} bytes, not {expected}")
-
-
 _Rules = tuple[str, Callable[[Dataset], Iterator[Problem]]]
-_RULES: dict[str, _Rules] = {
-    _SEG: ("SEG", segmentation_problems),
-    _LABELMAP: ("SEG", segmentation_problems),
-    _SC: ("", _capture_problems),
-    **dict.fromkeys(_REPORTS, ("SR", report_problems)),
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_RULES: dict[str, _Rules] = {  # by SOP Class: the modality that it has to have, and its rules
+    f"{_STORAGE}66.4": ("SEG", segmentation_problems),
+    f"{_STORAGE}66.7": ("SEG", segmentation_problems),  # label map
+    f"{_STORAGE}7": ("", capture_problems),
+    f"{_STORAGE}88.11": ("SR", document_problems),  # Basic Text
+    f"{_STORAGE}88.22": ("SR", report_problems),  # Enhanced
+    f"{_STORAGE}88.33": ("SR", report_problems),  # Comprehensive
+    f"{_STORAGE}88.34": ("SR", report_problems),  # Comprehensive 3D
+    f"{_STORAGE}88.59": ("KO", key_object_problems),
+    f"{_STORAGE}30": ("", parametric_map_problems),
+    f"{_STORAGE}481.3": ("RTSTRUCT", structure_set_problems),
+    f"{_STORAGE}104.1": ("", encapsulated_pdf_problems),
+    f"{_STORAGE}11.1": ("PR", presentation_state_problems),  # Grayscale Softcopy
 }

@@ -15,6 +15,8 @@ from isocenter.cli.output import counted, print_json, print_lines
 from isocenter_operators.errors import UnreadableInput
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
     from isocenter_operators.dicom.problem import Problem
 
 __all__ = ["command", "lines_of"]
@@ -26,12 +28,19 @@ __all__ = ["command", "lines_of"]
 def command(files: tuple[Path, ...], as_json: bool) -> int:
     """What is wrong with these DICOM results, by the standard. A folder stands for every file below it.
 
-    dciodvfy is asked too where it is installed. 1 when there is an error, warnings are only told.
+    Each is checked by itself and beside the others: give the images too, and the frames of a result are compared with
+    theirs. dciodvfy is asked where it is installed. 1 when there is an error, warnings are only told.
     """
-    from isocenter_operators.dicom.validate import dciodvfy, problems
+    from isocenter_operators.dicom.validate import check_against, dciodvfy, problems
 
-    every = [file for given in files for file in _below(given)]
-    found = {file: [*problems(file), *(dciodvfy(file) or ())] for file in every}
+    every = [file for path in files for file in _below(path)]
+    headers = {file: header for file in every if (header := _header(file)) is not None}
+    given = {str(header.get("SOPInstanceUID")): header for header in headers.values()}
+    found = {}
+    for file in every:
+        found[file] = [*problems(file), *(dciodvfy(file) or ())]
+        if file in headers:
+            found[file] += check_against(headers[file], given)
     if as_json:
         print_json(
             [{"path": str(file), "problems": list(map(asdict, wrong))} for file, wrong in found.items()]
@@ -40,6 +49,17 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
         for file, wrong in found.items():
             print_lines([f"{file}: {_count(wrong, 'error')}, {_count(wrong, 'warning')}", *lines_of(wrong)])
     return 1 if any(each.severity == "error" for wrong in found.values() for each in wrong) else 0
+
+
+def _header(file: Path) -> Dataset | None:
+    """A DICOM file without its pixels; None of what can not be read, which its own checks tell."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return dcmread(file, stop_before_pixels=True)
+    except (InvalidDicomError, OSError, EOFError, ValueError):
+        return None
 
 
 def _count(problems: Sequence[Problem], severity: str) -> str:
