@@ -103,10 +103,14 @@ def _settle(site: Site, report: Report) -> None:
 
 
 def _wait_for_quiet(site: Site, ledger: Ledger, jobs: Jobs) -> None:
+    """A machine may be as slow as it is: the wait is too long when for so long no job has ended."""
     give_up = time.monotonic() + _QUIET_WITHIN_S
-    quiet = 0
+    quiet = ended = 0
     while quiet < _QUIET_LOOKS:
         busy = _busy(site, ledger)
+        over = sum(entry.state is not None for entry in ledger.newest(_ALL_JOBS))
+        if over > ended:
+            ended, give_up = over, time.monotonic() + _QUIET_WITHIN_S
         quiet = 0 if busy else quiet + 1
         if busy and time.monotonic() > give_up:
             waiting = [
@@ -114,7 +118,7 @@ def _wait_for_quiet(site: Site, ledger: Ledger, jobs: Jobs) -> None:
             ]
             tails = [site.journal.read_text(), *(part.tail() for part in site.parts)]
             raise AssertionError(
-                "\n".join([f"not quiet after {_QUIET_WITHIN_S:g} s:", *busy, *_not_over(waiting), *tails])
+                "\n".join([f"not quiet, and no job has ended for {_QUIET_WITHIN_S:g} s:", *busy, *_not_over(waiting), *tails])
             )
         time.sleep(_LOOK_S)
 
