@@ -117,9 +117,8 @@ def _wait_for_quiet(site: Site, ledger: Ledger, jobs: Jobs) -> None:
                 f"{job.id[:12]} {job.application} {job.state}: {job.reason}" for job in jobs.list(_ALL_JOBS)
             ]
             tails = [site.journal.read_text(), *(part.tail() for part in site.parts)]
-            raise AssertionError(
-                "\n".join([f"not quiet, and no job has ended for {_QUIET_WITHIN_S:g} s:", *busy, *_not_over(waiting), *tails])
-            )
+            told = f"not quiet, and no job has ended for {_QUIET_WITHIN_S:g} s:"
+            raise AssertionError("\n".join([told, *busy, *_not_over(waiting), *tails]))
         time.sleep(_LOOK_S)
 
 
