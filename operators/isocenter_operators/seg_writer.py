@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
+from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 from monai.deploy.core.domain.image import Image
+from numpy.typing import NDArray
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code
+from isocenter_operators.dicom.profile import DestinationProfile, SegmentationKind, profile_of
 from isocenter_operators.dicom.seg import segmentation
 from isocenter_operators.result_gate import checked, write_instances
 from isocenter_operators.result_writer import ResultWriter
@@ -21,8 +26,8 @@ __all__ = ["SegWriterOperator"]
 class SegWriterOperator(ResultWriter):
     """Writes a label map on the grid of its series. Stands in for the SDK's `DICOMSegmentationWriterOperator`.
 
-    Named inputs: `seg_image`: an SDK Image or an array, uint8 (Z, Y, X), 0 for background;
-    `study_selected_series_list`: the series it was made from.
+    Named inputs: `seg_image`: an SDK Image or an array, uint8 or uint16 (Z, Y, X), 0 for background, or bool
+    (segments, Z, Y, X) for segments that may overlap; `study_selected_series_list`: the series it was made from.
     Named output: `dicom_instances`: a list with one Segmentation.
 
     Parameters
@@ -33,8 +38,13 @@ class SegWriterOperator(ResultWriter):
         What kind of algorithm it is (PS3.16, CID 7162).
     output_folder
         Also write the object there, as the SDK's writer does; for graphs without one of our sinks.
+    profile
+        What the destination takes: a profile, its name, or its fields (see `profile_of`); by default, the form's.
+    kind
+        "BINARY" or "LABELMAP", whatever the profile says. Masks that may overlap are BINARY, unless this is given.
 
-    Raises InputError, GeometryError or InvalidResult; with a folder, StorageFull or ConfigurationError.
+    Raises InputError, GeometryError or InvalidResult; with a folder, StorageFull or ConfigurationError, which is also
+    raised for a profile that is none.
 
     Example: `SegWriterOperator(self, segments=[LUNG_RIGHT, LUNG_LEFT], algorithm=Algorithm("lungs", "1.0"))`
     """
@@ -45,11 +55,16 @@ class SegWriterOperator(ResultWriter):
         *args: Any,
         algorithm_family: Code = ARTIFICIAL_INTELLIGENCE,
         output_folder: Path | None = None,
+        profile: str | Mapping[str, Any] | DestinationProfile | None = None,
+        kind: SegmentationKind | None = None,
         **kwargs: Any,
     ) -> None:
         self._algorithm_family = algorithm_family
         self._output_folder = output_folder
+        self._kind = kind
         super().__init__(fragment, *args, **kwargs)
+        if profile is not None:
+            self._form = replace(self._form, profile=profile_of(profile))
 
     def setup(self, spec: OperatorSpec) -> None:
         spec.input("seg_image")
@@ -60,16 +75,27 @@ class SegWriterOperator(ResultWriter):
         seg_image = op_input.receive("seg_image")
         selection = op_input.receive("study_selected_series_list")
         labels = seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)
+        kind = self._kind or ("BINARY" if labels.ndim == 4 else self._form.profile.segmentation)
         with self._record.step("SEG"):
             frames = self._frames(selection)
             seg = segmentation(
-                labels=self._on_frames(selection, labels),
+                labels=self._each_on_frames(selection, labels),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,
                 algorithm_family=self._algorithm_family,
                 identity=self._identity(frames),
+                kind=kind,
+                transfer_syntax_uid=self._form.profile.transfer_syntax(kind),
+                disclaimer=self._form.disclaimer,
             )
+        written = self._form.given([seg])
         if self._output_folder is not None:
-            write_instances(checked([[seg]]), self._output_folder)
-        op_output.emit([seg], "dicom_instances")
+            write_instances(checked([written]), self._output_folder)
+        op_output.emit(written, "dicom_instances")
+
+    def _each_on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
+        """A label map, or each mask of several, as it lies on the frames."""
+        if labels.ndim != 4:
+            return self._on_frames(selection, labels)
+        return self._on_frames(selection, labels.swapaxes(0, 1)).swapaxes(0, 1)
