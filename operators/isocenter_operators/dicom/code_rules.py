@@ -29,6 +29,7 @@ _GROUPS = {  # (the sequence that holds it, or "" for any; the code sequence): t
     ("SourceImageSequence", "PurposeOfReferenceCodeSequence"): 7202,
     ("ContributingEquipmentSequence", "PurposeOfReferenceCodeSequence"): 7005,
 }
+_BACKGROUND = ("DCM", "125040")  # a label map's background is of no other category (Supplement 243)
 _EMPTY_WORDS = {"of", "the", "and", "or", "structure", "entire", "body", "bone", "for", "with", "in"}
 _SIDES = {"left", "right"}
 
@@ -58,7 +59,7 @@ def code_problems(dataset: Dataset) -> Iterator[Problem]:
 
 def in_context_group(code: Dataset, number: int) -> bool:
     """Whether a code item is in context group `number` of PS3.16; SNOMED-RT codes count as those of SNOMED CT."""
-    return code_value(code) in _members(number)
+    return code_value(code) in _members(number) or (number == 7150 and code_value(code) == _BACKGROUND)
 
 
 def code_value(code: Dataset) -> tuple[str, str]:

@@ -66,7 +66,8 @@ def _frame_problems(frame: Frame, origins: Sequence[Frame], complete: bool) -> I
         same_grid = [origin for origin in origins if _same_grid(frame, origin)]
         offsets = [_offset_mm(corners, _corners(origin)) for origin in same_grid]
     except (IsocenterError, TypeError, ValueError):
-        return  # what is missing or no number is told by the rules of the frames themselves
+        yield warning("ImagePositionPatient", "can not be compared with that of the source images: a value is missing")
+        return
     if not offsets or not complete or len(offsets) != len(origins):
         return
     nearest_mm = min(offsets)

@@ -7,6 +7,7 @@ may come from another attribute of a damaged file: a patient's name, so messages
 from __future__ import annotations
 
 import re
+from collections.abc import MutableSequence
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -22,7 +23,9 @@ def converted(dataset: Dataset, keyword: str, origin: str) -> Any:
     """The attribute's value, None where it is absent or empty. Raises UnreadableInput where it can not be read."""
     try:
         value = dataset.get(keyword)
-        return None if value is None or value == "" else value
+        # Not asked of a sequence: highdicom's own can not be compared with anything else.
+        empty = value is None or (not isinstance(value, MutableSequence) and value == "")
+        return None if empty else value
     except MemoryError:
         raise
     except Exception as error:
