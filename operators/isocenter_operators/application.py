@@ -27,7 +27,12 @@ class Application(DeployApplication):
 
     def __init__(self, task: Run | None = None) -> None:
         self.task = task or Run.from_environment()
-        self.record = Record(self.task.checkpoint, self.task.notes)
+        self.record = Record(
+            self.task.checkpoint,
+            self.task.notes,
+            weights=self.task.weights,
+            predecessors=self.task.predecessors,
+        )
         super().__init__(argv=[])
 
     def source(self) -> Operator:

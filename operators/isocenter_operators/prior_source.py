@@ -16,6 +16,8 @@ from isocenter_operators.study import studies_of
 
 __all__ = ["PriorSourceOperator"]
 
+_FUNCTIONAL_GROUPS = 0x52009229  # from here on an image tells of its frames and their pixels, at length
+
 
 class PriorSourceOperator(Operator):
     """Reads every prior of the run, from folders and archives alike.
@@ -23,7 +25,8 @@ class PriorSourceOperator(Operator):
     Named output: `prior_study_list`: list of DICOMStudy, newest first; empty where the run has no priors, so that an
     application must do without.
 
-    A prior that can not be read is left out, and the record says so. Raises ArchiveUnavailable or DeadlineExceeded:
+    The record keeps the headers, for a report that names what was compared with. A prior that can not be read is left
+    out, and the record says so. Raises ArchiveUnavailable or DeadlineExceeded:
     an archive that is away may be there at the next try.
 
     Example: `self.prior_source()` in an `Application`, whose flow ends in a receiver's `prior_study_list`.
@@ -56,4 +59,5 @@ class PriorSourceOperator(Operator):
         except InputError as error:
             self._record.notes.append(f"prior {number + 1} of {len(self._priors)} was left out: {error}")
             return []
+        self._record.priors += [instance[:_FUNCTIONAL_GROUPS] for instance in instances]
         return studies_of(instances)

@@ -30,7 +30,8 @@ class ResultWriter(Operator):
     segments
         What each value of the label map stands for, in order from 1.
     algorithm
-        Who made it; with the series' instances it gives the results' UIDs.
+        Who made it; with the series' instances it gives the results' UIDs. The weights of its models are those that the
+        record names.
     created
         The date of the results; by default, when they are written.
     form
@@ -41,7 +42,7 @@ class ResultWriter(Operator):
         self,
         fragment: Fragment,
         *args: Any,
-        segments: Sequence[Segment],
+        segments: Sequence[Segment] = (),
         algorithm: Algorithm,
         created: datetime | None = None,
         form: ResultForm = AS_SOURCE,
@@ -49,10 +50,10 @@ class ResultWriter(Operator):
         **kwargs: Any,
     ) -> None:
         self._segments = tuple(segments)
-        self._algorithm = algorithm
+        self._record = record or Record()
+        self._algorithm = algorithm.weighed(self._record.weights)
         self._created = created
         self._form = form
-        self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
     def _frames(self, selection: Sequence[StudySelectedSeries]) -> tuple[Frame, ...]:

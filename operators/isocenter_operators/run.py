@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from isocenter_operators.dicom.findings import Findings
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.form import AS_SOURCE, ResultForm
 from isocenter_operators.inference.client import InferenceClient
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 __all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
 
@@ -65,6 +68,10 @@ class Run:
     priority: int = 0  # in the inference server's queue: 1 is served first, 0 is the server's default
     priors: tuple[Folder | Archive, ...] = ()  # earlier studies of the same patient, newest first
     notes: tuple[str, ...] = ()  # what a person should know of how this run came about
+    weights: Mapping[str, str] = field(
+        default_factory=dict
+    )  # model name -> SHA-256 of its files, where known
+    predecessors: tuple[StoredInstance, ...] = ()  # earlier results that those of this run replace
     # Called as each step begins; raises Cancelled when nobody wants the result any more.
     checkpoint: Callable[[], None] | None = None
     # Called with everything that is about to be stored, once; raises Cancelled.
@@ -102,12 +109,24 @@ class Record:
     """What the operators of one run note down: findings, stored results, and where the time went.
 
     notes: what a person should know of the run that is no finding in the patient, so stands in no result.
+    weights, predecessors: as in the `Run`, for those who write results.
+    priors: the headers of the earlier images that were read.
     """
 
-    def __init__(self, checkpoint: Callable[[], None] | None = None, notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        checkpoint: Callable[[], None] | None = None,
+        notes: Sequence[str] = (),
+        *,
+        weights: Mapping[str, str] | None = None,
+        predecessors: Sequence[StoredInstance] = (),
+    ) -> None:
         self._checkpoint = checkpoint
         self.findings = Findings(groups=())
         self.notes: list[str] = list(notes)
+        self.weights = dict(weights or {})
+        self.predecessors = tuple(predecessors)
+        self.priors: list[Dataset] = []
         self.results: list[StoredInstance] = []
         self.seconds: dict[str, float] = {}
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from isocenter.settings import Settings
+from isocenter.weights import weights_of
 from isocenter_operators.errors import ConfigurationError
 from isocenter_operators.manifest import AppManifest, read_manifest
 
@@ -14,13 +17,22 @@ __all__ = ["Catalog"]
 class Catalog:
     """The applications of one folder. Each is read when it is asked for: a wrong app.yaml is no other's concern.
 
+    repository: of the embedded inference server's models; then `get` knows their weights too.
+
     Raises ConfigurationError for a folder that is not there, and for an app.yaml that can not be used.
     """
 
-    def __init__(self, apps_dir: Path) -> None:
+    def __init__(self, apps_dir: Path, repository: Path | None = None) -> None:
         if not apps_dir.is_dir():
             raise ConfigurationError(f"apps_dir: there is no folder {apps_dir}")
         self._dir = apps_dir
+        self._repository = repository
+
+    @classmethod
+    def of(cls, settings: Settings) -> Catalog:
+        """The applications with the weights of their models, as far as these lie here: for who names an algorithm."""
+        triton = settings.triton
+        return cls(settings.apps_dir, triton.model_repository if triton.embedded else None)
 
     def all(self) -> tuple[AppManifest, ...]:
         return tuple(read_manifest(folder) for folder in self._folders())
@@ -41,7 +53,10 @@ class Catalog:
         if name not in folders:
             there = ", ".join(folders) or "none"
             raise ConfigurationError(f"there is no application {name!r} in {self._dir} (installed: {there})")
-        return read_manifest(folders[name])
+        app = read_manifest(folders[name])
+        if self._repository is None:
+            return app
+        return replace(app, weights=weights_of(app, self._repository))
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -379,6 +379,19 @@ class Ledger:
             }
         return [(_entry(row), by[row["better"]]) for row in rows]
 
+    def replaced(self, job_id: str) -> Entry | None:
+        """The job whose results those of this one replace: of the earlier ones of its subject the last with any."""
+        entry = self.entry(job_id)
+        if entry is None:
+            return None
+        earlier = [each for each in self.of_subject(entry.subject) if each.generation < entry.generation]
+        valid = [
+            each
+            for each in earlier
+            if each.state == "done" and each.results and each.superseded_by in (None, job_id)
+        ]
+        return valid[-1] if valid else None
+
     def superseded(self, job_id: str, by: str, marks: Sequence[Mapping[str, str]]) -> None:
         """The archive says by now that these results are superseded; `marks` are the instances that say it."""
         self._set(job_id, superseded_by=by, marks=json.dumps(list(marks)), posted=False)

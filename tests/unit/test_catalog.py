@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from isocenter.catalog import Catalog
+from isocenter.settings import Settings, TritonSettings
+from isocenter.weights import digest_of
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import ConfigurationError
 
@@ -51,6 +53,46 @@ def test_a_model_may_state_its_weights(tmp_path: Path) -> None:
     algorithm = Catalog(tmp_path).get("liver").algorithm
     assert algorithm.models == {"liver_net": "3", "other": "1"}
     assert algorithm.weights == {"liver_net": digest}
+
+
+def model(repository: Path, weights: bytes) -> Path:
+    """The version folder of a model as the server leaves it."""
+    folder = repository / "liver_net" / "3"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "__pycache__" / "model.pyc").write_bytes(b"compiled")
+    (folder / "model.py").write_text("...")
+    (folder / "weights").mkdir()
+    (folder / "weights" / "net.pt").write_bytes(weights)
+    return folder
+
+
+def test_weights_are_told_apart_by_names_and_bytes_alone(tmp_path: Path) -> None:
+    one = model(tmp_path / "one", b"weights")
+    same = model(tmp_path / "same", b"weights")
+    (same / "__pycache__" / "other.pyc").write_bytes(b"of another Python")
+    changed = model(tmp_path / "changed", b"Weights")
+    renamed = model(tmp_path / "renamed", b"weights")
+    (renamed / "weights" / "net.pt").rename(renamed / "weights" / "net2.pt")
+    assert digest_of(one) == digest_of(same)
+    assert len({digest_of(folder) for folder in (one, changed, renamed)}) == 3
+
+
+def test_an_application_has_the_weights_that_the_embedded_server_loads(tmp_path: Path) -> None:
+    apps, repository = tmp_path / "apps", tmp_path / "models"
+    described = "application: {title: Liver, version: '2'}\nisocenter: {models: {liver_net: %s, away: 1}}"
+    write(apps, "liver", described % "3")
+    digest = digest_of(model(repository, b"weights"))
+    embedded = Settings(apps_dir=apps, triton=TritonSettings(model_repository=repository))
+    assert Catalog.of(embedded).get("liver").algorithm.weights == {"liver_net": digest}
+    elsewhere = Settings(apps_dir=apps, triton=TritonSettings(url="127.0.0.1:1", model_repository=repository))
+    assert Catalog.of(elsewhere).get("liver").algorithm.weights == {}
+
+    stated = "{version: 3, weights_sha256: %s}"
+    (apps / "liver" / "app.yaml").write_text(described % (stated % digest))
+    assert Catalog.of(embedded).get("liver").algorithm.weights == {"liver_net": digest}
+    (apps / "liver" / "app.yaml").write_text(described % (stated % ("f" * 64)))
+    with pytest.raises(ConfigurationError, match=r"models.liver_net: states weights ffffffffffff\.\.\."):
+        Catalog.of(embedded).get("liver")
 
 
 def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:

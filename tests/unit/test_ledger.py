@@ -300,3 +300,20 @@ def test_what_a_job_superseded_is_current_again_when_it_is_retried_and_fails(tmp
     ledger.end(new.identity.job_id, "failed")
     assert [each.job_id for each in ledger.to_restore()] == [old.identity.job_id]
     assert ledger.to_supersede() == []
+
+
+def test_a_job_knows_whose_results_it_replaces(ledger: Ledger) -> None:
+    first, second, third, fourth = spec("1"), spec("1", "2"), spec("1", "2", "3"), spec("1", "2", "3", "4")
+    assert ledger.replaced(id_of(first)) is None
+    done(ledger, first)
+    assert ledger.replaced(id_of(first)) is None
+    ledger.enter(second)
+    assert ledger.replaced(id_of(second)) == ledger.entry(id_of(first))
+    done(ledger, second)
+    ledger.superseded(id_of(first), id_of(second), [])
+    assert ledger.replaced(id_of(second)) == ledger.entry(id_of(first))  # also when it is run again
+    ledger.enter(third)
+    ledger.end(id_of(third), "failed")
+    ledger.enter(fourth)
+    assert ledger.replaced(id_of(fourth)) == ledger.entry(id_of(second))
+    assert ledger.replaced("0" * 64) is None

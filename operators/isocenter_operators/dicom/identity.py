@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +38,11 @@ class Algorithm:
         if self.weights:
             what.append(sorted(self.weights.items()))
         return _uid_of(json.dumps(what, separators=(",", ":")))
+
+    def weighed(self, weights: Mapping[str, str]) -> Algorithm:
+        """The same with the weights of those of its models that are named here; what it knew before stays."""
+        named = {model: weights[model] for model in self.models if model in weights}
+        return replace(self, weights={**self.weights, **named})
 
     @property
     def model_algorithms(self) -> tuple[Algorithm, ...]:

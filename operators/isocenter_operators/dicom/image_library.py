@@ -74,24 +74,24 @@ def image_library(frames: Sequence[Frame], priors: Sequence[Dataset] = ()) -> Co
     priors: instances of earlier studies that they were compared with. Their entries are named as such.
     """
     library = _container("111028", "Image Library")
-    library.ContentSequence.extend(_group(frames, _SOURCE))
-    for series in _by_series(priors):
-        library.ContentSequence.extend(_group([Frame(instance) for instance in series], _named(codes.PRIOR)))
+    earlier = [Frame(instance) for instance in priors]
+    for images, purpose in ((frames, _SOURCE), (earlier, _named(codes.PRIOR))):
+        library.ContentSequence.extend(_group(series, purpose) for series in _by_series(images))
     return library
 
 
-def _by_series(instances: Iterable[Dataset]) -> Iterable[list[Dataset]]:
-    series: dict[str, list[Dataset]] = {}
-    for instance in instances:
-        series.setdefault(str(instance.SeriesInstanceUID), []).append(instance)
+def _by_series(frames: Iterable[Frame]) -> Iterable[list[Frame]]:
+    series: dict[str, list[Frame]] = {}
+    for frame in frames:
+        series.setdefault(frame.series_uid, []).append(frame)
     return series.values()
 
 
-def _group(frames: Sequence[Frame], purpose: CodedConcept) -> list[ContentItem]:
+def _group(frames: Sequence[Frame], purpose: CodedConcept) -> ContainerContentItem:
     group = _container("126200", "Image Library Group")
     group.ContentSequence.extend(_descriptors(frames[0]))
     group.ContentSequence.extend(_entry(item, purpose) for item in referenced(frames))
-    return [group]
+    return group
 
 
 def _container(value: str, meaning: str) -> ContainerContentItem:

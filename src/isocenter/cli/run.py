@@ -38,7 +38,7 @@ def command(app: str, path: Path, out: Path, config: Path | None, as_json: bool)
     from isocenter.worker import runner
 
     settings = options.running_settings(config)
-    installed = Catalog(settings.apps_dir).get(app)
+    installed = Catalog.of(settings).get(app)
     _require_files(path)
     _require_room(out)
     try:
@@ -103,6 +103,7 @@ def _graph(
         deadline_s=app.deadline_s,
         rejected=out / "rejected",
         form=settings.results.form,
+        weights=app.weights,
     )
     return runner.run(app, task)
 

@@ -322,7 +322,7 @@ class Decisions:
             look.leave(decision.about, reason)
             return None
         try:
-            algorithm = Catalog(self._settings.apps_dir).get(application).algorithm
+            algorithm = Catalog.of(self._settings).get(application).algorithm
         except ConfigurationError as error:
             look.memory.missing.met(about, str(error))
             look.leave(decision.about, str(error))

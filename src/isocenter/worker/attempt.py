@@ -223,12 +223,15 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
 
 
 def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
-    app = Catalog(work.settings.apps_dir).get(spec.algorithm.name)
+    app = Catalog.of(work.settings).get(spec.algorithm.name)
     if app.algorithm != spec.algorithm:
         renewed = replace(spec, algorithm=app.algorithm)
         return {
             "state": "cancelled",
-            "reason": f"{app.name} {app.version} is installed by now: job {renewed.identity.job_id[:12]} does this",
+            "reason": (
+                f"{app.name} {app.version} is installed by now{_of_other_weights(app, spec)}: "
+                f"job {renewed.identity.job_id[:12]} does this"
+            ),
             "renewed": renewed.as_json(),
         }
     folder = work.settings.data_dir / "jobs" / spec.identity.job_id
@@ -262,9 +265,37 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
         priority=spec.rank,
         priors=priors,
         notes=notes,
+        weights=spec.algorithm.weights,
+        predecessors=_replaced(work, spec),
         checkpoint=lambda: _go_on(work, job_id, attempt),
         before_store=lambda results: _store(work, job_id, attempt, results),
         after_store=lambda results: _stored(work, job_id, attempt, results),
+    )
+
+
+def _of_other_weights(app: AppManifest, spec: JobSpec) -> str:
+    same = replace(app.algorithm, weights=spec.algorithm.weights) == spec.algorithm
+    return " with other weights" if same else ""
+
+
+def _replaced(work: Work, spec: JobSpec) -> tuple[StoredInstance, ...]:
+    """The results that this job's replace, as far as they stay in the archive."""
+    try:
+        entry = work.ledger.replaced(spec.identity.job_id)
+    except SQLAlchemyError as error:
+        raise database_error(work.settings, error) from error
+    if entry is None or entry.policy == "delete":
+        return ()
+    return tuple(map(_as_stored, entry.results))
+
+
+def _as_stored(result: Mapping[str, str]) -> StoredInstance:
+    return StoredInstance(
+        sop_class_uid=result["sop_class_uid"],
+        sop_instance_uid=result["sop_instance_uid"],
+        series_uid=result["series_uid"],
+        study_uid=result["study_uid"],
+        modality=result["modality"],
     )
 
 

@@ -1,0 +1,71 @@
+"""The weights of a model, told from others by a hash of the files that the inference server loads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+from isocenter_operators.errors import ConfigurationError
+from isocenter_operators.manifest import AppManifest
+
+__all__ = ["digest_of", "weights_of"]
+
+_CHUNK = 1 << 20
+
+
+def weights_of(app: AppManifest, repository: Path) -> dict[str, str]:
+    """The SHA-256 of each of the application's models in a Triton model repository; what it does not hold is left out.
+
+    Each folder is read once in the life of a process: the server has loaded what was there when both were started.
+
+    Raises ConfigurationError where the application states other weights, or a file can not be read.
+    """
+    weights = dict(app.weights)
+    for model, version in app.models.items():
+        folder = repository.resolve() / model / version
+        if not folder.is_dir():
+            continue
+        found = _once(folder)
+        if weights.get(model, found) != found:
+            raise ConfigurationError(
+                f"{app.folder / 'app.yaml'}: isocenter.models.{model}: states weights {weights[model][:12]}..., but "
+                f"{folder} holds {found[:12]}...; install the weights it was made for, or state the new ones under a "
+                "new version of the application",
+                path=str(folder),
+            )
+        weights[model] = found
+    return weights
+
+
+@cache
+def _once(folder: Path) -> str:
+    return digest_of(folder)
+
+
+def digest_of(folder: Path) -> str:
+    """The SHA-256 over all files of a model's version folder: names, sizes and bytes, in the order of the names.
+
+    Compiled Python (`__pycache__`), which the server writes itself, is left out. Raises ConfigurationError where a file
+    can not be read.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(_files(folder), key=lambda file: file.relative_to(folder).as_posix()):
+        try:
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(folder).as_posix()}\0{size}\0".encode())
+            with file.open("rb") as content:
+                while chunk := content.read(_CHUNK):
+                    digest.update(chunk)
+        except OSError as error:
+            raise ConfigurationError(f"{file}: can not be read: {error.strerror}", path=str(file)) from error
+    return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        found += [Path(place) / name for name in names]
+    return found
