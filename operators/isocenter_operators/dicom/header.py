@@ -20,12 +20,13 @@ from pydicom.valuerep import validate_value
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.frame import Frame
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.unicode import in_unicode
 from isocenter_operators.errors import InputError, UnreadableInput
 
 if TYPE_CHECKING:
     from highdicom import SOPClass  # which takes seconds to import
 
-__all__ = ["DISCLAIMER", "coded", "has_sound", "plane_of", "referenced", "stamp"]
+__all__ = ["DISCLAIMER", "coded", "has_sound", "plane_of", "referenced", "restamp", "stamp"]
 
 DISCLAIMER = "Research use only, not for clinical diagnosis"
 
@@ -77,6 +78,14 @@ _TRIAL = (  # Clinical Trial Subject (C.7.1.3): the first two are its type 1, th
     "ClinicalTrialSiteName",
     "ClinicalTrialSubjectID",
     "ClinicalTrialSubjectReadingID",
+)
+_OWN_DATES = (  # when a result was made
+    ("InstanceCreationDate", "InstanceCreationTime"),
+    ("ContentDate", "ContentTime"),
+    ("SeriesDate", "SeriesTime"),
+    ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"),
+    ("PresentationCreationDate", "PresentationCreationTime"),
+    ("StructureSetDate", "StructureSetTime"),
 )
 _ENUMERATED = {
     "PatientSex": {"M", "F", "O"},
@@ -181,6 +190,25 @@ def stamp(
     _stamp_dates(result, source, identity.created)
     _stamp_equipment(result, source, algorithm, disclaimer)
     result.ContentQualification = "RESEARCH"  # PS3.3, C.8.13.2.1.1
+
+
+def restamp(result: Dataset, source: Dataset) -> None:
+    """Write what `stamp` takes over from its source into a result that was stamped with less of it.
+
+    The result's own dates, which are this machine's where `stamp` knew no other zone, become those of the source's.
+    """
+    for keyword in (*_KEYS, *_TYPE_2, *_OPTIONAL, *_ANIMAL, *_TRIAL):
+        result.pop(keyword, None)
+    for keyword, value in _patient_and_study(source):
+        _put(result, keyword, value)
+    if result.get("SpecificCharacterSet") != source.get("SpecificCharacterSet"):
+        in_unicode(result)
+    if has_sound(source, "TimezoneOffsetFromUTC") and "TimezoneOffsetFromUTC" not in result:
+        _move_dates(result, _zone(source))
+        result.TimezoneOffsetFromUTC = source.TimezoneOffsetFromUTC
+    others = [each for each in result.get("ContributingEquipmentSequence", ()) if not _has_acquired(each)]
+    if len(others) < len(result.get("ContributingEquipmentSequence", ())):
+        result.ContributingEquipmentSequence = [*_acquisition(source), *others]
 
 
 def has_sound(source: Dataset, keyword: str) -> bool:
@@ -349,6 +377,20 @@ def _zone(source: Dataset) -> timezone | None:
     return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
 
 
+def _move_dates(result: Dataset, zone: timezone | None) -> None:
+    """From this machine's time zone to another one."""
+    for date, time in _OWN_DATES:
+        told = f"{result.get(date, '')}{result.get(time, '')}"
+        for form in ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S"):
+            try:
+                moved = datetime.strptime(told, form).astimezone(zone)
+            except ValueError:
+                continue
+            setattr(result, date, moved.strftime("%Y%m%d"))
+            setattr(result, time, moved.strftime("%H%M%S.%f"))
+            break
+
+
 def _stamp_equipment(result: Dataset, source: Dataset, algorithm: Algorithm, disclaimer: str) -> None:
     """Enhanced General Equipment (C.7.5.2) and Contributing Equipment (C.12.1): who made this, of whose images."""
     result.Manufacturer = algorithm.manufacturer
@@ -377,6 +419,11 @@ def _model(model: Algorithm) -> Dataset:
     if model.name in model.weights:
         item.ContributionDescription = f"Weights with SHA-256 {model.weights[model.name]}"
     return item
+
+
+def _has_acquired(contributor: Dataset) -> bool:
+    purposes = contributor.get("PurposeOfReferenceCodeSequence") or [Dataset()]
+    return bool(purposes[0].get("CodeValue") == "109101")
 
 
 def _acquisition(source: Dataset) -> list[Dataset]:
