@@ -407,7 +407,7 @@ def _place(image: Dataset, plane: Dataset) -> None:
 def _say_how_made(image: Dataset, frame: Frame, about: _About) -> None:
     """General Image and General Reference (C.7.6.1, C.12.4): derived, from what, by whom."""
     usual = {"CT": "AXIAL", "MR": "OTHER"}[about.modality]
-    kinds = np.atleast_1d(frame.instance.ImageType) if has_sound(frame.instance, "ImageType") else []
+    kinds: Any = np.atleast_1d(frame.instance.ImageType) if has_sound(frame.instance, "ImageType") else []
     same = about.kind == "processed" and frame.instance.SOPClassUID == image.SOPClassUID
     image.ImageType = ["DERIVED", "SECONDARY", str(kinds[2]) if same and len(kinds) > 2 else usual]
     image.DerivationDescription = (
