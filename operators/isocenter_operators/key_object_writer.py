@@ -18,7 +18,7 @@ __all__ = ["KeyObjectWriterOperator"]
 class KeyObjectWriterOperator(ResultWriter):
     """Writes one Key Object Selection of the images to look at first, and one of all results of the job.
 
-    Named inputs: `seg_image` (optional): the label map as the SEG writer gets it; `findings`: Findings;
+    Named inputs: `seg_image` (optional): the label map, from the operator that also emits the findings; `findings`;
     `dicom_instances`, from any number of writers: the results; `study_selected_series_list`.
     Named output: `dicom_instances`: a list of one or two Key Object Selection Documents (PS3.16, TID 2010). The first
     is left out where nothing was found, and so there is no key image.

@@ -37,6 +37,7 @@ _UNITS = {
     "deg": "°",
     "um": "µm",
 }
+_MOST_NAMES = 6  # in one sentence
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -102,9 +103,10 @@ def conclusion(findings: Findings, algorithm: Algorithm) -> str:
             f"{algorithm.name} found nothing of what it looks for. It looks for nothing else, so this does not mean "
             "that the images are normal."
         )
-    names = _listed([group_heading(group) for group in findings.groups])
+    names = [group_heading(group) for group in findings.groups]
+    what = _listed(names) if len(names) <= _MOST_NAMES else f"{len(names)} regions"
     return (
-        f"{algorithm.name} reports on {names}. These are the results of a computation; no person has checked them, "
+        f"{algorithm.name} reports on {what}. These are the results of a computation; no person has checked them, "
         "and what they mean for the patient is not part of this report."
     )
 
