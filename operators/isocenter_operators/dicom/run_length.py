@@ -1,6 +1,7 @@
 """RLE Lossless (PS3.5, Annex G), for images that are mostly the same value: label maps, masks, probabilities.
 
-pydicom encodes it value by value in Python; here a whole frame is encoded at once, at a tenth of the time.
+pydicom leaves this to GDCM where that is installed, whose encoder ends the process on a frame that does not become
+smaller; its own goes through the values one by one. Here a whole frame is encoded at once.
 """
 
 from __future__ import annotations

@@ -21,7 +21,13 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sr.coding import Code as PydicomCode
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    RLELossless,
+)
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code, Segment
@@ -221,7 +227,10 @@ def _one_frame(about: _About, kind: str, fractional_type: str, maximum: int) -> 
     """highdicom's object with a single frame, whose pixels stand for those to come."""
     # Once an image was compressed with loss, all that is derived of it says so (PS3.3, C.8.20.2.2).
     lossy = [plane for plane in about.planes if plane.get("LossyImageCompression") == "01"]
-    plane = (lossy or about.planes)[0]
+    plane = Dataset()
+    plane.update({element.tag: element for element in (lossy or about.planes)[0]})
+    # By its class highdicom would take the plane of a multi-frame image for such an image. References are set later.
+    plane["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
     pixels = np.zeros((1, plane.Rows, plane.Columns), np.uint8)
     pixels[0, 0, 0] = 1
     return Segmentation(

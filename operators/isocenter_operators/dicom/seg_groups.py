@@ -24,7 +24,7 @@ __all__ = ["per_frame_groups"]
 
 _ITEM = struct.Struct("<HHL")
 _DERIVATION = Code("113076", "DCM", "Segmentation")  # CID 7203
-_PURPOSE = Code("121322", "DCM", "Source Image for Image Processing Operation")  # CID 7202
+_PURPOSE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
 
 
 def per_frame_groups(
