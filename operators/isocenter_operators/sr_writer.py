@@ -36,6 +36,8 @@ class SRWriterOperator(ResultWriter):
     Example: `SRWriterOperator(self, takes_seg=False, algorithm=MANIFEST.algorithm, record=self.record)`
     """
 
+    _takes_seg = True
+
     def __init__(self, fragment: Fragment, *args: Any, takes_seg: bool = True, **kwargs: Any) -> None:
         self._takes_seg = takes_seg
         super().__init__(fragment, *args, **kwargs)
