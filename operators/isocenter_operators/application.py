@@ -6,77 +6,90 @@ Without a `Run` it reads the environment, as any MONAI Application Package does.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application as DeployApplication
 from monai.deploy.core import Operator
 
+from isocenter_operators.dicom.deidentify import Pseudonyms
 from isocenter_operators.dicomweb_source import DICOMwebSourceOperator
 from isocenter_operators.dicomweb_store import DICOMwebStoreOperator
-from isocenter_operators.errors import NotApplicable
+from isocenter_operators.errors import IsocenterError, NotApplicable
 from isocenter_operators.folder_sink import FolderSinkOperator
 from isocenter_operators.folder_source import FolderSourceOperator
 from isocenter_operators.frames import empty_frames
 from isocenter_operators.prior_source import PriorSourceOperator
-from isocenter_operators.run import Archive, Outcome, Record, Run
+from isocenter_operators.run import Archive, Outcome, Record, Run, StoredInstance
 
 __all__ = ["Application"]
 
 
 class Application(DeployApplication):
-    """A graph between a source and a sink that the run chooses; `compose()` uses `task` and `record`."""
+    """A graph between a source and a sink that the run chooses; `compose()` uses `task` and `record`.
+
+    Where the run is de-identified, what lies between source and sink sees no identity, in the images or in `task`.
+    """
 
     def __init__(self, task: Run | None = None) -> None:
-        self.task = task or Run.from_environment()
+        self._given = given = task or Run.from_environment()
+        how = given.deidentification
+        self._pseudonyms = Pseudonyms(how) if how is not None else None
+        self.task = given if how is None else given.without_identity()
         self.record = Record(
-            self.task.checkpoint,
+            given.checkpoint,
             self.task.notes,
-            weights=self.task.weights,
-            predecessors=self.task.predecessors,
+            weights=given.weights,
+            predecessors=[self._concealed(each) for each in given.predecessors],
         )
         super().__init__(argv=[])
 
     def source(self) -> Operator:
         """The operator that emits `dicom_study_list`, once."""
         once = CountCondition(self, 1)
-        if isinstance(self.task.source, Archive):
+        shared: dict[str, Any] = {"pseudonyms": self._pseudonyms, "record": self.record, "name": "source"}
+        if isinstance(self._given.source, Archive):
             return DICOMwebSourceOperator(
                 self,
                 once,
-                archive=self.task.source,
-                sop_instance_uids=self.task.sop_instance_uids,
-                record=self.record,
-                name="source",
+                archive=self._given.source,
+                sop_instance_uids=self._given.sop_instance_uids,
+                **shared,
             )
-        return FolderSourceOperator(
-            self, once, input_folder=self.task.source.path, record=self.record, name="source"
-        )
+        return FolderSourceOperator(self, once, input_folder=self._given.source.path, **shared)
 
     def prior_source(self) -> Operator:
         """The operator that emits `prior_study_list`, once: earlier studies of the patient, where the run has any."""
         once = CountCondition(self, 1)
-        return PriorSourceOperator(self, once, priors=self.task.priors, record=self.record, name="priors")
+        return PriorSourceOperator(
+            self,
+            once,
+            priors=self._given.priors,
+            pseudonyms=self._pseudonyms,
+            record=self.record,
+            name="priors",
+        )
 
     def sink(self) -> Operator:
         """The operator that takes every writer's `dicom_instances`, checks them and stores them together."""
-        if isinstance(self.task.sink, Archive):
+        given = self._given
+        shared: dict[str, Any] = {
+            "rejected": given.rejected,
+            "form": given.form,
+            "pseudonyms": self._pseudonyms,
+            "record": self.record,
+            "name": "sink",
+        }
+        if isinstance(given.sink, Archive):
             return DICOMwebStoreOperator(
                 self,
-                archive=self.task.sink,
-                rejected=self.task.rejected,
-                form=self.task.form,
-                before_store=self.task.before_store,
-                after_store=self.task.after_store,
-                record=self.record,
-                name="sink",
+                archive=given.sink,
+                before_store=given.before_store,
+                after_store=given.after_store,
+                **shared,
             )
-        return FolderSinkOperator(
-            self,
-            output_folder=self.task.sink.path,
-            rejected=self.task.rejected,
-            form=self.task.form,
-            record=self.record,
-            name="sink",
-        )
+        return FolderSinkOperator(self, output_folder=given.sink.path, **shared)
 
     def execute(self) -> Outcome:
         """Run the graph once. Raises IsocenterError when it fails; being not applicable is an outcome."""
@@ -84,18 +97,38 @@ class Application(DeployApplication):
         try:
             self.run()
         except NotApplicable as refusal:
-            reason = str(refusal)
+            reason = self._told(str(refusal))
             empty_frames(refusal)
             refusal.__traceback__ = None  # it begins with this frame, which has not ended
+        except IsocenterError as error:
+            error.args = (self._told(str(error)),)
+            error.series_uid = self._told(error.series_uid) if error.series_uid else None
+            raise
         groups = tuple(
-            {"label": group.label, "notes": list(group.notes), **group.as_dict()}
+            {"label": group.label, "notes": [*map(self._told, group.notes)], **group.as_dict()}
             for group in self.record.findings.groups
         )
+        hidden = () if self._pseudonyms is None else self._given.notes
         return Outcome(
             status="not_applicable" if reason else "done",
             reason=reason,
             groups=() if reason else groups,
-            notes=(*self.record.findings.notes, *self.record.notes),
+            notes=tuple(map(self._told, (*self.record.findings.notes, *hidden, *self.record.notes))),
             results=tuple(self.record.results),
             seconds=dict(self.record.seconds),
         )
+
+    def _concealed(self, stored: StoredInstance) -> StoredInstance:
+        if self._pseudonyms is None:
+            return stored
+        uid = self._pseudonyms.uid
+        return replace(
+            stored,
+            sop_instance_uid=uid(stored.sop_instance_uid),
+            series_uid=uid(stored.series_uid),
+            study_uid=uid(stored.study_uid),
+        )
+
+    def _told(self, text: str) -> str:
+        """What a person is told, with the UIDs that they know."""
+        return text if self._pseudonyms is None else self._pseudonyms.told(text)

@@ -7,6 +7,7 @@ from typing import Any
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
 from isocenter_operators.dicom.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, InputError
@@ -27,6 +28,8 @@ class DICOMwebSourceOperator(Operator):
         The archive, the study and the series; no series means every series of the study.
     sop_instance_uids
         The instances that must be there, no more and no fewer: a job is one exact set of instances. None: any.
+    pseudonyms
+        Under which the images go on, without their identity. None: they go on as they are.
 
     Raises InputError, ArchiveUnavailable or DeadlineExceeded.
 
@@ -39,11 +42,13 @@ class DICOMwebSourceOperator(Operator):
         *args: Any,
         archive: Archive,
         sop_instance_uids: frozenset[str] | None = None,
+        pseudonyms: Pseudonyms | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._archive = archive
         self._wanted = sop_instance_uids
+        self._pseudonyms = pseudonyms
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -52,7 +57,8 @@ class DICOMwebSourceOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         with self._record.step("fetch"):
-            studies = studies_of(self._only_wanted(retrieve(self._archive)))
+            instances = self._only_wanted(retrieve(self._archive))
+            studies = studies_of(without_identity(instances, self._pseudonyms))
         op_output.emit(studies, "dicom_study_list")
 
     def _only_wanted(self, instances: list[Dataset]) -> list[Dataset]:

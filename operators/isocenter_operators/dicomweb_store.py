@@ -9,6 +9,7 @@ from typing import Any
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.deidentify import Pseudonyms, with_identity
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.form import ResultForm
 from isocenter_operators.result_gate import checked, stored_instance
@@ -34,6 +35,7 @@ class DICOMwebStoreOperator(Operator):
         form: ResultForm | None = None,
         before_store: Callable[[Sequence[StoredInstance]], None] | None = None,
         after_store: Callable[[Sequence[StoredInstance]], None] | None = None,
+        pseudonyms: Pseudonyms | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
@@ -42,6 +44,7 @@ class DICOMwebStoreOperator(Operator):
         self._form = form
         self._before_store = before_store
         self._after_store = after_store
+        self._pseudonyms = pseudonyms
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -51,7 +54,7 @@ class DICOMwebStoreOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
-            instances = checked(batches, self._rejected, self._form)
+            instances = checked(with_identity(batches, self._pseudonyms), self._rejected, self._form)
         stored = [stored_instance(instance) for instance in instances]
         if self._before_store is not None:
             self._before_store(stored)

@@ -7,6 +7,7 @@ from typing import Any
 
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 
+from isocenter_operators.dicom.deidentify import Pseudonyms, with_identity
 from isocenter_operators.form import ResultForm
 from isocenter_operators.result_gate import checked, stored_instance, write_instances
 from isocenter_operators.run import Record
@@ -29,12 +30,14 @@ class FolderSinkOperator(Operator):
         output_folder: Path = Path("output"),
         rejected: Path | None = None,
         form: ResultForm | None = None,
+        pseudonyms: Pseudonyms | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._output_folder = output_folder
         self._rejected = rejected
         self._form = form
+        self._pseudonyms = pseudonyms
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -44,7 +47,7 @@ class FolderSinkOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
-            instances = checked(batches, self._rejected, self._form)
+            instances = checked(with_identity(batches, self._pseudonyms), self._rejected, self._form)
         with self._record.step("store"):
             written = write_instances(instances, self._output_folder)
         self._record.results += [

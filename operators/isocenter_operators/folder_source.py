@@ -7,6 +7,7 @@ from typing import Any
 
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 
+from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
 from isocenter_operators.dicom.read import read_folder
 from isocenter_operators.run import Record
 from isocenter_operators.study import studies_of
@@ -31,10 +32,12 @@ class FolderSourceOperator(Operator):
         fragment: Fragment,
         *args: Any,
         input_folder: Path = Path("input"),
+        pseudonyms: Pseudonyms | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._input_folder = input_folder
+        self._pseudonyms = pseudonyms
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -46,7 +49,8 @@ class FolderSourceOperator(Operator):
         given = op_input.receive("input_folder")
         with self._record.step("fetch"):
             passed_over: list[Path] = []
-            studies = studies_of(read_folder(Path(given) if given else self._input_folder, passed_over))
+            instances = read_folder(Path(given) if given else self._input_folder, passed_over)
+            studies = studies_of(without_identity(instances, self._pseudonyms))
         if passed_over:
             # One of them may be an image whose first bytes are damaged.
             self._record.notes.append(f"files that are no DICOM images were passed over: {len(passed_over)}")

@@ -8,6 +8,7 @@ from typing import Any
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_study import DICOMStudy
 
+from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
 from isocenter_operators.dicom.read import read_folder
 from isocenter_operators.dicomweb_source import retrieve
 from isocenter_operators.errors import InputError
@@ -37,10 +38,12 @@ class PriorSourceOperator(Operator):
         fragment: Fragment,
         *args: Any,
         priors: Sequence[Folder | Archive] = (),
+        pseudonyms: Pseudonyms | None = None,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._priors = tuple(priors)
+        self._pseudonyms = pseudonyms
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
 
@@ -55,7 +58,8 @@ class PriorSourceOperator(Operator):
     def _read(self, number: int) -> list[DICOMStudy]:
         prior = self._priors[number]
         try:
-            instances = retrieve(prior) if isinstance(prior, Archive) else read_folder(prior.path)
+            read = retrieve(prior) if isinstance(prior, Archive) else read_folder(prior.path)
+            instances = without_identity(read, self._pseudonyms)
         except InputError as error:
             self._record.notes.append(f"prior {number + 1} of {len(self._priors)} was left out: {error}")
             return []

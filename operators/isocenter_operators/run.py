@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,8 @@ from isocenter_operators.inference.client import InferenceClient
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+    from isocenter_operators.dicom.deidentify import Deidentification
 
 __all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
 
@@ -65,6 +67,9 @@ class Run:
     # The instances this run is for: a source that finds another set refuses. None: whatever is there.
     sop_instance_uids: frozenset[str] | None = None
     form: ResultForm = AS_SOURCE  # in which results are written
+    deidentification: Deidentification | None = (
+        None  # of all that the graph sees; None: it sees who the patient is
+    )
     priority: int = 0  # in the inference server's queue: 1 is served first, 0 is the server's default
     priors: tuple[Folder | Archive, ...] = ()  # earlier studies of the same patient, newest first
     notes: tuple[str, ...] = ()  # what a person should know of how this run came about
@@ -88,6 +93,21 @@ class Run:
             sink=Folder(Path(env.get("HOLOSCAN_OUTPUT_PATH", "output"))),
             triton_url=env.get("TRITON_SERVER_NETLOC", "127.0.0.1:8001"),
             deadline_s=deadline_s,
+        )
+
+    def without_identity(self) -> Run:
+        """What a graph may know of a run that is de-identified: nothing that leads to the images or the results."""
+        return replace(
+            self,
+            source=Folder(Path()),
+            sink=Folder(Path()),
+            deidentification=None,
+            sop_instance_uids=None,
+            priors=(),
+            notes=(),
+            predecessors=(),
+            before_store=None,
+            after_store=None,
         )
 
 

@@ -112,7 +112,9 @@ class Pseudonyms:
                 setattr(concealed, keyword, None)
         concealed.PatientID = f"DEID-{self._hash('PatientID', str(instance.get('PatientID', ''))).hex()[:16]}"
         # The one attribute of the study that results take over as it is: by it they name the instance again.
-        concealed.StudyID = self._hash("StudyID", str(instance.SOPInstanceUID)).hex()[:16]
+        # Copies of one instance may be in several studies.
+        instance_of_study = f"{instance.StudyInstanceUID}\n{instance.SOPInstanceUID}"
+        concealed.StudyID = self._hash("StudyID", instance_of_study).hex()[:16]
         self._declare(concealed)
         concealed.file_meta = FileMetaDataset()
         concealed.file_meta.TransferSyntaxUID = instance.file_meta.TransferSyntaxUID
