@@ -1,6 +1,6 @@
 """Quantitative CT of the lungs: volume, mean density, low-attenuation area and 15th percentile of each lung.
 
-source -> select -> volume -> model on Triton -> density -> SEG, SR, pictures -> sink
+source -> select -> volume -> input gate -> model on Triton -> density -> SEG, SR, pictures -> sink
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from isocenter_operators.application import Application
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup, Segment
 from isocenter_operators.errors import NotApplicable
+from isocenter_operators.input_gate import InputGateOperator
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.picture_writer import PictureWriterOperator
 from isocenter_operators.run import Record, Run
@@ -71,6 +72,7 @@ class CTLungDensity(Application):
         source, sink = self.source(), self.sink()
         selector = SeriesSelectorOperator(self, rules=SELECTION, record=record, name="select")
         volume = VolumeOperator(self, rescale_type="HU", release_pixels=True, record=record, name="volume")
+        gate = InputGateOperator(self, accepts=MANIFEST.accepts, record=record, name="gate")
         model = TritonInferenceOperator(
             self,
             model_name=MODEL,
@@ -93,7 +95,8 @@ class CTLungDensity(Application):
         selected = {("study_selected_series_list", "study_selected_series_list")}
         self.add_flow(source, selector, {("dicom_study_list", "dicom_study_list")})
         self.add_flow(selector, volume, selected)
-        self.add_flow(volume, model, {("image", "image")})
+        self.add_flow(volume, gate, {("image", "image")})
+        self.add_flow(gate, model, {("image", "image")})
         self.add_flow(model, density, {("pred", "pred"), ("tensors", "tensors")})
         for writer in (seg, sr, picture):
             self.add_flow(selector, writer, selected)

@@ -8,6 +8,7 @@ The SDK's form (`application`, `resources`) with one block of our own:
                                          # {liver: {version: "2", weights_sha256: <64 hexadecimal digits>}}
       deadline_s: 120                    # for one call of a model
       concurrency: 1                     # jobs at once, on all workers together; left out: as many as they take
+      accepts: {modalities: [CT]}        # what the input gate lets through: dicom.acceptance, docs/input-gate.md
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from isocenter_operators.dicom.acceptance import Acceptance
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import ConfigurationError
 
@@ -37,6 +39,7 @@ class AppManifest:
     models: Mapping[str, str]  # name -> version
     deadline_s: float
     concurrency: int | None = None  # jobs at once, on all workers together; None: as many as they take
+    accepts: Acceptance = field(default_factory=Acceptance)
     weights: Mapping[str, str] = field(
         default_factory=dict
     )  # model name -> SHA-256 of its files, where known
@@ -69,6 +72,7 @@ class _Isocenter(BaseModel):
     models: dict[str, _Model] = Field(default_factory=dict)
     deadline_s: float = Field(default=300.0, gt=0)
     concurrency: int | None = Field(default=None, ge=1)
+    accepts: Acceptance = Acceptance()
 
 
 class _AppYaml(BaseModel):
@@ -99,5 +103,6 @@ def read_manifest(folder: Path) -> AppManifest:
         models={name: model.version for name, model in models.items()},
         deadline_s=parsed.isocenter.deadline_s,
         concurrency=parsed.isocenter.concurrency,
+        accepts=parsed.isocenter.accepts,
         weights={name: model.weights_sha256 for name, model in models.items() if model.weights_sha256},
     )
