@@ -247,6 +247,8 @@ def test_frames_of_a_multi_frame_instance_are_named_by_number(tmp_path: Path) ->
     assert sorted(entry.ReferencedSOPSequence[0].ReferencedFrameNumber) == numbers
     (spacing,) = content(library, "111026")
     assert float(spacing.MeasuredValueSequence[0].NumericValue) == 8.0
+    for concept, meaning in (("113820", "Spiral Acquisition"), ("113961", "Filtered Back Projection")):
+        assert content(library, concept)[0].ConceptCodeSequence[0].CodeMeaning == meaning
     path = written(report, tmp_path, "sr")
     assert errors(found_by_dciodvfy(path)) == []
     assert highdicom.sr.srread(path).content.get_planar_roi_measurement_groups()
@@ -277,6 +279,22 @@ def test_priors_and_what_is_replaced_are_referenced(volume: Volume, tmp_path: Pa
     assert (predecessor.StudyInstanceUID, series.SeriesInstanceUID) == ("2.25.9", "2.25.12.1")
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.25.12"
     assert "PredecessorDocumentsSequence" not in report_of(volume, regions(volume))
+
+
+def test_each_series_has_a_group_of_its_own_in_the_image_library(volume: Volume) -> None:
+    other = [Frame(copy.deepcopy(frame.instance)) for frame in volume.frames[:3]]
+    for frame in other:
+        frame.instance.SeriesInstanceUID = "1.2.3.9"
+        frame.instance.SOPInstanceUID += ".9"
+    both = dataclasses.replace(volume, frames=(*volume.frames, *other))
+    library = content(report_of(both, Findings((), ("Nothing.",))), "111028")[0]
+    series = [content(group, "112002")[0].UID for group in content(library, "126200")]
+    assert series == [volume.sources[0].SeriesInstanceUID, "1.2.3.9"]
+    images = [
+        sum(item.ValueType == "IMAGE" for item in group.ContentSequence)
+        for group in content(library, "126200")
+    ]
+    assert images == [len(volume.frames), 3]
 
 
 def test_the_weights_are_named(volume: Volume) -> None:

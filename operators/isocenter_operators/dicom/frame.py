@@ -48,6 +48,8 @@ _MACROS = {
     "RealWorldValueSlope": ("RealWorldValueMappingSequence",),
     "RealWorldValueIntercept": ("RealWorldValueMappingSequence",),
     "ConvolutionKernel": ("CTReconstructionSequence",),
+    "ReconstructionAlgorithm": ("CTReconstructionSequence",),
+    "AcquisitionType": ("CTAcquisitionTypeSequence",),
     "WindowCenter": ("FrameVOILUTSequence",),
     "WindowWidth": ("FrameVOILUTSequence",),
 }
