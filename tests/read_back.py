@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,7 +71,7 @@ def read_nrrd(path: Path) -> Placed:
     fields = dict(line.split(": ", 1) for line in header.decode().splitlines() if ": " in line)
     assert fields["space"] == "left-posterior-superior"
     shape = [int(size) for size in fields["sizes"].split()][::-1]
-    stored = {"short": "<i2", "float": "<f4", "double": "<f8"}[fields["type"]]
+    stored = {"unsigned char": "u1", "short": "<i2", "float": "<f4", "double": "<f8"}[fields["type"]]
     voxels = np.frombuffer(gzip.decompress(content), stored).reshape(shape)
     columns = [
         [float(v) for v in group.split(",")]
@@ -80,6 +81,18 @@ def read_nrrd(path: Path) -> Placed:
     affine[:3, :3] = np.array(columns).T
     affine[:3, 3] = [float(v) for v in fields["space origin"].strip("()").split(",")]
     return voxels, affine
+
+
+def read_series(folder: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """The one series in a folder as ITK reads it: voxels (Z, Y, X), and index (x, y, z, 1) to LPS mm."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its wrapper
+        import SimpleITK as sitk  # noqa: N813
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image), affine
 
 
 def on_grid(placed: Placed, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.int16]:

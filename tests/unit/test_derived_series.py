@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from read_back import found_by_dciodvfy
+from read_back import found_by_dciodvfy, read_series
 from result_cases import ALGORITHM, SERIES, identity_of, written
 
 from isocenter_operators.dicom.derived_series import derived_series
@@ -22,10 +21,6 @@ from isocenter_operators.dicom.read import read_folder
 from isocenter_operators.dicom.validate import check
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 from isocenter_operators.testing import ThoraxPhantom, as_datasets, as_enhanced, thorax_phantom
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # of its wrapper
-    import SimpleITK as sitk  # noqa: N813
 
 SMOOTHING = Code("113087", "DCM", "Smoothing")
 
@@ -58,12 +53,7 @@ def read_by_itk(images: list[Dataset], folder: Path) -> tuple[NDArray[Any], NDAr
     """Voxels (Z, Y, X) and affine of a series of files."""
     for place, image in enumerate(images):
         written(image, folder, f"{(place * 7) % 1000:04d}")  # no order of names
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
-    image = sitk.ReadImage(names)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return sitk.GetArrayFromImage(image), affine
+    return read_series(folder)
 
 
 @pytest.mark.parametrize("case", ["LPS", "RAI", "PIR", "oblique", "enhanced"])
