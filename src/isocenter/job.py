@@ -7,7 +7,15 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from isocenter.route import PRIORITIES, Hours, OutcomeWanted, Priority, PriorsWanted, Superseded
+from isocenter.route import (
+    PRIORITIES,
+    Deidentify,
+    Hours,
+    OutcomeWanted,
+    Priority,
+    PriorsWanted,
+    Superseded,
+)
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 
 __all__ = ["ENDED", "Job", "JobSpec", "State"]
@@ -39,10 +47,13 @@ class JobSpec:
     settle_s: float = 0.0  # from the last image seen until the job was made
     outcome: OutcomeWanted = "never"  # when the study gets a note on how it ended
     outcome_picture: bool = False
+    deidentify: Deidentify | None = None  # None: the application sees who the patient is
 
     @property
     def identity(self) -> JobIdentity:
-        return JobIdentity.of(self.sop_instance_uids, self.algorithm, self.created)
+        """Of images that are seen without some of their attributes the result may be another: that is other work."""
+        seen = [] if self.deidentify is None else [f"deidentified, with {sorted(self.deidentify.keep)}"]
+        return JobIdentity.of([*self.sop_instance_uids, *seen], self.algorithm, self.created)
 
     @property
     def subject(self) -> str:
@@ -63,6 +74,7 @@ class JobSpec:
             "destinations": list(self.destinations),
             "priors": self.priors.model_dump(mode="json") if self.priors else None,
             "hours": self.hours.model_dump(mode="json") if self.hours else None,
+            "deidentify": self.deidentify.model_dump(mode="json") if self.deidentify else None,
             "created": self.created.isoformat(),
         }
 
@@ -77,6 +89,7 @@ class JobSpec:
                 "destinations": tuple(content["destinations"]),
                 "priors": PriorsWanted(**content["priors"]) if content["priors"] else None,
                 "hours": Hours(**content["hours"]) if content["hours"] else None,
+                "deidentify": Deidentify(**content["deidentify"]) if content.get("deidentify") else None,
                 "created": datetime.fromisoformat(content["created"]),
             }
         )

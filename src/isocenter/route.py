@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 __all__ = [
     "PRIORITIES",
+    "Deidentify",
     "Expected",
     "Hours",
     "OutcomeWanted",
@@ -82,6 +83,15 @@ class PriorsWanted(_Part):
     max_age_days: int | None = Field(default=None, ge=1)
 
 
+class Deidentify(_Part):
+    """The application sees who no patient is; its results are the patient's again before they are stored.
+
+    `keep`: what it sees all the same, as options of PS3.15, E.3: the dates of the images; sex, age, size and weight.
+    """
+
+    keep: tuple[Literal["dates", "patient_characteristics"], ...] = ()
+
+
 class Route(_Part):
     """One rule: what meets every condition goes to the applications.
 
@@ -105,6 +115,7 @@ class Route(_Part):
     # When the study gets a note on how a job ended. Who sees no result has to know that there is none, and why.
     outcome: OutcomeWanted = "on_failure"  # also where it was not applicable, or the images were refused
     outcome_picture: bool = False  # the note's words as a picture too
+    deidentify: Deidentify | None = None  # or true, false
 
     @model_validator(mode="before")
     @classmethod
@@ -116,6 +127,12 @@ class Route(_Part):
             content = dict(content)
             content["applications"] = (content.pop("application"),)
         return content
+
+    @field_validator("deidentify", mode="before")
+    @classmethod
+    def _or_not(cls, given: Any) -> Any:
+        """`deidentify: true` keeps nothing."""
+        return ({} if given else None) if isinstance(given, bool) else given
 
     @field_validator("expect")
     @classmethod

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 from unit.test_deidentify import IDENTITY, every_value, with_header, words
 
+from isocenter.settings import OrthancSettings
 from isocenter_operators.dicom.deidentify import Deidentification
 from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import GeometryError, InputError
-from isocenter_operators.run import Folder, Run, StoredInstance
+from isocenter_operators.run import Archive, Folder, Run, StoredInstance
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
 pytestmark = [
@@ -130,6 +133,39 @@ def _without_dates_of_library(item: Dataset) -> None:
     if "ContentSequence" in item:
         kept = [each for each in item.ContentSequence if each.get("ValueType") != "DATE"]
         item.ContentSequence = kept
+
+
+def test_from_the_archive_and_back_to_it(
+    images: list[Dataset], task: Run, tmp_path: Path, orthanc: OrthancSettings
+) -> None:
+    """What is to be stored is told, and stored, under the UIDs of the study in the archive."""
+    study_uid, series_uid = generate_uid(), generate_uid()
+    for image in images:
+        image.StudyInstanceUID, image.SeriesInstanceUID = study_uid, series_uid
+    with DICOMwebClient(orthanc.dicomweb_url) as client:
+        client.store(images)
+    about: list[StoredInstance] = []
+    archive = Archive(orthanc.dicomweb_url, study_uid, (series_uid,))
+    given = replace(
+        task,
+        source=archive,
+        sink=archive,
+        sop_instance_uids=frozenset(str(image.SOPInstanceUID) for image in images),
+        before_store=about.extend,
+        deidentification=SITE,
+    )
+    outcome = spied(given).execute()
+    assert tuple(about) == outcome.results
+    with DICOMwebClient(orthanc.dicomweb_url) as client:
+        held = {
+            (str(found["0020000D"]["Value"][0]), str(found["0020000E"]["Value"][0]))
+            for found in client.search_series(study_uid)
+            if found["00080060"]["Value"] != ["CT"]
+        }
+        (named,) = client.search_studies(StudyInstanceUID=study_uid)
+    assert held == {(study_uid, each.series_uid) for each in outcome.results}
+    assert len(held) == 2
+    assert named["00100020"]["Value"] == [IDENTITY["PatientID"]]
 
 
 def test_what_went_wrong_is_told_with_the_series_that_people_know(

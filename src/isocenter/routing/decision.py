@@ -345,6 +345,7 @@ class Decisions:
             hours=route.hours,
             outcome=route.outcome,
             outcome_picture=route.outcome_picture,
+            deidentify=route.deidentify,
             settle_s=round(max(0.0, time.time() - changed_at), 3),
         )
         return self._jobs.submit(spec, changed_at=changed_at)

@@ -22,12 +22,14 @@ from isocenter.job import JobSpec
 from isocenter.jobs import WORKFLOW, Jobs
 from isocenter.ledger import Ledger
 from isocenter.settings import Settings
+from isocenter.site_key import site_key
 from isocenter.surprise import log_way, where
 from isocenter.worker import retries, runner
 from isocenter.worker.gate import Gate
 from isocenter.worker.strays import Strays
 from isocenter.worker.stuck_model import Found, end_stuck_call
 from isocenter.worker.watchdog import at_most
+from isocenter_operators.dicom.deidentify import Deidentification
 from isocenter_operators.errors import (
     Cancelled,
     ConfigurationError,
@@ -267,6 +269,7 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
         notes=notes,
         weights=spec.algorithm.weights,
         predecessors=_replaced(work, spec),
+        deidentification=_deidentification(work, spec),
         checkpoint=lambda: _go_on(work, job_id, attempt),
         before_store=lambda results: _store(work, job_id, attempt, results),
         after_store=lambda results: _stored(work, job_id, attempt, results),
@@ -276,6 +279,16 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
 def _of_other_weights(app: AppManifest, spec: JobSpec) -> str:
     same = replace(app.algorithm, weights=spec.algorithm.weights) == spec.algorithm
     return " with other weights" if same else ""
+
+
+def _deidentification(work: Work, spec: JobSpec) -> Deidentification | None:
+    if spec.deidentify is None:
+        return None
+    try:
+        key = site_key(work.settings.database)
+    except SQLAlchemyError as error:
+        raise database_error(work.settings, error) from error
+    return Deidentification(key, frozenset(spec.deidentify.keep))
 
 
 def _replaced(work: Work, spec: JobSpec) -> tuple[StoredInstance, ...]:

@@ -50,7 +50,9 @@ def run(app: AppManifest, task: Run) -> Outcome:
     """Run the graph of `app` once. Whatever goes wrong arrives as an IsocenterError with a reason."""
     module = load(app)
     try:
-        outcome: Outcome = module.application(task).execute()
+        made = module.application(task)
+        _refuse_unable(app, made, task)
+        outcome: Outcome = made.execute()
     except IsocenterError as error:
         empty_frames(error)
         raise
@@ -61,6 +63,19 @@ def run(app: AppManifest, task: Run) -> Outcome:
         # An interrupted graph ends without an error.
         raise IsocenterError(f"{app.name} {app.version} ended without a result and without a reason")
     return outcome
+
+
+def _refuse_unable(app: AppManifest, made: object, task: Run) -> None:
+    """Only the source and the sink of our own base hide who the patient is."""
+    if task.deidentification is None:
+        return
+    from isocenter_operators.application import Application
+
+    if not isinstance(made, Application):
+        raise ConfigurationError(
+            f"{app.name} {app.version} can not be run de-identified: it does not derive from "
+            "isocenter_operators.application.Application; see deidentify of the route"
+        )
 
 
 def _translated(app: AppManifest, error: Exception) -> IsocenterError:
