@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +29,12 @@ class _Reference:
     def uid(self) -> str:
         return str(self.item.ReferencedSOPInstanceUID)
 
+    @property
+    def key(self) -> Hashable:
+        """The same for each reference that says the same, as those of a thousand frames do."""
+        said = [self.item.get(each) for each in ("ReferencedSOPClassUID", "ReferencedFrameNumber")]
+        return self.uid, self.study, self.series, str(said), str(self.item.get("ReferencedSegmentNumber"))
+
 
 def link_problems(result: Dataset, others: Mapping[str, Dataset]) -> Iterator[Problem]:
     """Each reference of `result` against the other objects (by SOP Instance UID).
@@ -41,11 +46,10 @@ def link_problems(result: Dataset, others: Mapping[str, Dataset]) -> Iterator[Pr
     if missing:
         text = f"are made to {len(missing)} instances that are not among the given ones of their series"
         yield warning("references", text)
-    found: Counter[Problem] = Counter()
-    for each in references:
-        if each.uid in others:
-            found.update(_reference_problems(result, each, others[each.uid]))
-    yield from found
+    told: dict[Problem, None] = {}
+    for each in {each.key: each for each in references if each.uid in others}.values():
+        told |= dict.fromkeys(_reference_problems(result, each, others[each.uid]))
+    yield from told
     yield from _tracking_problems(result, others)
 
 

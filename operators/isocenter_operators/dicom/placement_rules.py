@@ -6,14 +6,14 @@ same spacing in a parallel plane, is shown on top of it by every viewer: so it h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.multiframe_rules import source_items
+from isocenter_operators.dicom.multiframe_rules import only_item, source_items
 from isocenter_operators.dicom.problem import Problem, error, warning
 from isocenter_operators.errors import IsocenterError
 
@@ -29,12 +29,28 @@ def placement_problems(result: Dataset, sources: Mapping[str, Dataset]) -> Itera
     if not frames:
         return
     told: set[Problem] = set()
+    seen: set[Hashable] = set()  # the frames of several segments at one place are compared once
     for number, item in enumerate(frames, 1):
-        origins, complete = _origins(list(source_items(item, shared)), sources)
+        items = list(source_items(item, shared))
+        place = _place(item, items)
+        if place in seen:
+            continue
+        seen.add(place)
+        origins, complete = _origins(items, sources)
         for problem in _frame_problems(Frame(result, number), origins, complete):
             if problem not in told:
                 told.add(problem)
                 yield problem
+
+
+def _place(frame: Dataset, items: Sequence[Dataset]) -> Hashable:
+    """Where a frame says it lies and what it says it is from."""
+    position = (only_item(frame, "PlanePositionSequence") or Dataset()).get("ImagePositionPatient")
+    orientation = (only_item(frame, "PlaneOrientationSequence") or Dataset()).get("ImageOrientationPatient")
+    origins = [
+        (str(each.get("ReferencedSOPInstanceUID")), str(each.get("ReferencedFrameNumber"))) for each in items
+    ]
+    return str(position), str(orientation), tuple(origins)
 
 
 def _origins(items: Sequence[Dataset], sources: Mapping[str, Dataset]) -> tuple[list[Frame], bool]:
@@ -66,7 +82,9 @@ def _frame_problems(frame: Frame, origins: Sequence[Frame], complete: bool) -> I
         same_grid = [origin for origin in origins if _same_grid(frame, origin)]
         offsets = [_offset_mm(corners, _corners(origin)) for origin in same_grid]
     except (IsocenterError, TypeError, ValueError):
-        yield warning("ImagePositionPatient", "can not be compared with that of the source images: a value is missing")
+        yield warning(
+            "ImagePositionPatient", "can not be compared with that of the source images: a value is missing"
+        )
         return
     if not offsets or not complete or len(offsets) != len(origins):
         return
