@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from monai.deploy.core import ConditionType, IOSpec, OperatorSpec
+from monai.deploy.core import ConditionType, Fragment, IOSpec, OperatorSpec
 from monai.deploy.core.domain.image import Image
+from numpy.typing import NDArray
 
 from isocenter_operators.dicom.key_frames import key_frames
 from isocenter_operators.dicom.key_objects import key_images, result_set
@@ -18,42 +19,64 @@ __all__ = ["KeyObjectWriterOperator"]
 class KeyObjectWriterOperator(ResultWriter):
     """Writes one Key Object Selection of the images to look at first, and one of all results of the job.
 
-    Named inputs: `seg_image` (optional): the label map, from the operator that also emits the findings; `findings`;
-    `dicom_instances`, from any number of writers: the results; `study_selected_series_list`.
+    Named inputs: `seg_image`: the label map as the SEG writer gets it; `findings`: Findings; `dicom_instances`, from
+    any number of writers: the results; `study_selected_series_list`.
     Named output: `dicom_instances`: a list of one or two Key Object Selection Documents (PS3.16, TID 2010). The first
     is left out where nothing was found, and so there is no key image.
+
+    Parameters
+    ----------
+    segments, algorithm, created, form
+        See `ResultWriter`. The form is to be that of the sink: what that does not store is not selected.
+    takes_labels
+        False: there is no input `seg_image`, because the findings have regions instead.
 
     Raises InputError, GeometryError or InvalidResult.
     """
 
+    _takes_labels = True
+
+    def __init__(self, fragment: Fragment, *args: Any, takes_labels: bool = True, **kwargs: Any) -> None:
+        self._takes_labels = takes_labels
+        super().__init__(fragment, *args, **kwargs)
+
     def setup(self, spec: OperatorSpec) -> None:
-        spec.input("seg_image").condition(
-            ConditionType.NONE
-        )  # there before any writer has made its result of it
+        if self._takes_labels:
+            spec.input("seg_image")
         spec.input("findings")
         spec.input("dicom_instances", size=IOSpec.ANY_SIZE)
         spec.input("study_selected_series_list")
         spec.output("dicom_instances").condition(ConditionType.NONE)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        seg_image = op_input.receive("seg_image")
+        labels = _array(op_input.receive("seg_image")) if self._takes_labels else None
         findings = op_input.receive("findings")
-        results = [instance for batch in op_input.receive("dicom_instances") for instance in batch]
+        batches = op_input.receive("dicom_instances")
         selection = op_input.receive("study_selected_series_list")
         with self._record.step("key objects"):
             frames = self._frames(selection)
-            made_by: dict[str, Any] = {"algorithm": self._algorithm, "identity": self._identity(frames)}
+            made_by: dict[str, Any] = {
+                "algorithm": self._algorithm,
+                "identity": self._identity(frames),
+                "disclaimer": self._form.disclaimer,
+            }
             selected = key_frames(
                 frames=frames,
                 findings=findings,
-                labels=None if seg_image is None else self._on_frames(selection, _array(seg_image)),
+                labels=None if labels is None else self._each_on_frames(selection, labels),
                 segments=self._segments,
             )
             documents = [key_images(selected=selected, **made_by)] if selected else []
-            documents.append(result_set(results=[*results, *documents], source=frames[0].instance, **made_by))
-        op_output.emit(documents, "dicom_instances")
+            results = self._form.given(instance for batch in (*batches, documents) for instance in batch)
+            documents.append(result_set(results=results, source=frames[0].instance, **made_by))
+        op_output.emit(self._form.given(documents), "dicom_instances")
+
+    def _each_on_frames(self, selection: Any, labels: NDArray[Any]) -> NDArray[Any]:
+        """A label map, or each mask of several, as it lies on the frames."""
+        if labels.ndim != 4:
+            return self._on_frames(selection, labels)
+        return self._on_frames(selection, labels.swapaxes(0, 1)).swapaxes(0, 1)
 
 
-def _array(seg_image: Any) -> Any:
-    """(Z, Y, X), of an SDK Image or an array."""
+def _array(seg_image: Any) -> NDArray[Any]:
     return seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)

@@ -36,5 +36,6 @@ class TextReportWriterOperator(ResultWriter):
                 frames=frames,
                 algorithm=self._algorithm,
                 identity=self._identity(frames),
+                disclaimer=self._form.disclaimer,
             )
-        op_output.emit([report], "dicom_instances")
+        op_output.emit(self._form.given([report]), "dicom_instances")

@@ -88,6 +88,9 @@ def test_each_segment_has_the_slice_where_it_is_largest(phantom: Case, tmp_path:
     assert {reason: key.frame for key in selected for reason in key.reasons} == {
         f"largest area of {label}": frame for label, frame in wanted.items()
     }
+    masks = np.array([labels == segment.number for segment in SEGMENTS])  # as segments that overlap come
+    of_masks = key_frames(frames=volume.frames, findings=Findings(()), labels=masks, segments=SEGMENTS)
+    assert [(key.frame, key.reasons) for key in of_masks] == [(key.frame, key.reasons) for key in selected]
     path = written(
         key_images(selected=selected, algorithm=ALGORITHM, identity=identity_of(volume)), tmp_path, "images"
     )

@@ -151,13 +151,21 @@ def test_the_pictures_are_the_right_way_round(document: Dataset) -> None:
         assert right.nonzero()[1].mean() < left.nonzero()[1].mean()
 
 
-def test_identity_is_left_off_the_page_where_that_is_wanted(made: Callable[..., Dataset]) -> None:
-    document = made(identity_on_page=False, pictures=())
+@pytest.mark.parametrize("removed", [False, True])
+def test_identity_is_left_off_the_page_where_that_is_wanted_or_it_is_no_identity(
+    made: Callable[..., Dataset], case: tuple[Volume, NDArray[np.uint8]], removed: bool
+) -> None:
+    pseudonymous = Dataset()
+    pseudonymous.update(case[0].sources[0])
+    pseudonymous.PatientIdentityRemoved, pseudonymous.DeidentificationMethod = "YES", "as told"
+    frames = [replace(case[0].frames[0], instance=pseudonymous)] if removed else case[0].frames
+    document = made(identity_on_page=removed, pictures=(), frames=frames)
     assert document.BurnedInAnnotation == "NO"
     (text,) = sheets(document)
     for secret in ("Mustermann", *SHOWN[1:]):
         assert secret not in text
         assert secret.encode() not in document.EncapsulatedDocument
+    assert ("identity removed from the images" in text) is removed
     assert document.PatientName == PATIENT["PatientName"]
 
 

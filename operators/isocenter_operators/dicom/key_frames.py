@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +75,14 @@ def key_frames(
     *,
     frames: Sequence[Frame],
     findings: Findings,
-    labels: NDArray[np.integer] | None = None,
+    labels: NDArray[Any] | None = None,
     segments: Sequence[Segment] = (),
 ) -> list[KeyFrame]:
     """One image for each segment that the findings name, or for every segment where they name none, and one for each
     region; each image once, in the order of `frames`.
 
-    `labels`: (Z, Y, X), one plane for each frame, 0 for background. A segment without a voxel has no key image.
+    `labels`: a label map (Z, Y, X) with 0 for background, or one mask for each segment in the order of their numbers,
+    (segment, Z, Y, X); one plane for each frame. A segment without a voxel has no key image.
 
     Raises GeometryError where the label map does not lie on the frames, or a region lies outside of them.
     """
@@ -100,20 +102,26 @@ def key_frames(
 
 
 def _largest(
-    labels: NDArray[np.integer], frames: Sequence[Frame], segments: Sequence[Segment]
+    labels: NDArray[Any], frames: Sequence[Frame], segments: Sequence[Segment]
 ) -> Iterator[tuple[Segment, int]]:
-    if len(labels) != len(frames):
+    depth = labels.shape[-3]
+    if depth != len(frames):
         raise GeometryError(
-            f"series {frames[0].series_uid}: the label map has {len(labels)} planes, the series {len(frames)}",
+            f"series {frames[0].series_uid}: the label map has {depth} planes, the series {len(frames)}",
             series_uid=frames[0].series_uid,
         )
-    most = max((segment.number for segment in segments), default=0)
-    areas = np.array(
-        [np.bincount(plane.ravel(), minlength=most + 1)[: most + 1] for plane in labels]
-    )  # (Z, label)
+    areas = _areas(labels, max((segment.number for segment in segments), default=0))
     for segment in segments:
-        if areas[:, segment.number].any():
-            yield segment, int(np.argmax(areas[:, segment.number]))
+        if areas[segment.number].any():
+            yield segment, int(np.argmax(areas[segment.number]))
+
+
+def _areas(labels: NDArray[Any], most: int) -> NDArray[np.intp]:
+    """How many voxels of each label, from 0, are on each plane (label, Z)."""
+    if labels.ndim == 4:
+        masks = [np.count_nonzero(mask, axis=(1, 2)) for mask in labels]
+        return np.array([np.zeros(labels.shape[1], np.intp), *masks])
+    return np.array([np.bincount(plane.ravel(), minlength=most + 1)[: most + 1] for plane in labels]).T
 
 
 def _middle(region: Region) -> NDArray[np.float64]:

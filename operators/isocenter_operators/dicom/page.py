@@ -266,19 +266,18 @@ class _Document(FPDF):
         return self.get_y()
 
     def _pictures(self, pictures: Sequence[Picture]) -> None:
-        """Two beside each other, of the same height."""
-        for pair in (pictures[i : i + 2] for i in range(0, len(pictures), 2)):
-            shapes = [picture.pixels.shape[1] / picture.pixels.shape[0] for picture in pair]
-            height = min(_LARGEST_PICTURE_MM, (self.epw - 4 * (len(pair) - 1)) / sum(shapes))
+        """Two beside each other, of the same height; where one would be too narrow so, under each other."""
+        for row in _rows_of(pictures):
+            shapes = [_width_to_height(picture) for picture in row]
+            height = min(_LARGEST_PICTURE_MM, (self.epw - 4 * (len(row) - 1)) / sum(shapes))
             self._make_room(height + 9)
             top, x = self.get_y(), self.l_margin
-            for picture, shape in zip(pair, shapes, strict=True):
+            for picture, shape in zip(row, shapes, strict=True):
                 drawing = Image.fromarray(picture.pixels)
-                self.image(
-                    drawing, x=x, y=top, w=height * shape, h=height, alt_text=self._shown(picture.described)
-                )
+                alternative = self._shown(picture.described)
+                self.image(drawing, x=x, y=top, w=height * shape, h=height, alt_text=alternative)
                 self.set_xy(x, top + height + 1.2)
-                self._write(picture.caption, size=8.5, colour=_QUIET, width=height * shape)
+                self._write(picture.caption, size=8.5, colour=_QUIET, width=max(height * shape, 40.0))
                 x += height * shape + 4
             self.set_y(top + height + 6)
 
@@ -422,3 +421,16 @@ class _Document(FPDF):
             return False
         self.add_page()
         return True
+
+
+def _rows_of(pictures: Sequence[Picture]) -> Iterator[Sequence[Picture]]:
+    for pair in (pictures[i : i + 2] for i in range(0, len(pictures), 2)):
+        shapes = [_width_to_height(picture) for picture in pair]
+        if min(shapes) > 0.3 * sum(shapes):
+            yield pair
+        else:
+            yield from ([picture] for picture in pair)
+
+
+def _width_to_height(picture: Picture) -> float:
+    return float(picture.pixels.shape[1] / picture.pixels.shape[0])

@@ -39,6 +39,7 @@ __all__ = ["pdf_report", "section_pictures"]
 _ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 _VIEWS: tuple[View, View] = ("coronal", "axial")
 _PICTURE_SIZE = 640  # pixels: some 190 to the inch as they are printed, with markers that can be read
+_STRIP = 6  # times as long as wide
 _MOST_COLUMNS = 5
 _NOT_GIVEN = "not given"
 _SEXES = {"F": "female", "M": "male", "O": "other"}
@@ -64,7 +65,8 @@ def pdf_report(
 
     `pictures`: as `section_pictures` draws them; their colours are the segments'.
     `identity_on_page`: whether the patient's name and numbers are on the page too, as paper needs them; Burned In
-    Annotation says so. The document's header has them anyway.
+    Annotation says so. The document's header has them anyway. Of images whose identity was removed they never are: what
+    stands there is no name, and on the page it could not be put right.
     `fonts`: TrueType or OpenType files for scripts that FiraGO lacks, as Japanese, Korean and Chinese. Without one a
     name in such a script is replaced by words that say so.
 
@@ -73,6 +75,7 @@ def pdf_report(
     if not frames:
         raise InvalidResult("a report has to be about images")
     header = frames[0].instance
+    identity_on_page = identity_on_page and header.get("PatientIdentityRemoved") != "YES"
     title = title or f"{algorithm.name} report"
     description = (series_description or f"{algorithm.name} report as a page")[:64]
     document = SOPClass(
@@ -134,7 +137,8 @@ def pdf_report(
 def section_pictures(
     *, volume: Volume, labels: NDArray[np.uint8], segments: Sequence[Segment]
 ) -> list[Picture]:
-    """A coronal and an axial section through what is labelled, with the segments' outlines; none where nothing is.
+    """A coronal and an axial section through what is labelled, with the segments' outlines; none where nothing is, and
+    none that would be a mere strip, as of a few slices.
 
     `labels`: uint8 (Z, Y, X), on the volume's grid. Raises GeometryError where it is not.
     """
@@ -149,6 +153,8 @@ def section_pictures(
     named = ", ".join(segment.label for segment in segments)
     pictures = []
     for section in largest_sections(labels, volume.affine, _VIEWS):
+        if max(section.size_mm) > _STRIP * min(section.size_mm):
+            continue
         pixels = section_drawn(
             section=section,
             volume=volume,
@@ -179,6 +185,8 @@ def _identity(
         yield "Date of birth", (f"{birth}, {sex}" if sex else birth,)
         yield "Date of study", (_date(document, "StudyDate"),)
         yield "Accession number", (_value(document, "AccessionNumber"),)
+    elif frames[0].instance.get("PatientIdentityRemoved") == "YES":
+        yield "Patient", ("identity removed from the images",)
     yield "Images", (described_images(frames),)
 
 
