@@ -50,9 +50,7 @@ def run(app: AppManifest, task: Run) -> Outcome:
     """Run the graph of `app` once. Whatever goes wrong arrives as an IsocenterError with a reason."""
     module = load(app)
     try:
-        made = module.application(task)
-        _refuse_unable(app, made, task)
-        outcome: Outcome = made.execute()
+        outcome: Outcome = _application(app, module, task).execute()
     except IsocenterError as error:
         empty_frames(error)
         raise
@@ -65,17 +63,21 @@ def run(app: AppManifest, task: Run) -> Outcome:
     return outcome
 
 
-def _refuse_unable(app: AppManifest, made: object, task: Run) -> None:
-    """Only the source and the sink of our own base hide who the patient is."""
-    if task.deidentification is None:
-        return
-    from isocenter_operators.application import Application
+def _application(app: AppManifest, module: ModuleType, task: Run) -> Any:
+    """The application, ready to be executed. Raises ConfigurationError where it would see what it is not to see.
 
-    if not isinstance(made, Application):
-        raise ConfigurationError(
-            f"{app.name} {app.version} can not be run de-identified: it does not derive from "
-            "isocenter_operators.application.Application; see deidentify of the route"
-        )
+    Whoever names it keeps it, and all that its graph held, for as long as an error of it is kept.
+    """
+    made = module.application(task)
+    if task.deidentification is not None:
+        from isocenter_operators.application import Application
+
+        if not isinstance(made, Application):  # whose source and sink hide who the patient is
+            raise ConfigurationError(
+                f"{app.name} {app.version} can not be run de-identified: it does not derive from "
+                "isocenter_operators.application.Application; see deidentify of the route"
+            )
+    return made
 
 
 def _translated(app: AppManifest, error: Exception) -> IsocenterError:
