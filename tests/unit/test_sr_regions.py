@@ -197,6 +197,18 @@ def test_a_classifier_answers_about_the_images_as_a_whole(volume: Volume, tmp_pa
     assert ABSENT in dumped_by_dcmtk(tmp_path / "sr.dcm")
 
 
+def test_many_answers_about_many_images_do_not_name_each_image_for_each(
+    volume: Volume, tmp_path: Path
+) -> None:
+    answers = [MeasurementGroup(f"answer {n}", codes.LUNG, evaluations=(ANSWER,)) for n in range(50)]
+    report = report_of(volume, Findings(tuple(answers)))
+    assert problems(report) == []
+    found = read(report, tmp_path).get_image_measurement_groups()
+    assert [(len(group.source_images), len(group.get_qualitative_evaluations())) for group in found] == [
+        (0, 1)
+    ] * 50
+
+
 def test_a_classifier_needs_no_plane_in_the_patient(tmp_path: Path) -> None:
     """A chest radiograph has none."""
     image = copy.deepcopy(phantom_case()[0].sources[0])

@@ -47,6 +47,9 @@ _PROCEDURES = {  # CID 100 Quantitative Diagnostic Imaging Procedures
     "CT": Code("25045-6", "LN", "CT unspecified body region"),
     "MR": Code("25056-3", "LN", "MRI unspecified body region"),
 }
+_MOST_REFERENCES = (
+    1000  # by groups about the images as a whole: 18 answers about 300 slices would be a megabyte of them
+)
 # Basic Text, Enhanced, Comprehensive and Comprehensive 3D SR
 _DOCUMENTS = {f"1.2.840.10008.5.1.4.1.1.88.{kind}" for kind in ("11", "22", "33", "34")}
 
@@ -93,6 +96,14 @@ def measurement_report(
             "there is nothing to report; where nothing was found, the notes have to say what was looked for"
         )
     sources = instances_of(frames)
+    whole = sum(not group.segment_numbers and group.region is None for group in findings.groups)
+    grouping = Grouping(
+        tuple(frames),
+        algorithm,
+        seg,
+        tuple(segments),
+        names_images=whole * len(sources) <= _MOST_REFERENCES,
+    )
     description = series_description or f"{algorithm.name} measurements"
     result = Comprehensive3DSR(
         evidence=[
@@ -104,7 +115,7 @@ def measurement_report(
             sources[0],
             [
                 image_library(frames, priors),
-                *_results(findings, Grouping(tuple(frames), algorithm, seg, tuple(segments)), identity),
+                *_results(findings, grouping, identity),
                 comment(disclaimer),
             ],
             algorithm,

@@ -60,12 +60,15 @@ class Grouping:
     """What all groups of one report share: what they point at, and who measured.
 
     seg: the segmentation whose segments they name; `segments`: what its numbers stand for.
+    names_images: whether a group about the images as a whole names each of them. Where none does, all those of the
+    image library are meant; readers such as highdicom say so too.
     """
 
     frames: tuple[Frame, ...]
     algorithm: Algorithm
     seg: Dataset | None = None
     segments: tuple[Segment, ...] = ()
+    names_images: bool = True
 
     def group(self, group: MeasurementGroup, tracking: tuple[str, str]) -> Template:
         """The container of one group, alone in its sequence.
@@ -86,7 +89,8 @@ class Grouping:
             case None if group.segment_numbers:
                 return self._of_segments(group.segment_numbers, shared)
             case None:
-                return MeasurementsAndQualitativeEvaluations(**shared, source_images=_sources(self.frames))
+                sources = _sources(self.frames) if self.names_images else None
+                return MeasurementsAndQualitativeEvaluations(**shared, source_images=sources)
             case Points() as points:
                 return self._of_points(points, what, shared)
             case Contour() as contour:
