@@ -137,7 +137,10 @@ def test_of_several_series_the_largest_is_measured_and_the_others_are_mentioned(
         ("mr-abdomen/adc_image", "there were MR with 36 instances"),
         ("mr-abdomen/t2_image", "there were MR with 33 instances"),
         ("transfer-syntaxes/In", "there were MR with 9 instances"),
-        ("reference-results/dcmqi/segmentations/ct-3slice", "mm from head to foot, at least 80 mm is accepted"),
+        (
+            "reference-results/dcmqi/segmentations/ct-3slice",
+            "mm from head to foot, at least 80 mm is accepted",
+        ),
         ("reference-results/dcmqi/segmentations/24x38x3/image", "their Rescale Type is US"),
         ("reference-results/dcmqi/segmentations/23x38x3/image", "their Rescale Type is US"),
     ],

@@ -215,13 +215,14 @@ def _rings(overview: Overview, bone: _Mask, area_cm2: _Values) -> _Mask:
 
 def _held(wall: _Mask, *, gap: int) -> _Mask:
     """The largest space (P, L) that a wall closes around, gaps of up to twice so many points left aside."""
-    thick = ndimage.binary_dilation(wall, _SQUARE, iterations=gap)
-    holes, count = ndimage.label(ndimage.binary_fill_holes(thick) & ~thick)
-    if not count:
-        return np.zeros(wall.shape, np.bool_)
-    sizes = np.bincount(holes.ravel())
+    spaces, count = ndimage.label(~ndimage.binary_dilation(wall, _SQUARE, iterations=gap))
+    sizes = np.bincount(spaces.ravel(), minlength=count + 1)
+    for outside in (spaces[0], spaces[-1], spaces[:, 0], spaces[:, -1]):
+        sizes[outside] = 0
     sizes[0] = 0
-    held = ndimage.binary_dilation(holes == int(sizes.argmax()), _SQUARE, iterations=gap)
+    if not sizes.any():
+        return np.zeros(wall.shape, np.bool_)
+    held = ndimage.binary_dilation(spaces == int(sizes.argmax()), _SQUARE, iterations=gap)
     return np.asarray(held & ~wall, np.bool_)
 
 
