@@ -11,10 +11,7 @@ from highdicom.sr import (
     ContainerContentItem,
     ContentItem,
     ContentSequence,
-    DeviceObserverIdentifyingAttributes,
     LanguageOfContentItemAndDescendants,
-    ObservationContext,
-    ObserverContext,
     RelationshipTypeValues,
     TextContentItem,
 )
@@ -26,6 +23,7 @@ from isocenter_operators.dicom.frame import Frame, instances_of
 from isocenter_operators.dicom.header import DISCLAIMER, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.image_library import image_library
+from isocenter_operators.dicom.observer import device_observer
 from isocenter_operators.dicom.schemes import declare_schemes
 from isocenter_operators.dicom.sr_groups import Grouping, algorithm_identification, comment, concept
 from isocenter_operators.dicom.tracking import group_tracking
@@ -38,7 +36,6 @@ _MEASUREMENTS = Code("126010", "DCM", "Imaging Measurements")
 _EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
 _PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure Reported")
 _ENGLISH = Code("en-US", "RFC5646", "English (United States)")
-_DEVICE = Code("121007", "DCM", "Device")
 # What says that the algorithm has run and what it looks for is not there (CID 6047).
 _SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 _WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
@@ -147,7 +144,7 @@ def _root(source: Dataset, content: Iterable[ContentItem], algorithm: Algorithm)
     root.ContentSequence = ContentSequence(
         [
             *LanguageOfContentItemAndDescendants(concept(_ENGLISH)),
-            *_observer(algorithm),
+            *device_observer(algorithm),
             CodeContentItem(
                 concept(_PROCEDURE_REPORTED), concept(procedure), RelationshipTypeValues.HAS_CONCEPT_MOD
             ),
@@ -155,18 +152,6 @@ def _root(source: Dataset, content: Iterable[ContentItem], algorithm: Algorithm)
         ]
     )
     return root
-
-
-def _observer(algorithm: Algorithm) -> ObservationContext:
-    """TID 1004 Device Observer."""
-    device = DeviceObserverIdentifyingAttributes(
-        uid=algorithm.device_uid,
-        name=algorithm.name,
-        manufacturer_name=algorithm.manufacturer,
-        model_name=algorithm.name,
-        serial_number=algorithm.device_uid,
-    )
-    return ObservationContext(observer_device_context=ObserverContext(concept(_DEVICE), device))
 
 
 def _results(findings: Findings, grouping: Grouping, identity: JobIdentity) -> Iterator[ContentItem]:
