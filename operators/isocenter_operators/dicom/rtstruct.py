@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence, SOPClass
 from numpy.typing import NDArray
+from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as PydicomCode
@@ -212,7 +213,7 @@ def _contour(points_mm: NDArray[np.float64], image: Dataset, number: int) -> Dat
     # As it will stand in the file: millions of numbers are not turned into objects that become text again.
     value = (text + " " * (len(text) % 2)).encode()
     item[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(value), value, 0, True, True)
-    item.set_original_encoding(True, True)
+    item.set_original_encoding(True, True, default_encoding)
     return item
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
@@ -31,7 +31,11 @@ def _decode(dataset: Dataset) -> None:
     for tag in dataset.keys():  # noqa: SIM118 - the values are read below, one by one
         if tag == _PER_FRAME:
             continue
-        element = dataset[tag]
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement):
+            if element.VR is not None and element.VR not in (*_TEXT_VRS, "SQ", "UN"):
+                continue  # such as the coordinates of a structure set, millions of numbers
+            element = dataset[tag]
         if element.VR in _TEXT_VRS and element.value:
             _without_escapes(element)
         elif element.VR == "SQ":
