@@ -150,11 +150,20 @@ def on_plane(points: NDArray[np.float64], frame: Frame) -> tuple[NDArray[np.floa
     return solved[:, :2], solved[:, 2]
 
 
+def copy_of(instance: Dataset) -> Dataset:
+    """Without its pixels. (pydicom's own shallow copies share their elements.)"""
+    copy = Dataset()
+    for element in instance:
+        if element.keyword != "PixelData":
+            copy.add(deepcopy(element))
+    return copy
+
+
 def moved(frames: tuple[Frame, ...], directions: NDArray[np.float64]) -> list[Frame]:
     """The same images, with their columns, rows and slices along these three directions, 12 mm from slice to slice."""
     there = []
     for z, frame in enumerate(frames):
-        instance = Dataset(frame.instance)
+        instance = copy_of(frame.instance)
         instance.ImageOrientationPatient = [float(part) for part in directions[:2].flat]
         instance.ImagePositionPatient = [
             float(part) for part in (-90.3, 41.7, 12.1) + 12.0 * z * directions[2]

@@ -204,9 +204,12 @@ def _contour(points_mm: NDArray[np.float64], image: Dataset, number: int) -> Dat
     if (points_mm[0, :2] == points_mm[-1, :2]).all():
         # plastimatch takes a last point with the first one's x and y for its repetition, whatever its z, and drops it.
         points_mm = np.roll(points_mm, -1, axis=0)
+    own = Dataset()  # pydicom's own copies share their elements
+    for element in image:
+        own.add_new(element.tag, element.VR, element.value)
     item = Dataset()
     item.ContourNumber = number
-    item.ContourImageSequence = [Dataset(image)]
+    item.ContourImageSequence = [own]
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = len(points_mm)
     text = ("\\%.4f" * points_mm.size)[1:] % tuple(points_mm.ravel().tolist())
