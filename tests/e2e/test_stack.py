@@ -137,8 +137,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     (clumsy / "app.yaml").write_text(yaml.safe_dump({"application": {"title": "C", "version": "1"}}))
     (folder / "apps" / "ct_lung_density").symlink_to(ROOT / "apps" / "ct_lung_density")
     routes = [
-        {"name": name, "application": name, "when": {"Modality": "^CT$"}, "min_instances": 20}
-        for name in ("ct_lung_density", "clumsy")
+        {
+            "name": name,
+            "application": name,
+            "when": {"Modality": "^CT$"},
+            "min_instances": 20,
+            "outcome": outcome,
+        }
+        for name, outcome in (("ct_lung_density", "on_failure"), ("clumsy", "never"))
     ]
     (folder / "isocenter.yaml").write_text(yaml.safe_dump({"apps_dir": "apps", "routes": routes}))
     gateway = free_port()
