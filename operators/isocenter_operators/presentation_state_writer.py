@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monai.deploy.core import ConditionType, OperatorSpec
+from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.presentation_state import presentation_states
 from isocenter_operators.result_writer import ResultWriter
@@ -32,16 +33,17 @@ class PresentationStateWriterOperator(ResultWriter):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         findings = op_input.receive("findings")
         selection = op_input.receive("study_selected_series_list")
-        states = []
+        states: list[Dataset] = []
         if any(group.region is not None for group in findings.groups):
             with self._record.step("presentation state"):
                 frames = self._frames(selection)
-                made = presentation_states(
-                    findings=findings,
-                    frames=frames,
-                    algorithm=self._algorithm,
-                    identity=self._identity(frames),
-                    disclaimer=self._form.disclaimer,
+                states.extend(
+                    presentation_states(
+                        findings=findings,
+                        frames=frames,
+                        algorithm=self._algorithm,
+                        identity=self._identity(frames),
+                        disclaimer=self._form.disclaimer,
+                    )
                 )
-                states = list(made)
-        op_output.emit(states, "dicom_instances")
+        op_output.emit(self._form.given(states), "dicom_instances")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
+from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 from monai.deploy.core.domain.image import Image
+from numpy.typing import NDArray
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code
@@ -19,7 +22,7 @@ __all__ = ["RTStructWriterOperator"]
 class RTStructWriterOperator(ResultWriter):
     """Writes the outlines of a label map, for planning systems and viewers that show structure sets.
 
-    Named inputs: `seg_image`: the label map as the SEG writer gets it, (Z, Y, X); `study_selected_series_list`: the
+    Named inputs: `seg_image`: the label map, or the masks, as the SEG writer gets it; `study_selected_series_list`: the
     series it was made from.
     Named output: `dicom_instances`: a list with one RT Structure Set.
 
@@ -53,7 +56,7 @@ class RTStructWriterOperator(ResultWriter):
         with self._record.step("RTSTRUCT"):
             frames = self._frames(selection)
             structures = structure_set(
-                labels=self._on_frames(selection, labels),
+                labels=self._each_on_frames(selection, labels),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,
@@ -61,4 +64,10 @@ class RTStructWriterOperator(ResultWriter):
                 identity=self._identity(frames),
                 disclaimer=self._form.disclaimer,
             )
-        op_output.emit([structures], "dicom_instances")
+        op_output.emit(self._form.given([structures]), "dicom_instances")
+
+    def _each_on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
+        """A label map (Z, Y, X), or masks (segments, Z, Y, X), as they lie on the frames."""
+        if labels.ndim != 4:
+            return self._on_frames(selection, labels)
+        return self._on_frames(selection, labels.swapaxes(0, 1)).swapaxes(0, 1)
