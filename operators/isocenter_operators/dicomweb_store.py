@@ -54,7 +54,9 @@ class DICOMwebStoreOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
-            instances = checked(with_identity(batches, self._pseudonyms), self._rejected, self._form)
+            instances = checked(
+                with_identity(batches, self._pseudonyms), self._rejected, self._form, self._record.sources
+            )
         stored = [stored_instance(instance) for instance in instances]
         if self._before_store is not None:
             self._before_store(stored)

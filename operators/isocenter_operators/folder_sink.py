@@ -47,7 +47,9 @@ class FolderSinkOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
-            instances = checked(with_identity(batches, self._pseudonyms), self._rejected, self._form)
+            instances = checked(
+                with_identity(batches, self._pseudonyms), self._rejected, self._form, self._record.sources
+            )
         with self._record.step("store"):
             written = write_instances(instances, self._output_folder)
         self._record.results += [

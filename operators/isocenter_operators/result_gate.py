@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -20,9 +20,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def checked(
-    batches: Iterable[Sequence[Dataset]], rejected: Path | None = None, form: ResultForm | None = None
+    batches: Iterable[Sequence[Dataset]],
+    rejected: Path | None = None,
+    form: ResultForm | None = None,
+    sources: Mapping[str, Dataset] | None = None,
 ) -> list[Dataset]:
     """All instances of all writers that the destination wants, each valid and in the form that the site asks for.
+
+    sources: the images that the results are about, by their SOP Instance UID. Whether frames lie on the images they
+    were made from, and references between the results lead where they say, is checked too.
 
     Raises InvalidResult naming what is wrong; then every instance lies in `rejected`, where given, for whoever has to
     find out why.
@@ -31,8 +37,9 @@ def checked(
     try:
         if form is not None:
             instances = form.given(instances)
+        others = {**(sources or {}), **{str(each.SOPInstanceUID): each for each in instances}}
         for instance in instances:
-            check(instance)
+            check(instance, others)
     except InvalidResult as problem:
         if rejected is None:
             raise

@@ -59,7 +59,9 @@ class ResultWriter(Operator):
     def _frames(self, selection: Sequence[StudySelectedSeries]) -> tuple[Frame, ...]:
         """The image planes that the results are about, in the order of Z: those of the volume that was made of them."""
         made = _volume_metadata(selection)
-        return made["frames"] if "frames" in made else tuple(slices_of(selected_instances(selection)))
+        frames: tuple[Frame, ...] = made.get("frames") or tuple(slices_of(selected_instances(selection)))
+        self._record.sources |= {str(each.SOPInstanceUID): each for each in instances_of(frames)}
+        return frames
 
     def _on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
         """A map on the volume's slices (Z, Y, X), as it lies on these planes."""

@@ -131,6 +131,7 @@ class Record:
     notes: what a person should know of the run that is no finding in the patient, so stands in no result.
     weights, predecessors: as in the `Run`, for those who write results.
     priors: the headers of the earlier images that were read.
+    sources: the images that results were written about, by their SOP Instance UID.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Record:
         self.weights = dict(weights or {})
         self.predecessors = tuple(predecessors)
         self.priors: list[Dataset] = []
+        self.sources: dict[str, Dataset] = {}
         self.results: list[StoredInstance] = []
         self.seconds: dict[str, float] = {}
 

@@ -46,14 +46,20 @@ _TYPE_2 = (
 _DCIODVFY_LIMIT_S = 120.0
 
 
-def check(dataset: Dataset) -> None:
-    """Raise InvalidResult where the object has an error; the message names the first and counts the others."""
-    errors = [problem for problem in problems(dataset) if problem.severity == "error"]
+def check(dataset: Dataset, others: Mapping[str, Dataset] | None = None) -> None:
+    """Raise InvalidResult where the object has an error; the message names the first and counts the others.
+
+    others: what it may refer to, by SOP Instance UID; see `check_against`.
+    """
+    found = problems(dataset)
+    if others:
+        found += check_against(dataset, others)
+    errors = [problem for problem in found if problem.severity == "error"]
     if errors:
-        others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         uid = dataset.get("SOPInstanceUID", "an object without a SOP Instance UID")
         raise InvalidResult(
-            f"{uid}: {errors[0].where} {errors[0].message}{others}",
+            f"{uid}: {errors[0].where} {errors[0].message}{more}",
             series_uid=str(dataset.get("SeriesInstanceUID", "")) or None,
         )
 
