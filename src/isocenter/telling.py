@@ -43,7 +43,8 @@ __all__ = ["Telling"]
 log = logging.getLogger("isocenter.telling")
 
 _SERVICE = Algorithm("isocenter", version("isocenter"))  # who tells
-_REST_S = 60.0  # after something was wrong with one job's note
+_REST_S = 30.0  # after something was wrong with one job's note
+_TRIED = 3  # images of a series whose header is asked for; some may be damaged
 _MANY = "100000"
 _HEADER_BYTES = 4_000_000  # all that comes before an image's pixels and the descriptions of its frames
 _FRAMES = 0x52009229  # Shared Functional Groups Sequence: from here on an image tells of its frames
@@ -67,8 +68,8 @@ class Telling:
     def settle(self) -> int:
         """Make the notes in the archive agree with how the jobs stand, and give how many were stored or withdrawn.
 
-        Raises Unavailable, at once, when the archive is away; another IsocenterError when something is wrong with one
-        job's note, after all the others are done. SQLAlchemy's errors are the database's.
+        Raises Unavailable, at once, when the archive is away; any IsocenterError when something is wrong with one job's
+        note, after all the others are done. SQLAlchemy's errors are the database's.
         """
         ledger, notices = self._opened()
         due = [each for each in notices.open() if self._resting.get(_key(each), 0.0) <= time.monotonic()]
@@ -80,10 +81,11 @@ class Telling:
             for notice in due:
                 try:
                     settled += self._settle(ledger, notices, notice, archive)
-                except Unavailable as error:
-                    notices.troubled(due, str(error))
-                    raise
                 except IsocenterError as error:
+                    # What the archive can not do for one study, as where it has an empty file, holds up no other.
+                    if isinstance(error, Unavailable) and not archive.orthanc.answers():
+                        notices.troubled(due, str(error))
+                        raise
                     notices.troubled([notice], str(error))
                     self._resting[_key(notice)] = time.monotonic() + _REST_S
                     wrong.append(error)
@@ -200,15 +202,21 @@ def _images(archive: Holdings, spec: JobSpec) -> tuple[NoteImages, ...]:
 
 
 def _header(archive: Holdings, images: Sequence[NoteImages], study_uid: str) -> Dataset | None:
-    """Patient and study of the first image that is there."""
-    for series in images:
-        for _, sop_instance_uid in series.instances:
+    """Patient and study of the first image that is there and can be read; None where none is there.
+
+    Raises an IsocenterError where some are, and none of them can be read.
+    """
+    trouble: IsocenterError | None = None
+    for _, sop_instance_uid in (each for series in images for each in series.instances[:_TRIED]):
+        try:
             for found in archive.orthanc.find_instances(sop_instance_uid):
-                if found.study_uid != study_uid:
-                    continue
                 content = archive.orthanc.beginning(found.resource, _HEADER_BYTES)
-                if content is not None:
+                if content is not None and found.study_uid == study_uid:
                     return _read(content, sop_instance_uid)
+        except IsocenterError as error:
+            trouble = error
+    if trouble is not None:
+        raise trouble
     return None
 
 

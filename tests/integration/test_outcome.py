@@ -29,7 +29,7 @@ from isocenter.settings import OrthancSettings, Settings
 from isocenter.telling import Telling
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicomweb.client import DICOMwebClient
-from isocenter_operators.errors import Unavailable
+from isocenter_operators.errors import ArchiveUnavailable, Unavailable
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
 pytestmark = pytest.mark.integration
@@ -294,7 +294,10 @@ def test_a_study_that_is_gone_is_told_nothing(site: Site) -> None:
 
 
 @pytest.mark.parametrize("mode", ["503 to STOW", "cut", "503"])
-def test_with_the_archive_away_the_job_stays_as_it_is_and_the_note_waits(site: Site, mode: Any) -> None:
+def test_with_the_archive_away_the_job_stays_as_it_is_and_the_note_waits(
+    site: Site, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "_REST_S", 0.0)
     job_id = site.run(site.spec(), "failed")
     proxy = FaultProxy(site.settings.orthanc.http_port)
     try:
@@ -314,6 +317,31 @@ def test_with_the_archive_away_the_job_stays_as_it_is_and_the_note_waits(site: S
         proxy.close()
     assert len(site.documents("SR")) == 1
     assert site.said(job_id).startswith("in the study")
+
+
+def test_a_study_that_the_archive_can_not_read_holds_up_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orthanc keeps an empty file of what came while its disk was full, and answers 500 to whoever asks for it."""
+    unreadable = {str(image.SOPInstanceUID) for image in site.images}
+    bad = site.run(site.spec(), "failed")
+    other = Site(site.settings, site.jobs, site.images)
+    good = other.run(other.spec(), "failed")
+    beginning = Orthanc.beginning
+
+    def empty(archive: Orthanc, resource: str, size_bytes: int) -> bytes | None:
+        content = beginning(archive, resource, size_bytes)
+        if content is not None and str(dcmread(BytesIO(content)).SOPInstanceUID) in unreadable:
+            raise ArchiveUnavailable("Orthanc answered 500")
+        return content
+
+    monkeypatch.setattr(Orthanc, "beginning", empty)
+    with pytest.raises(ArchiveUnavailable, match="500"):
+        site.telling.settle()
+    assert site.said(bad) == "not in the study yet: Orthanc answered 500"
+    assert site.said(good).startswith("in the study")
+    unreadable.discard(str(sorted(unreadable)[0]))  # one that can be read is enough
+    assert Telling(site.settings, site.jobs).settle() == 1
 
 
 def broken_off(*_: object, **__: object) -> None:
