@@ -22,13 +22,15 @@ from result_cases import (
     written,
 )
 
+from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.derived_series import derived_series
-from isocenter_operators.dicom.findings import Findings
+from isocenter_operators.dicom.findings import Findings, MeasurementGroup, Points
 from isocenter_operators.dicom.geometry import Volume
 from isocenter_operators.dicom.key_frames import key_frames
 from isocenter_operators.dicom.key_objects import key_images, result_set
 from isocenter_operators.dicom.parametric_map import PROBABILITY, parametric_map
 from isocenter_operators.dicom.pdf_report import pdf_report
+from isocenter_operators.dicom.presentation_state import presentation_states
 from isocenter_operators.dicom.problem import Problem
 from isocenter_operators.dicom.rtstruct import structure_set
 from isocenter_operators.dicom.seg import fractional_segmentation, segmentation
@@ -63,6 +65,14 @@ def errors_of(found: list[Problem]) -> list[str]:
     return [f"{each.where}: {each.message}" for each in found if each.severity == "error"]
 
 
+def marked(volume: Volume) -> Findings:
+    """A point in the middle of the volume, as a detection would be."""
+    depth, height, width = volume.voxels.shape
+    point = volume.affine @ (width // 2, height // 3, depth // 2, 1)
+    where = Points(((float(point[0]), float(point[1]), float(point[2])),))
+    return Findings((MeasurementGroup("A place", codes.LUNG, region=where),))
+
+
 def results_of(
     volume: Volume, labels: NDArray[np.uint8], findings: Findings
 ) -> Iterator[tuple[str, Dataset]]:
@@ -84,6 +94,7 @@ def results_of(
         ),
         "structures": structure_set(labels=labels, segments=SEGMENTS, **made),
     }
+    results["presentation"] = presentation_states(findings=marked(volume), **made)[0]
     modality = str(volume.frames[0].get("Modality"))
     derived = derived_series(
         voxels=volume.voxels,
