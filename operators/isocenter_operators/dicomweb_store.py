@@ -9,7 +9,7 @@ from typing import Any
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.deidentify import Pseudonyms, with_identity
+from isocenter_operators.dicom.deidentify import Pseudonyms, sources_with_identity, with_identity
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.form import ResultForm
 from isocenter_operators.result_gate import checked, stored_instance
@@ -55,7 +55,10 @@ class DICOMwebStoreOperator(Operator):
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
             instances = checked(
-                with_identity(batches, self._pseudonyms), self._rejected, self._form, self._record.sources
+                with_identity(batches, self._pseudonyms),
+                self._rejected,
+                self._form,
+                sources_with_identity(self._record.sources, self._pseudonyms),
             )
         stored = [stored_instance(instance) for instance in instances]
         if self._before_store is not None:

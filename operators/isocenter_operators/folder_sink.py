@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 
-from isocenter_operators.dicom.deidentify import Pseudonyms, with_identity
+from isocenter_operators.dicom.deidentify import Pseudonyms, sources_with_identity, with_identity
 from isocenter_operators.form import ResultForm
 from isocenter_operators.result_gate import checked, stored_instance, write_instances
 from isocenter_operators.run import Record
@@ -48,7 +48,10 @@ class FolderSinkOperator(Operator):
         batches = op_input.receive("dicom_instances")
         with self._record.step("check"):
             instances = checked(
-                with_identity(batches, self._pseudonyms), self._rejected, self._form, self._record.sources
+                with_identity(batches, self._pseudonyms),
+                self._rejected,
+                self._form,
+                sources_with_identity(self._record.sources, self._pseudonyms),
             )
         with self._record.step("store"):
             written = write_instances(instances, self._output_folder)

@@ -135,6 +135,28 @@ def _without_dates_of_library(item: Dataset) -> None:
         item.ContentSequence = kept
 
 
+def test_results_are_checked_beside_the_images_that_they_name(
+    images: list[Dataset], task: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that finds none of the images under the results' names would check nothing."""
+    from isocenter_operators import folder_sink
+
+    beside: dict[str, Dataset] = {}
+    checked = folder_sink.checked
+
+    def noted(batches: Any, rejected: Any, form: Any, sources: Any) -> Any:
+        beside.update(sources)
+        return checked(batches, rejected, form, sources)
+
+    monkeypatch.setattr(folder_sink, "checked", noted)
+    spied(replace(task, deidentification=SITE, sink=Folder(tmp_path / "hidden"))).execute()
+    assert beside.keys() == {str(image.SOPInstanceUID) for image in images}
+    for image in images:
+        seen = beside[str(image.SOPInstanceUID)]
+        for keyword in (*_OF_THE_PATIENT, "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+            assert seen[keyword].value == image[keyword].value, keyword
+
+
 def test_from_the_archive_and_back_to_it(
     images: list[Dataset], task: Run, tmp_path: Path, orthanc: OrthancSettings
 ) -> None:

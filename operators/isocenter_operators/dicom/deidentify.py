@@ -32,7 +32,7 @@ from isocenter_operators.dicom.retained import REPLACED_UIDS, RETAINED, RETAINED
 from isocenter_operators.dicom.value import named
 from isocenter_operators.errors import InputError, InvalidResult
 
-__all__ = ["Deidentification", "Pseudonyms", "with_identity", "without_identity"]
+__all__ = ["Deidentification", "Pseudonyms", "sources_with_identity", "with_identity", "without_identity"]
 
 _PROFILE = Code("113100", "DCM", "Basic Application Confidentiality Profile")
 _OPTIONS: Mapping[Kept, Code] = {  # CID 7050
@@ -228,6 +228,16 @@ def with_identity(
     if pseudonyms is None:
         return batches
     return [[pseudonyms.revealed(each) for each in batch] for batch in batches]
+
+
+def sources_with_identity(
+    sources: Mapping[str, Dataset], pseudonyms: Pseudonyms | None
+) -> Mapping[str, Dataset]:
+    """The images that results are about, by the SOP Instance UIDs that the results with their identity refer to."""
+    if pseudonyms is None:
+        return sources
+    revealed = [pseudonyms.revealed(each) for each in sources.values()]
+    return {str(each.SOPInstanceUID): each for each in revealed}
 
 
 def _each(value: Any, change: Callable[[str], str]) -> Any:
