@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fetch
 import lung_model
+import segmentation
 import transport
 import volume
 from comparison import Comparison, write_results
@@ -38,6 +39,7 @@ def _comparisons() -> Iterator[Comparison]:
         yield from fetch.compare(chest)
         yield from transport.compare()
         yield from lung_model.compare(chest)
+    yield from segmentation.compare()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydicom import charset
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import (
     UID,
@@ -94,12 +93,12 @@ def segmentation(
     if kind not in get_args(SegmentationKind):
         raise InputError(f"a segmentation is not written as {kind!r}, but as BINARY or LABELMAP")
     _refuse_wrong_syntax(kind, transfer_syntax_uid)
-    planes = _planes(frames)
-    _refuse_wrong_labels(labels, planes, len(segments))
-    _refuse_wrong_numbers(segments, planes[0].SeriesInstanceUID)
+    _refuse_no_volume(frames)
+    _refuse_wrong_labels(labels, frames, len(segments))
+    _refuse_wrong_numbers(segments, frames[0].series_uid)
     if labels.ndim == 3:
-        _refuse_undescribed(labels, len(segments), planes[0].SeriesInstanceUID)
-    order = _order(planes)
+        _refuse_undescribed(labels, len(segments), frames[0].series_uid)
+    order = _order(frames)
     if kind == "BINARY":
         written = mask_frames(labels, order)
     else:
@@ -108,7 +107,7 @@ def segmentation(
         )
     description = series_description or f"{algorithm.name} segmentation"
     about = _About(
-        frames, planes, order, segments, algorithm, identity, algorithm_family, series_number, description, "seg",
+        frames, order, segments, algorithm, identity, algorithm_family, series_number, description, "seg",
         disclaimer,
     )  # fmt: skip
     return _object(written, about, kind, transfer_syntax_uid=transfer_syntax_uid)
@@ -147,17 +146,17 @@ def fractional_segmentation(
     if kind not in get_args(FractionalKind):
         raise InputError(f"fractions are not {kind!r}, but PROBABILITY or OCCUPANCY")
     _refuse_wrong_syntax("FRACTIONAL", transfer_syntax_uid)
-    planes = _planes(frames)
-    _refuse_wrong_shape(fractions, planes, len(segments))
-    _refuse_wrong_numbers(segments, planes[0].SeriesInstanceUID)
-    _refuse_wrong_fractions(fractions, maximum_fractional_value, planes[0].SeriesInstanceUID)
-    order = _order(planes)
+    _refuse_no_volume(frames)
+    _refuse_wrong_shape(fractions, frames, len(segments))
+    _refuse_wrong_numbers(segments, frames[0].series_uid)
+    _refuse_wrong_fractions(fractions, maximum_fractional_value, frames[0].series_uid)
+    order = _order(frames)
     written = fractional_frames(
         fractions, order, maximum=maximum_fractional_value, compressed=transfer_syntax_uid == RLELossless
     )
     description = series_description or f"{algorithm.name} {kind.lower()}"
     about = _About(
-        frames, planes, order, segments, algorithm, identity, algorithm_family, series_number, description,
+        frames, order, segments, algorithm, identity, algorithm_family, series_number, description,
         "seg.fractional", disclaimer,
     )  # fmt: skip
     return _object(
@@ -175,7 +174,6 @@ class _About:
     """What a Segmentation says besides its frames. `order`: the planes' indices as their frames are written."""
 
     frames: Sequence[Frame]
-    planes: Sequence[Dataset]
     order: Sequence[int]
     segments: Sequence[Segment]
     algorithm: Algorithm
@@ -197,12 +195,12 @@ def _object(
     maximum: int = 255,
 ) -> Dataset:
     if not written.entries:
-        uid = about.planes[0].SeriesInstanceUID
+        uid = about.frames[0].series_uid
         raise InvalidResult(f"series {uid}: the label map is empty, nothing was segmented", series_uid=uid)
     result = _one_frame(about, kind, fractional_type, maximum)
     result.SourceImageSequence = referenced(about.frames)
     result.ReferencedSeriesSequence = [_series(about)]
-    result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(about.planes)
+    result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(about.frames)
     result.SegmentsOverlap = written.overlap
     _fix_dimension_uid(result, about.identity.uid(f"{about.role}.dimensions"))
     source = about.frames[0].instance
@@ -226,11 +224,10 @@ def _object(
 def _one_frame(about: _About, kind: str, fractional_type: str, maximum: int) -> Segmentation:
     """highdicom's object with a single frame, whose pixels stand for those to come."""
     # Once an image was compressed with loss, all that is derived of it says so (PS3.3, C.8.20.2.2).
-    lossy = [plane for plane in about.planes if plane.get("LossyImageCompression") == "01"]
-    plane = Dataset()
-    plane.update({element.tag: element for element in (lossy or about.planes)[0]})
+    lossy = [frame for frame in about.frames if frame.instance.get("LossyImageCompression") == "01"]
+    plane = plane_of((lossy or about.frames)[0])
     # By its class highdicom would take the plane of a multi-frame image for such an image. References are set later.
-    plane["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
+    plane.SOPClassUID = CTImageStorage
     pixels = np.zeros((1, plane.Rows, plane.Columns), np.uint8)
     pixels[0, 0, 0] = 1
     return Segmentation(
@@ -274,9 +271,10 @@ def _with_frames(made: Segmentation, written: SegFrames, about: _About, transfer
     vr = "OB" if result.BitsAllocated <= 8 or result.file_meta.TransferSyntaxUID.is_encapsulated else "OW"
     result["PixelData"] = DataElement("PixelData", vr, written.pixel_data)
     result["PixelData"].is_undefined_length = result.file_meta.TransferSyntaxUID.is_encapsulated
-    correct_ambiguous_vr(result, True)
+    if "PixelPaddingValue" in result:
+        result["PixelPaddingValue"].VR = "US"
     # Now that everything else is in its final form, pydicom may write the encoded groups as they are.
-    groups = per_frame_groups(written.entries, about.frames, about.planes, ranks, segments_differ=several)
+    groups = per_frame_groups(written.entries, about.frames, ranks, segments_differ=several)
     result[groups.tag] = groups
     character_set = result.get("SpecificCharacterSet")
     encoding = charset.convert_encodings(character_set) if character_set else charset.default_encoding
@@ -288,19 +286,15 @@ def _volumetric(about: _About, ranks: dict[int, int]) -> bool:
     """Whether the frames are neighbouring slices at right angles to their line (PS3.3, C.7.6.17.3)."""
     if len(ranks) < 2 or max(ranks) - min(ranks) >= len(ranks):
         return False
-    positions = [_numbers(about.planes[z].ImagePositionPatient) for z in ranks]
-    spacing_mm, _ = get_volume_positions(positions, _numbers(about.planes[0].ImageOrientationPatient))
+    positions_mm = [about.frames[z].position_mm for z in ranks]
+    spacing_mm, _ = get_volume_positions(positions_mm, about.frames[0].directions.ravel())
     return spacing_mm is not None and spacing_mm > 0
-
-
-def _numbers(values: Sequence[Any]) -> list[float]:
-    return [float(value) for value in values]
 
 
 def _series(about: _About) -> Dataset:
     """The source series in the Common Instance Reference module: each instance once, whole (PS3.3, C.12.2)."""
     item = Dataset()
-    item.SeriesInstanceUID = about.planes[0].SeriesInstanceUID
+    item.SeriesInstanceUID = about.frames[0].series_uid
     item.ReferencedInstanceSequence = []
     for reference in referenced(about.frames):
         reference.pop("ReferencedFrameNumber", None)
@@ -308,38 +302,39 @@ def _series(about: _About) -> Dataset:
     return item
 
 
-def _planes(frames: Sequence[Frame]) -> list[Dataset]:
-    """Each frame's identity and place; all of one size, orientation and frame of reference, no two in one place."""
-    if not frames:
-        raise GeometryError("there are no images that a segmentation could be about")
-    planes = [plane_of(frame) for frame in frames]
-    uid = planes[0].SeriesInstanceUID
-    for keyword in ("SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns"):
-        if len({plane[keyword].value for plane in planes}) > 1:
-            raise GeometryError(
-                f"series {uid}: its images differ in {keyword}; a segmentation is about one volume",
-                series_uid=uid,
-            )
-    orientations = np.array([plane.ImageOrientationPatient for plane in planes], np.float64)
-    if np.abs(orientations - orientations[0]).max() > PLANE_TOLERANCE:
-        raise GeometryError(f"series {uid}: its images differ in ImageOrientationPatient", series_uid=uid)
-    if np.diff(np.sort(_along_mm(planes))).min(initial=np.inf) < SAME_PLACE_MM:
-        raise GeometryError(f"series {uid}: two of its images lie in the same place", series_uid=uid)
-    return planes
-
-
-def _along_mm(planes: Sequence[Dataset]) -> NDArray[np.float64]:
+def _along_mm(frames: Sequence[Frame]) -> NDArray[np.float64]:
     """Where each plane lies along the normal of the first."""
-    cosines = np.array(planes[0].ImageOrientationPatient, np.float64)
-    positions = np.array([plane.ImagePositionPatient for plane in planes], np.float64)
-    along: NDArray[np.float64] = positions @ np.cross(cosines[:3], cosines[3:])
+    positions = np.array([frame.position_mm for frame in frames])
+    along: NDArray[np.float64] = positions @ np.cross(*frames[0].directions)
     return along
 
 
-def _order(planes: Sequence[Dataset]) -> list[int]:
-    """The planes' indices as highdicom writes them: against the normal, so that rows, columns and frames turn right."""
-    order: list[int] = np.argsort(-_along_mm(planes), kind="stable").tolist()
+def _order(frames: Sequence[Frame]) -> list[int]:
+    """The planes' indices as highdicom writes them: against the normal, so that columns, rows and planes turn right."""
+    order: list[int] = np.argsort(-_along_mm(frames), kind="stable").tolist()
     return order
+
+
+def _refuse_no_volume(frames: Sequence[Frame]) -> None:
+    """All of one size, orientation and frame of reference, and no two in one place."""
+    if not frames:
+        raise GeometryError("there are no images that a segmentation could be about")
+    uid = frames[0].series_uid
+    for what, values in (
+        ("SeriesInstanceUID", {frame.series_uid for frame in frames}),
+        ("FrameOfReferenceUID", {str(frame.instance.get("FrameOfReferenceUID", "")) for frame in frames}),
+        ("Rows and Columns", {frame.shape for frame in frames}),
+    ):
+        if len(values) > 1:
+            raise GeometryError(
+                f"series {uid}: its images differ in {what}; a segmentation is about one volume",
+                series_uid=uid,
+            )
+    orientations = np.array([frame.directions for frame in frames])
+    if np.abs(orientations - orientations[0]).max() > PLANE_TOLERANCE:
+        raise GeometryError(f"series {uid}: its images differ in ImageOrientationPatient", series_uid=uid)
+    if np.diff(np.sort(_along_mm(frames))).min(initial=np.inf) < SAME_PLACE_MM:
+        raise GeometryError(f"series {uid}: two of its images lie in the same place", series_uid=uid)
 
 
 def _refuse_wrong_syntax(kind: str, transfer_syntax_uid: str) -> None:
@@ -350,23 +345,23 @@ def _refuse_wrong_syntax(kind: str, transfer_syntax_uid: str) -> None:
         raise InputError(f"a {kind} segmentation is written in one of {names}; not in {transfer_syntax_uid}")
 
 
-def _refuse_wrong_labels(labels: NDArray[Any], planes: Sequence[Dataset], segments: int) -> None:
+def _refuse_wrong_labels(labels: NDArray[Any], frames: Sequence[Frame], segments: int) -> None:
     masks = labels.ndim == 4
     allowed = (np.bool_,) if masks else (np.uint8, np.uint16)
-    _refuse_wrong_shape(labels, planes, segments if masks else None)
+    _refuse_wrong_shape(labels, frames, segments if masks else None)
     if labels.dtype not in allowed:
         what = "masks hold" if masks else "label map holds"
         names = " or ".join(np.dtype(one).name for one in allowed)
         raise InputError(f"the {what} {labels.dtype}; {names} is expected")
 
 
-def _refuse_wrong_shape(array: NDArray[Any], planes: Sequence[Dataset], segments: int | None) -> None:
-    expected: tuple[int, ...] = (len(planes), int(planes[0].Rows), int(planes[0].Columns))
+def _refuse_wrong_shape(array: NDArray[Any], frames: Sequence[Frame], segments: int | None) -> None:
+    expected: tuple[int, ...] = (len(frames), *frames[0].shape)
     axes = "(Z, Y, X)"
     if segments is not None:
         expected, axes = (segments, *expected), "(segments, Z, Y, X)"
     if array.shape != expected:
-        uid = planes[0].SeriesInstanceUID
+        uid = frames[0].series_uid
         raise GeometryError(
             f"series {uid}: the label map is {array.shape}, its source images are {expected} {axes}",
             series_uid=uid,
@@ -435,18 +430,17 @@ def _description(
     return description
 
 
-def _pixel_measures(planes: Sequence[Dataset]) -> PixelMeasuresSequence:
+def _pixel_measures(frames: Sequence[Frame]) -> PixelMeasuresSequence:
     """In-plane spacing, and the distance between slices along their normal where it is the same between all.
 
     highdicom takes the first image's own measures, which may lack the thickness and the distance. PS3.3, C.7.6.16.2.1.
     """
-    steps_mm = np.diff(np.sort(_along_mm(planes)))
+    steps_mm = np.diff(np.sort(_along_mm(frames)))
     mean_mm = float(steps_mm.mean()) if len(steps_mm) else 0.0
     even = len(steps_mm) > 0 and bool((np.abs(steps_mm - mean_mm) <= _EVEN * mean_mm).all())
-    row_mm, column_mm = (float(value) for value in planes[0].PixelSpacing)
     return PixelMeasuresSequence(
-        pixel_spacing=(row_mm, column_mm),
-        slice_thickness=float(planes[0].SliceThickness or mean_mm),
+        pixel_spacing=frames[0].spacing_mm,
+        slice_thickness=float(plane_of(frames[0]).SliceThickness or mean_mm),
         spacing_between_slices=round(mean_mm, 6) if even else None,
     )
 

@@ -11,18 +11,15 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
+from pydicom.valuerep import format_number_as_ds
 
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.header import coded, referenced
+from isocenter_operators.dicom.header import referenced
 
 __all__ = ["per_frame_groups"]
 
-_ITEM = struct.Struct("<HHL")
 _DERIVATION = Code("113076", "DCM", "Segmentation")  # CID 7203
 _PURPOSE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
 
@@ -30,74 +27,84 @@ _PURPOSE = Code("121322", "DCM", "Source image for image processing operation") 
 def per_frame_groups(
     entries: Sequence[tuple[int, int]],
     frames: Sequence[Frame],
-    planes: Sequence[Dataset],
     ranks: Mapping[int, int],
     *,
     segments_differ: bool,
 ) -> RawDataElement:
     """The Per-frame Functional Groups Sequence, in Explicit VR Little Endian.
 
-    entries: of each frame the segment's number, 0 in a LABELMAP, and the index of its plane in `frames` and `planes`.
+    entries: of each frame the segment's number, 0 in a LABELMAP, and the index of its plane in `frames`.
     ranks: of each plane that has a frame, its place among them, from 1: the dimension index of its position.
     segments_differ: whether each frame says which segment it is of; else the shared groups do, or none does.
     """
-    derivations = {z: _encoded(_derivation(frames[z])) for z in ranks}
-    positions = {z: _encoded(_position(planes[z])) for z in ranks}
+    derivations = {z: _derivation(frames[z]) for z in ranks}
+    positions = {z: _position(frames[z]) for z in ranks}
     numbers = {number for number, _ in entries}
-    identifications = {n: _encoded(_identification(n)) if segments_differ else b"" for n in numbers}
-    items: list[bytes] = []
-    for number, z in entries:
-        indices = (number, ranks[z]) if number else (ranks[z],)
-        # The tags of an item ascend: 0008, 0020, 0020, 0062.
-        item = derivations[z] + _content(indices) + positions[z] + identifications[number]
-        items += (_ITEM.pack(0xFFFE, 0xE000, len(item)), item)
-    value = b"".join(items)
+    identifications = {number: _identification(number) if segments_differ else b"" for number in numbers}
+    # The tags of an item ascend: 0008, 0020, 0020, 0062.
+    value = b"".join(
+        _item(derivations[z] + _content(number, ranks[z]) + positions[z] + identifications[number])
+        for number, z in entries
+    )
     tag = Tag("PerFrameFunctionalGroupsSequence")
     return RawDataElement(tag, "SQ", len(value), value, 0, False, True)
 
 
-def _derivation(frame: Frame) -> Dataset:
-    (image,) = referenced([frame])
-    image.PurposeOfReferenceCodeSequence = [coded(_PURPOSE)]
-    image.SpatialLocationsPreserved = "YES"
-    derivation = Dataset()
-    derivation.DerivationCodeSequence = [coded(_DERIVATION)]
-    derivation.SourceImageSequence = [image]
-    group = Dataset()
-    group.DerivationImageSequence = [derivation]
-    return group
+def _derivation(frame: Frame) -> bytes:
+    """Derivation Image Sequence with the one image that lies in the same place (PS3.3, C.7.6.16.2.6)."""
+    (reference,) = referenced([frame])
+    number = reference.get("ReferencedFrameNumber")
+    image = [
+        _element(0x00081150, b"UI", str(reference.ReferencedSOPClassUID)),
+        _element(0x00081155, b"UI", str(reference.ReferencedSOPInstanceUID)),
+        b"" if number is None else _element(0x00081160, b"IS", str(number)),
+        _element(0x0028135A, b"CS", "YES"),  # Spatial Locations Preserved
+        _sequence(0x0040A170, _coded(_PURPOSE)),  # Purpose of Reference Code
+    ]
+    source = _sequence(0x00082112, b"".join(image))
+    return _sequence(0x00089124, source + _sequence(0x00089215, _coded(_DERIVATION)))
 
 
-def _position(plane: Dataset) -> Dataset:
-    position = Dataset()
-    position.ImagePositionPatient = plane.ImagePositionPatient
-    group = Dataset()
-    group.PlanePositionSequence = [position]
-    return group
+def _content(number: int, rank: int) -> bytes:
+    """Frame Content Sequence with the Dimension Index Values; of a LABELMAP, of the position alone."""
+    indices = struct.pack("<2L", number, rank) if number else struct.pack("<L", rank)
+    return _sequence(0x00209111, _element(0x00209157, b"UL", indices))
 
 
-def _identification(number: int) -> Dataset:
-    identification = Dataset()
-    identification.ReferencedSegmentNumber = number
-    group = Dataset()
-    group.SegmentIdentificationSequence = [identification]
-    return group
+def _position(frame: Frame) -> bytes:
+    """As the source has it, where its decimal strings are not too long to be valid (PS3.5, 6.2)."""
+    texts = [str(value).strip() for value in frame.get("ImagePositionPatient")]
+    valid = [text if len(text) <= 16 else format_number_as_ds(float(text)) for text in texts]
+    return _sequence(0x00209113, _element(0x00200032, b"DS", "\\".join(valid)))
 
 
-def _content(indices: tuple[int, ...]) -> bytes:
-    """Frame Content with the Dimension Index Values: 32-bit numbers at its end."""
-    return _content_head(len(indices)) + struct.pack(f"<{len(indices)}L", *indices)
+def _identification(number: int) -> bytes:
+    return _sequence(0x0062000A, _element(0x0062000B, b"US", struct.pack("<H", number)))
 
 
-def _content_head(count: int) -> bytes:
-    value = struct.pack("<HH2sH", 0x0020, 0x9157, b"UL", 4 * count)
-    length = len(value) + 4 * count
-    item = _ITEM.pack(0xFFFE, 0xE000, length)
-    return struct.pack("<HH2sHL", 0x0020, 0x9111, b"SQ", 0, len(item) + length) + item + value
+def _coded(code: Code) -> bytes:
+    return b"".join(
+        [
+            _element(0x00080100, b"SH", code.value),
+            _element(0x00080102, b"SH", code.scheme),
+            _element(0x00080104, b"LO", code.meaning),
+        ]
+    )
 
 
-def _encoded(group: Dataset) -> bytes:
-    target = DicomBytesIO()
-    target.is_implicit_VR, target.is_little_endian = False, True
-    write_dataset(target, group)
-    return bytes(target.getvalue())
+def _element(tag: int, vr: bytes, value: bytes | str) -> bytes:
+    """With an even number of bytes, as PS3.5, 6.2 and 7.1.2 have it; text is of the default repertoire."""
+    content = value.encode("ascii") if isinstance(value, str) else value
+    if len(content) % 2:
+        content += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(content)) + content
+
+
+def _sequence(tag: int, content: bytes) -> bytes:
+    """With one item."""
+    item = _item(content)
+    return struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, b"SQ", 0, len(item)) + item
+
+
+def _item(content: bytes) -> bytes:
+    return struct.pack("<HHL", 0xFFFE, 0xE000, len(content)) + content
