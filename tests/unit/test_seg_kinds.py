@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders import RLELosslessDecoder
 from pydicom.pixels.utils import iter_pixels
@@ -24,6 +25,7 @@ from result_cases import ALGORITHM, CREATED, written
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Segment
 from isocenter_operators.dicom.frame import Frame, frames_of
+from isocenter_operators.dicom.frame_groups import with_groups_read
 from isocenter_operators.dicom.geometry import volume_of
 from isocenter_operators.dicom.header import plane_of
 from isocenter_operators.dicom.identity import JobIdentity
@@ -290,8 +292,27 @@ def test_looking_into_the_frames_changes_nothing_that_is_written(frames: list[Fr
     in_utf_8 = seg_case(labels_case(3), frames, 3)
     in_unicode(in_utf_8)
     again = dcmread(written(in_utf_8, tmp_path, "unicode"))
+    assert isinstance(in_utf_8.get_item("PerFrameFunctionalGroupsSequence"), RawDataElement)
     assert again.SpecificCharacterSet == "ISO_IR 192"
     assert again.PerFrameFunctionalGroupsSequence == seg.PerFrameFunctionalGroupsSequence
+
+
+def test_frames_are_read_as_pydicom_reads_them_and_the_object_stays_as_it_is(
+    frames: list[Frame], tmp_path: Path
+) -> None:
+    path = written(seg_case(labels_case(3), frames, 3), tmp_path, "seg")
+    seg = dcmread(path)
+    seen = with_groups_read(seg)
+    check(seg)
+    assert isinstance(seg.get_item("PerFrameFunctionalGroupsSequence"), RawDataElement)
+    assert written(seg, tmp_path, "again").read_bytes() == path.read_bytes()
+    groups = seg.PerFrameFunctionalGroupsSequence
+    assert seen.PerFrameFunctionalGroupsSequence == groups
+    assert (seen.file_meta, seen.pixel_array.shape) == (seg.file_meta, seg.pixel_array.shape)
+    for group in groups:
+        group.is_undefined_length_sequence_item = True
+    delimited = dcmread(written(seg, tmp_path, "delimited"))
+    assert with_groups_read(delimited) is delimited  # pydicom's to read
 
 
 def test_run_lengths_are_read_by_others() -> None:

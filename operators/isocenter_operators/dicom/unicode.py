@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydicom import charset
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -24,6 +25,9 @@ def in_unicode(result: Dataset) -> None:
         return
     _decode(result)
     result.SpecificCharacterSet = _UTF_8
+    # All text is read; the per-frame groups, which have none, may be written as the bytes that they are.
+    implicit_vr, little_endian = result.original_encoding
+    result.set_original_encoding(implicit_vr, little_endian, charset.convert_encodings(_UTF_8))
 
 
 def _decode(dataset: Dataset) -> None:

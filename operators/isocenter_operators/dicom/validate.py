@@ -18,6 +18,7 @@ from pydicom.uid import UID
 from isocenter_operators.dicom.capture_rules import capture_problems
 from isocenter_operators.dicom.code_rules import code_problems
 from isocenter_operators.dicom.document_rules import encapsulated_pdf_problems
+from isocenter_operators.dicom.frame_groups import with_groups_read
 from isocenter_operators.dicom.key_object_rules import key_object_problems
 from isocenter_operators.dicom.link_rules import link_problems
 from isocenter_operators.dicom.map_rules import parametric_map_problems
@@ -51,6 +52,7 @@ def check(dataset: Dataset, others: Mapping[str, Dataset] | None = None) -> None
 
     others: what it may refer to, by SOP Instance UID; see `check_against`.
     """
+    dataset = with_groups_read(dataset)
     found = problems(dataset)
     if others:
         found += check_against(dataset, others)
@@ -74,6 +76,7 @@ def problems(subject: Dataset | Path) -> list[Problem]:
         if dataset is None:
             return [error("file", "is not a DICOM object")]
         subject = dataset
+    subject = with_groups_read(subject)
     found = [*_found(_identity_problems, subject), *_found(text_problems, subject)]
     rules = _RULES.get(str(subject.get("SOPClassUID", "")))
     if rules is not None:
@@ -97,6 +100,7 @@ def check_against(result: Dataset, others: Iterable[Dataset] | Mapping[str, Data
     here = (
         others if isinstance(others, Mapping) else {str(each.get("SOPInstanceUID")): each for each in others}
     )
+    result = with_groups_read(result)
     return [
         *_found(lambda subject: placement_problems(subject, here), result),
         *_found(lambda subject: link_problems(subject, here), result),
