@@ -12,7 +12,7 @@ from series import embedded_settings
 
 from isocenter.cli.sending import send
 from isocenter.stack.orthanc import running_orthanc
-from isocenter_operators.dicom.read import read_bytes, read_folder
+from isocenter_operators.dicom.series.read import read_bytes, read_folder
 from isocenter_operators.dicomweb.client import DICOMwebClient
 
 _AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'

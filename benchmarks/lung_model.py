@@ -22,8 +22,8 @@ sys.path.insert(0, str(_PROJECT / "triton_models" / "ct_lung_density" / "1"))
 def compare(chest: Path) -> Iterator[Comparison]:
     from lung_density import analyse
 
-    from isocenter_operators.dicom.geometry import volume_of
-    from isocenter_operators.dicom.read import read_folder
+    from isocenter_operators.dicom.series.geometry import volume_of
+    from isocenter_operators.dicom.series.read import read_folder
 
     volume = volume_of(read_folder(chest))
     on_cpu = torch.from_numpy(volume.voxels)

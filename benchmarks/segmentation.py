@@ -139,10 +139,10 @@ def _sources(depth: int) -> list[Dataset]:
 def _ours(kind: str, labels: NDArray[np.uint8], count: int, path: Path) -> Callable[[], None]:
     from isocenter_operators.dicom import codes
     from isocenter_operators.dicom.findings import Segment
-    from isocenter_operators.dicom.frame import Frame
     from isocenter_operators.dicom.identity import Algorithm, JobIdentity
-    from isocenter_operators.dicom.profile import MODERN
-    from isocenter_operators.dicom.seg import segmentation
+    from isocenter_operators.dicom.results.profile import MODERN
+    from isocenter_operators.dicom.results.seg import segmentation
+    from isocenter_operators.dicom.series.frame import Frame
 
     frames = [Frame(instance) for instance in _sources(len(labels))]
     segments = [

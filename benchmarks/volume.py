@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from comparison import Comparison, side_by_side
 
-from isocenter_operators.dicom.geometry import volume_of
-from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicom.series.geometry import volume_of
+from isocenter_operators.dicom.series.read import read_folder
 
 
 def compare(chest: Path) -> Iterator[Comparison]:

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from isocenter_operators.dicom.problem import Problem
-from isocenter_operators.dicom.validate import dciodvfy
+from isocenter_operators.dicom.rules.problem import Problem
+from isocenter_operators.dicom.rules.validate import dciodvfy
 
 Placed = tuple[NDArray[np.int16], NDArray[np.float64]]  # voxels (Z, Y, X); index (x, y, z, 1) to LPS mm
 

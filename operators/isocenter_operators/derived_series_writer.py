@@ -9,8 +9,8 @@ import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
-from isocenter_operators.dicom.derived_series import DerivedModality, SeriesKind, derived_series
 from isocenter_operators.dicom.findings import Code
+from isocenter_operators.dicom.results.derived_series import DerivedModality, SeriesKind, derived_series
 from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["DerivedSeriesWriterOperator"]

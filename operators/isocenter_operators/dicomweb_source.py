@@ -8,7 +8,7 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
-from isocenter_operators.dicom.read import read_bytes
+from isocenter_operators.dicom.series.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, InputError
 from isocenter_operators.run import Archive, Record

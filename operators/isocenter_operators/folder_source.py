@@ -8,7 +8,7 @@ from typing import Any
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 
 from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
-from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.run import Record
 from isocenter_operators.study import studies_of
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.header import DISCLAIMER
-from isocenter_operators.dicom.profile import ANY, DestinationProfile
+from isocenter_operators.dicom.results.profile import ANY, DestinationProfile
 from isocenter_operators.dicom.unicode import in_unicode
 
 __all__ = ["AS_SOURCE", "ResultForm"]

@@ -8,7 +8,7 @@ import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
-from isocenter_operators.dicom.seg import FractionalKind, fractional_segmentation
+from isocenter_operators.dicom.results.seg import FractionalKind, fractional_segmentation
 from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["FractionalSegWriterOperator"]

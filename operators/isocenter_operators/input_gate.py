@@ -7,10 +7,10 @@ from typing import Any
 from monai.deploy.core import ConditionType, Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
-from isocenter_operators.dicom.acceptance import Acceptance
-from isocenter_operators.dicom.examination import examined
-from isocenter_operators.dicom.frame import frames_of
-from isocenter_operators.dicom.geometry import Volume
+from isocenter_operators.dicom.gate.acceptance import Acceptance
+from isocenter_operators.dicom.gate.examination import examined
+from isocenter_operators.dicom.series.frame import frames_of
+from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.errors import InputError, NotApplicable
 from isocenter_operators.run import Record
 from isocenter_operators.volume import lps_affine

@@ -9,8 +9,8 @@ from monai.deploy.core import ConditionType, Fragment, IOSpec, OperatorSpec
 from monai.deploy.core.domain.image import Image
 from numpy.typing import NDArray
 
-from isocenter_operators.dicom.key_frames import key_frames
-from isocenter_operators.dicom.key_objects import key_images, result_set
+from isocenter_operators.dicom.results.key_frames import key_frames
+from isocenter_operators.dicom.results.key_objects import key_images, result_set
 from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["KeyObjectWriterOperator"]

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from isocenter_operators.dicom.acceptance import Acceptance
+from isocenter_operators.dicom.gate.acceptance import Acceptance
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import ConfigurationError
 

@@ -10,7 +10,7 @@ from monai.deploy.core import ConditionType, Fragment, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
 from isocenter_operators.dicom.findings import Code
-from isocenter_operators.dicom.parametric_map import NO_UNITS, parametric_map
+from isocenter_operators.dicom.results.parametric_map import NO_UNITS, parametric_map
 from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["ParametricMapWriterOperator"]

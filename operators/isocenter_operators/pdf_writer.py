@@ -10,10 +10,10 @@ import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume
-from isocenter_operators.dicom.page import Picture
-from isocenter_operators.dicom.pdf_report import pdf_report, section_pictures
+from isocenter_operators.dicom.results.page import Picture
+from isocenter_operators.dicom.results.pdf_report import pdf_report, section_pictures
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.result_writer import ResultWriter
 from isocenter_operators.volume import lps_affine
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from monai.deploy.core import ConditionType, OperatorSpec
 
-from isocenter_operators.dicom.geometry import Volume
-from isocenter_operators.dicom.picture import overlay_pictures
+from isocenter_operators.dicom.results.picture import overlay_pictures
+from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.result_writer import ResultWriter
 from isocenter_operators.volume import lps_affine
 

@@ -7,7 +7,7 @@ from typing import Any
 from monai.deploy.core import ConditionType, OperatorSpec
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.presentation_state import presentation_states
+from isocenter_operators.dicom.results.presentation_state import presentation_states
 from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["PresentationStateWriterOperator"]

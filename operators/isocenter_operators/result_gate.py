@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.rules.validate import check
 from isocenter_operators.errors import ConfigurationError, InvalidResult, IsocenterError, StorageFull
 from isocenter_operators.form import ResultForm
 from isocenter_operators.run import StoredInstance

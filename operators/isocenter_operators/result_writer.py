@@ -12,9 +12,9 @@ from monai.deploy.core.domain.image import Image
 from numpy.typing import NDArray
 
 from isocenter_operators.dicom.findings import Segment
-from isocenter_operators.dicom.frame import Frame, instances_of
-from isocenter_operators.dicom.geometry import on_frames, slices_of
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.series.frame import Frame, instances_of
+from isocenter_operators.dicom.series.geometry import on_frames, slices_of
 from isocenter_operators.form import AS_SOURCE, ResultForm
 from isocenter_operators.run import Record
 from isocenter_operators.study import identity_of, selected_instances

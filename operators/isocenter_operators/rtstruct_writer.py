@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code
-from isocenter_operators.dicom.rtstruct import structure_set
+from isocenter_operators.dicom.results.rtstruct import structure_set
 from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["RTStructWriterOperator"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code
-from isocenter_operators.dicom.profile import DestinationProfile, SegmentationKind, profile_of
-from isocenter_operators.dicom.seg import segmentation
+from isocenter_operators.dicom.results.profile import DestinationProfile, SegmentationKind, profile_of
+from isocenter_operators.dicom.results.seg import segmentation
 from isocenter_operators.result_gate import checked, write_instances
 from isocenter_operators.result_writer import ResultWriter
 

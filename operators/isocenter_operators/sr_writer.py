@@ -8,7 +8,7 @@ from typing import Any
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.sr import measurement_report
+from isocenter_operators.dicom.results.sr import measurement_report
 from isocenter_operators.errors import InvalidResult
 from isocenter_operators.result_writer import ResultWriter
 from isocenter_operators.run import StoredInstance

@@ -6,7 +6,7 @@ from typing import Any
 
 from monai.deploy.core import ConditionType, OperatorSpec
 
-from isocenter_operators.dicom.text_report import text_report
+from isocenter_operators.dicom.results.text_report import text_report
 from isocenter_operators.result_writer import ResultWriter
 
 __all__ = ["TextReportWriterOperator"]

@@ -11,9 +11,9 @@ from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.image import Image
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.frame import frames_of
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.separation import STRICT, StackPolicy
+from isocenter_operators.dicom.series.frame import frames_of
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
+from isocenter_operators.dicom.series.separation import STRICT, StackPolicy
 from isocenter_operators.dicom.value import term
 from isocenter_operators.errors import InputError, NotApplicable
 from isocenter_operators.run import Record

@@ -22,8 +22,8 @@ from isocenter.ledger import Entry, Ledger
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.rejection import rejection_identity, rejection_note
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.results.rejection import rejection_identity, rejection_note
+from isocenter_operators.dicom.rules.validate import check
 from isocenter_operators.errors import IsocenterError, Unavailable
 
 __all__ = ["Replacement"]

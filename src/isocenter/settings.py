@@ -193,7 +193,7 @@ class ResultSettings(_Section):
     @field_validator("profile")
     @classmethod
     def _known_profile(cls, profile: str | dict[str, Any]) -> str | dict[str, Any]:
-        from isocenter_operators.dicom.profile import profile_of  # pydicom takes its time
+        from isocenter_operators.dicom.results.profile import profile_of  # pydicom takes its time
 
         try:
             profile_of(profile)
@@ -204,7 +204,7 @@ class ResultSettings(_Section):
     @property
     def form(self) -> ResultForm:
         from isocenter_operators.dicom.header import DISCLAIMER
-        from isocenter_operators.dicom.profile import profile_of
+        from isocenter_operators.dicom.results.profile import profile_of
         from isocenter_operators.form import ResultForm
 
         return ResultForm(profile_of(self.profile), self.character_set, self.disclaimer or DISCLAIMER)

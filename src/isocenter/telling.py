@@ -26,15 +26,15 @@ from isocenter.notices import Notice, Notices
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.outcome_note import (
+from isocenter_operators.dicom.results.outcome_note import (
     NoteImages,
     NoteSubject,
     outcome_identity,
     outcome_note,
     outcome_picture,
 )
-from isocenter_operators.dicom.rejection import rejection_note
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.results.rejection import rejection_note
+from isocenter_operators.dicom.rules.validate import check
 from isocenter_operators.errors import IsocenterError, Unavailable
 from isocenter_operators.form import ResultForm
 

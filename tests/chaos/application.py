@@ -18,10 +18,10 @@ from monai.deploy.core.domain.image import Image
 from isocenter_operators.application import Application
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup, Segment
-from isocenter_operators.dicom.frame import instances_of
-from isocenter_operators.dicom.geometry import slices_of, volume_of
-from isocenter_operators.dicom.seg import segmentation
-from isocenter_operators.dicom.sr import measurement_report
+from isocenter_operators.dicom.results.seg import segmentation
+from isocenter_operators.dicom.results.sr import measurement_report
+from isocenter_operators.dicom.series.frame import instances_of
+from isocenter_operators.dicom.series.geometry import slices_of, volume_of
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.run import Record, Run

@@ -14,7 +14,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.uid import UID, AllTransferSyntaxes
 
 from fuzz.originals import PATIENT, Elements, Original
-from isocenter_operators.dicom.codestream import fragments_of
+from isocenter_operators.dicom.series.codestream import fragments_of
 
 __all__ = ["MUTATIONS", "Case", "case", "sound_cases"]
 

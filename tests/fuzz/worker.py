@@ -21,7 +21,7 @@ from isocenter.settings import Settings, WorkerSettings
 from isocenter.worker import runner
 from isocenter.worker.memory import limit_memory
 from isocenter.worker.stack_limit import enlarge_stack
-from isocenter_operators.dicom import decoder
+from isocenter_operators.dicom.series import decoder
 from isocenter_operators.errors import IsocenterError, OutOfMemory
 from isocenter_operators.manifest import AppManifest, read_manifest
 from isocenter_operators.run import Archive, Folder, Run

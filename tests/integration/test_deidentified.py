@@ -16,7 +16,7 @@ from unit.test_deidentify import IDENTITY, every_value, with_header, words
 
 from isocenter.settings import OrthancSettings
 from isocenter_operators.dicom.deidentify import Deidentification
-from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicom.rules.validate import problems
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import GeometryError, InputError
 from isocenter_operators.run import Archive, Folder, Run, StoredInstance

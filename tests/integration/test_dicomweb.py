@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from isocenter.settings import GatewaySettings, OrthancSettings, Settings
 from isocenter.stack.orthanc import running_orthanc
-from isocenter_operators.dicom.read import read_bytes
+from isocenter_operators.dicom.series.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import (
     ArchiveUnavailable,

@@ -27,8 +27,8 @@ from monai.deploy.core import Operator, OperatorSpec
 
 from isocenter_operators.application import Application
 from isocenter_operators.derived_series_writer import DerivedSeriesWriterOperator
-from isocenter_operators.dicom.parametric_map import SALIENCY
-from isocenter_operators.dicom.separation import StackPolicy
+from isocenter_operators.dicom.results.parametric_map import SALIENCY
+from isocenter_operators.dicom.series.separation import StackPolicy
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.parametric_map_writer import ParametricMapWriterOperator
 from isocenter_operators.series_selector import SeriesSelectorOperator

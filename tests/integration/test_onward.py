@@ -49,7 +49,7 @@ from isocenter.onward.courier import Patience
 from isocenter.settings import OrthancSettings, Settings
 from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.read import read_bytes
+from isocenter_operators.dicom.series.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import Unavailable
 

@@ -28,7 +28,7 @@ from monai.deploy.core import Operator, OperatorSpec
 from isocenter_operators.application import Application
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Findings, MeasurementGroup, Points, Segment
-from isocenter_operators.dicom.separation import StackPolicy
+from isocenter_operators.dicom.series.separation import StackPolicy
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.presentation_state_writer import PresentationStateWriterOperator
 from isocenter_operators.rtstruct_writer import RTStructWriterOperator

@@ -32,7 +32,7 @@ from isocenter.route import PriorsWanted
 from isocenter.settings import GatewaySettings, OrthancSettings, Settings
 from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import (
     ArchiveUnavailable,

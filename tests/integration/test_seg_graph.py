@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from isocenter_operators.dicom.profile import ANY, MODERN, DestinationProfile
+from isocenter_operators.dicom.results.profile import ANY, MODERN, DestinationProfile
 from isocenter_operators.form import ResultForm
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.run import Folder, Run
@@ -35,7 +35,7 @@ from isocenter_operators.application import Application
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Segment
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.separation import StackPolicy
+from isocenter_operators.dicom.series.separation import StackPolicy
 from isocenter_operators.fractional_seg_writer import FractionalSegWriterOperator
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.seg_writer import SegWriterOperator

@@ -14,12 +14,12 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup, Segment
-from isocenter_operators.dicom.geometry import Volume, volume_of
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
-from isocenter_operators.dicom.picture import overlay_pictures
-from isocenter_operators.dicom.read import read_folder
-from isocenter_operators.dicom.seg import segmentation
-from isocenter_operators.dicom.sr import measurement_report
+from isocenter_operators.dicom.results.picture import overlay_pictures
+from isocenter_operators.dicom.results.seg import segmentation
+from isocenter_operators.dicom.results.sr import measurement_report
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
 ALGORITHM = Algorithm("ct_lung_density", "1.2.0", {"lungs": "3"})

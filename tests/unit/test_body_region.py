@@ -13,11 +13,11 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from isocenter_operators.dicom.body_region import BodyRegions, regions_in, structure_in
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.overview import overview_of
-from isocenter_operators.dicom.region_tag import regions_of_tag, tag_of
+from isocenter_operators.dicom.gate.body_region import BodyRegions, regions_in, structure_in
+from isocenter_operators.dicom.gate.overview import overview_of
+from isocenter_operators.dicom.gate.region_tag import regions_of_tag, tag_of
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.testing import abdomen_phantom, head_phantom, thorax_phantom
 
 AXIAL = {"size": (150, 120, 100), "spacing_mm": (2.3, 2.3, 3.0)}

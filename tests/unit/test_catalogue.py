@@ -18,8 +18,8 @@ from result_cases import ALGORITHM, identity_of, phantom_case, written
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.catalogue import segment_of, segments_of
 from isocenter_operators.dicom.findings import Segment
+from isocenter_operators.dicom.results.seg import segmentation
 from isocenter_operators.dicom.schemes import declare_schemes
-from isocenter_operators.dicom.seg import segmentation
 from isocenter_operators.errors import InputError
 
 CATALOGUE = list(

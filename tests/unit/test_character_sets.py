@@ -19,10 +19,10 @@ from pydicom.tag import Tag
 from read_back import lacking
 from result_cases import findings_of, phantom_case, report_of, seg_of, written
 
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.dicom.unicode import in_unicode
-from isocenter_operators.dicom.validate import check
 
 # The bytes of the name in the file, and what they say. Those of the east are the standard's own (PS3.5, H to J).
 NAMES = {

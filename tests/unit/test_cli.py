@@ -21,13 +21,13 @@ from isocenter.ledger import Ledger
 from isocenter.settings import Settings
 from isocenter.stack import running
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.problem import Problem
+from isocenter_operators.dicom.rules.problem import Problem
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
 APP = """
 from pathlib import Path
 from isocenter_operators import errors
-from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.run import Outcome, StoredInstance
 
 class App:

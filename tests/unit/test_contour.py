@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from isocenter_operators.dicom.contour import in_patient, outlines
-from isocenter_operators.dicom.frame import Frame
+from isocenter_operators.dicom.results.contour import in_patient, outlines
+from isocenter_operators.dicom.series.frame import Frame
 
 Polygons = Sequence[NDArray[np.float64]]
 

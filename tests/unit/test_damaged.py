@@ -15,10 +15,10 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 
-from isocenter_operators.dicom import decoder
-from isocenter_operators.dicom.codestream import fragments_of, read_codestream
-from isocenter_operators.dicom.read import read_bytes, read_folder
-from isocenter_operators.dicom.room import require_room
+from isocenter_operators.dicom.series import decoder
+from isocenter_operators.dicom.series.codestream import fragments_of, read_codestream
+from isocenter_operators.dicom.series.read import read_bytes, read_folder
+from isocenter_operators.dicom.series.room import require_room
 from isocenter_operators.errors import UnreadableInput
 
 COMPRESSED = range(4, 10)

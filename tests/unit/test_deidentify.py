@@ -18,10 +18,10 @@ from unit import result_cases
 from unit.result_cases import ALGORITHM, findings_of, pictures_of, report_of, seg_of
 
 from isocenter_operators.dicom.deidentify import Deidentification, Pseudonyms
-from isocenter_operators.dicom.geometry import Volume, volume_of
 from isocenter_operators.dicom.identity import JobIdentity
-from isocenter_operators.dicom.read import read_folder
 from isocenter_operators.dicom.retained import RETAINED_BY_OPTION
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.errors import InputError, InvalidResult
 from isocenter_operators.testing import as_datasets, as_enhanced, thorax_phantom
 

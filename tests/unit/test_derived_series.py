@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset
 from read_back import found_by_dciodvfy, read_series
 from result_cases import ALGORITHM, SERIES, identity_of, written
 
-from isocenter_operators.dicom.derived_series import derived_series
 from isocenter_operators.dicom.findings import Code
-from isocenter_operators.dicom.geometry import Volume, slices_of, volume_of
-from isocenter_operators.dicom.read import read_folder
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.results.derived_series import derived_series
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.geometry import Volume, slices_of, volume_of
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 from isocenter_operators.testing import ThoraxPhantom, as_datasets, as_enhanced, thorax_phantom
 

@@ -13,8 +13,8 @@ from pydicom.uid import RLELossless
 from read_back import found_by_dciodvfy
 from result_cases import written
 
-from isocenter_operators.dicom.frame import frames_of
-from isocenter_operators.dicom.geometry import volume_of
+from isocenter_operators.dicom.series.frame import frames_of
+from isocenter_operators.dicom.series.geometry import volume_of
 from isocenter_operators.errors import GeometryError, InputError
 from isocenter_operators.testing import ThoraxPhantom, as_datasets, as_enhanced, thorax_phantom
 

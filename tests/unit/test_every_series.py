@@ -23,20 +23,20 @@ from result_cases import (
 )
 
 from isocenter_operators.dicom import codes
-from isocenter_operators.dicom.derived_series import derived_series
 from isocenter_operators.dicom.findings import Findings, MeasurementGroup, Points
-from isocenter_operators.dicom.geometry import Volume
-from isocenter_operators.dicom.key_frames import key_frames
-from isocenter_operators.dicom.key_objects import key_images, result_set
-from isocenter_operators.dicom.parametric_map import PROBABILITY, parametric_map
-from isocenter_operators.dicom.pdf_report import pdf_report
-from isocenter_operators.dicom.presentation_state import presentation_states
-from isocenter_operators.dicom.problem import Problem
-from isocenter_operators.dicom.rtstruct import structure_set
-from isocenter_operators.dicom.seg import fractional_segmentation, segmentation
-from isocenter_operators.dicom.sr import measurement_report
-from isocenter_operators.dicom.text_report import text_report
-from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicom.results.derived_series import derived_series
+from isocenter_operators.dicom.results.key_frames import key_frames
+from isocenter_operators.dicom.results.key_objects import key_images, result_set
+from isocenter_operators.dicom.results.parametric_map import PROBABILITY, parametric_map
+from isocenter_operators.dicom.results.pdf_report import pdf_report
+from isocenter_operators.dicom.results.presentation_state import presentation_states
+from isocenter_operators.dicom.results.rtstruct import structure_set
+from isocenter_operators.dicom.results.seg import fractional_segmentation, segmentation
+from isocenter_operators.dicom.results.sr import measurement_report
+from isocenter_operators.dicom.results.text_report import text_report
+from isocenter_operators.dicom.rules.problem import Problem
+from isocenter_operators.dicom.rules.validate import problems
+from isocenter_operators.dicom.series.geometry import Volume
 
 SLICES = 12
 LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"  # which dciodvfy does not know

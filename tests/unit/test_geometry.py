@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.geometry import slices_of, volume_of
-from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicom.series.geometry import slices_of, volume_of
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.errors import GeometryError, InputError, UnreadableInput
 
 

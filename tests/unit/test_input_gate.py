@@ -14,10 +14,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.acceptance import Acceptance
-from isocenter_operators.dicom.examination import examined, refusals
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume, volume_of
+from isocenter_operators.dicom.gate.acceptance import Acceptance
+from isocenter_operators.dicom.gate.examination import examined, refusals
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.errors import ConfigurationError, InputError, NotApplicable
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.run import Record

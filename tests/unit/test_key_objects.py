@@ -27,10 +27,10 @@ from result_cases import (
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Contour, Findings, MeasurementGroup
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.key_frames import key_frames
-from isocenter_operators.dicom.key_objects import key_images, result_set
-from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicom.results.key_frames import key_frames
+from isocenter_operators.dicom.results.key_objects import key_images, result_set
+from isocenter_operators.dicom.rules.validate import problems
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.errors import GeometryError, InvalidResult
 from isocenter_operators.testing import thorax_phantom
 from isocenter_operators.testing.enhanced import as_enhanced

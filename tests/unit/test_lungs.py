@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from isocenter_operators.dicom.geometry import volume_of
-from isocenter_operators.dicom.read import read_folder
+from isocenter_operators.dicom.series.geometry import volume_of
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.testing.phantom import ThoraxPhantom, abdomen_phantom, head_phantom, thorax_phantom
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "triton_models" / "ct_lung_density" / "1"))

@@ -18,7 +18,7 @@ from unit.result_cases import ALGORITHM, phantom_case, written
 
 from isocenter_operators.dicom.header import DISCLAIMER
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.outcome_note import (
+from isocenter_operators.dicom.results.outcome_note import (
     Ending,
     NoteImages,
     NoteSubject,
@@ -26,7 +26,7 @@ from isocenter_operators.dicom.outcome_note import (
     outcome_note,
     outcome_picture,
 )
-from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicom.rules.validate import problems
 from isocenter_operators.errors import InvalidResult
 
 JOB = "0123456789ab" + "0" * 52

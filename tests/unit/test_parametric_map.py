@@ -15,17 +15,17 @@ from pydicom.dataset import Dataset
 from read_back import dcmqi, found_by_dciodvfy, on_grid, read_nrrd
 from result_cases import ALGORITHM, LEFT, RIGHT, SERIES, identity_of, seg_of, written
 
-from isocenter_operators.dicom.frame import frames_of
-from isocenter_operators.dicom.geometry import Volume, slices_of, volume_of
-from isocenter_operators.dicom.map_reader import read_parametric_map
-from isocenter_operators.dicom.parametric_map import (
+from isocenter_operators.dicom.results.map_reader import read_parametric_map
+from isocenter_operators.dicom.results.parametric_map import (
     PROBABILITY,
     SALIENCY,
     UNCERTAINTY,
     parametric_map,
 )
-from isocenter_operators.dicom.read import read_folder
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.frame import frames_of
+from isocenter_operators.dicom.series.geometry import Volume, slices_of, volume_of
+from isocenter_operators.dicom.series.read import read_folder
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 from isocenter_operators.testing import ThoraxPhantom, as_datasets, as_enhanced, thorax_phantom
 

@@ -22,9 +22,9 @@ from result_cases import ALGORITHM, LEFT, RIGHT, SEGMENTS, findings_of, identity
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code, Evaluation, Findings, Measurement, MeasurementGroup
-from isocenter_operators.dicom.geometry import Volume
-from isocenter_operators.dicom.pdf_report import pdf_report, section_pictures
-from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicom.results.pdf_report import pdf_report, section_pictures
+from isocenter_operators.dicom.rules.validate import problems
+from isocenter_operators.dicom.series.geometry import Volume
 
 PATIENT = {
     "PatientName": "Mustermann^Erika^^Dr.",

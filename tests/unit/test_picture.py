@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from result_cases import LEFT, RIGHT, findings_of, phantom_case, pictures_of
 
-from isocenter_operators.dicom.drawing import SIZE
 from isocenter_operators.dicom.findings import Findings
-from isocenter_operators.dicom.geometry import Volume
-from isocenter_operators.dicom.plane import Sampling, Section, largest_sections
+from isocenter_operators.dicom.results.drawing import SIZE
+from isocenter_operators.dicom.results.plane import Sampling, Section, largest_sections
+from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.errors import InvalidResult
 
 AXIAL = {"size": (96, 80, 24), "spacing_mm": (3.8, 3.8, 12.0)}

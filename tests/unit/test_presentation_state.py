@@ -27,10 +27,10 @@ from isocenter_operators.dicom.findings import (
     Points,
     Region,
 )
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.presentation_state import presentation_states
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.results.presentation_state import presentation_states
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.errors import InputError, InvalidResult
 from isocenter_operators.testing import thorax_phantom
 from isocenter_operators.testing.enhanced import as_enhanced

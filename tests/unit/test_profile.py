@@ -14,7 +14,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from isocenter_operators.dicom.profile import ANY, MODERN, DestinationProfile, profile_of
+from isocenter_operators.dicom.results.profile import ANY, MODERN, DestinationProfile, profile_of
 from isocenter_operators.errors import ConfigurationError, InvalidResult
 
 

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from isocenter_operators.dicom.acceptance import QualityLimits
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.overview import overview_of
-from isocenter_operators.dicom.quality import Quality, quality_of
+from isocenter_operators.dicom.gate.acceptance import QualityLimits
+from isocenter_operators.dicom.gate.overview import overview_of
+from isocenter_operators.dicom.gate.quality import Quality, quality_of
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.testing import abdomen_phantom
 
 

@@ -11,8 +11,8 @@ import pytest
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.geometry import volume_of
-from isocenter_operators.dicom.read import read_bytes, read_file, read_folder
+from isocenter_operators.dicom.series.geometry import volume_of
+from isocenter_operators.dicom.series.read import read_bytes, read_file, read_folder
 from isocenter_operators.errors import UnreadableInput
 
 SYNTAXES = [f"{n}.dcm" for n in range(1, 10)]

@@ -14,8 +14,8 @@ from read_back import found_by_dciodvfy
 from result_cases import findings_of, phantom_case, pictures_of, read_case, report_of, seg_of, written
 
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.rejection import rejection_identity, rejection_note
-from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicom.results.rejection import rejection_identity, rejection_note
+from isocenter_operators.dicom.rules.validate import problems
 from isocenter_operators.errors import InvalidResult
 
 OLD, NEW = "a" * 64, "b" * 64

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from read_back import dcmqi, on_grid, read_nrrd, read_seg
 
-from isocenter_operators.dicom.map_reader import read_parametric_map
-from isocenter_operators.dicom.seg_reader import read_segmentation
+from isocenter_operators.dicom.results.map_reader import read_parametric_map
+from isocenter_operators.dicom.results.seg_reader import read_segmentation
 from isocenter_operators.errors import InputError
 
 DCMQI = [

@@ -15,12 +15,12 @@ from pydicom.pixels import pixel_array
 from read_back import Placed, dcmqi, on_grid, read_nrrd, read_seg, read_series
 from result_cases import ALGORITHM, SEGMENTS, identity_of, written
 
-from isocenter_operators.dicom.derived_series import derived_series
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.parametric_map import PROBABILITY, parametric_map
-from isocenter_operators.dicom.profile import SegmentationKind
-from isocenter_operators.dicom.seg import fractional_segmentation, segmentation
-from isocenter_operators.dicom.seg_reader import read_segmentation
+from isocenter_operators.dicom.results.derived_series import derived_series
+from isocenter_operators.dicom.results.parametric_map import PROBABILITY, parametric_map
+from isocenter_operators.dicom.results.profile import SegmentationKind
+from isocenter_operators.dicom.results.seg import fractional_segmentation, segmentation
+from isocenter_operators.dicom.results.seg_reader import read_segmentation
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.testing import ThoraxPhantom, as_datasets, as_enhanced, thorax_phantom
 
 AXES = [

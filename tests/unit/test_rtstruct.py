@@ -33,10 +33,10 @@ from result_cases import (
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code, Segment
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.rtstruct import structure_set
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.results.rtstruct import structure_set
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 from isocenter_operators.testing import as_datasets, thorax_phantom
 from isocenter_operators.testing.enhanced import as_enhanced

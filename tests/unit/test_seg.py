@@ -29,10 +29,10 @@ from result_cases import (
     written,
 )
 
-from isocenter_operators.dicom.geometry import Volume
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicom.seg import segmentation
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.results.seg import segmentation
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 
 Case = tuple[Volume, NDArray[np.uint8]]

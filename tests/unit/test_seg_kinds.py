@@ -24,15 +24,15 @@ from result_cases import ALGORITHM, CREATED, written
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Segment
-from isocenter_operators.dicom.frame import Frame, frames_of
-from isocenter_operators.dicom.frame_groups import with_groups_read
-from isocenter_operators.dicom.geometry import volume_of
 from isocenter_operators.dicom.header import plane_of
 from isocenter_operators.dicom.identity import JobIdentity
-from isocenter_operators.dicom.run_length import run_length_encoded
-from isocenter_operators.dicom.seg import fractional_segmentation, segmentation
+from isocenter_operators.dicom.results.run_length import run_length_encoded
+from isocenter_operators.dicom.results.seg import fractional_segmentation, segmentation
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.frame import Frame, frames_of, instances_of
+from isocenter_operators.dicom.series.frame_groups import with_groups_read
+from isocenter_operators.dicom.series.geometry import volume_of
 from isocenter_operators.dicom.unicode import in_unicode
-from isocenter_operators.dicom.validate import check
 from isocenter_operators.errors import GeometryError, InputError, InvalidResult
 from isocenter_operators.testing import as_datasets, as_enhanced, thorax_phantom
 
@@ -106,6 +106,15 @@ def read_by_highdicom(path: Path, frames: Sequence[Frame], **how: Any) -> NDArra
     return seg.get_pixels_by_source_frame(
         frames[0].instance.SOPInstanceUID, [frame.number for frame in frames], **common
     )
+
+
+def read_by_dcmqi(path: Path, frames: Sequence[Frame]) -> list[NDArray[Any]]:
+    """(Z, Y, X) of each file that it makes of a SEG: one of a label map, else one for each segment."""
+    folder = path.parent
+    dcmqi("segimage2itkimage", "--inputDICOM", str(path), "--outputDirectory", str(folder), "-t", "nrrd")
+    volume = volume_of(instances_of(frames))
+    found = [folder / f"{number}.nrrd" for number in range(1, 1 + len(list(folder.glob("*.nrrd"))))]
+    return [on_grid(read_nrrd(one), volume.voxels.shape, volume.affine) for one in found]
 
 
 # What differs from highdicom's own, and why: it is taken from the source's header as a whole (`stamp`), it is our own
@@ -196,10 +205,7 @@ def test_dcmqi_reads_each_of_the_overlapping_masks(source: str, tmp_path: Path) 
     check(seg)
     path = written(seg, tmp_path, "seg")
     assert [p for p in found_by_dciodvfy(path) if p.severity == "error"] == []
-    dcmqi("segimage2itkimage", "--inputDICOM", str(path), "--outputDirectory", str(tmp_path), "-t", "nrrd")
-    for number, mask in enumerate(masks, start=1):
-        again = on_grid(read_nrrd(tmp_path / f"{number}.nrrd"), SHAPE, volume.affine)
-        np.testing.assert_array_equal(again > 0, mask)
+    np.testing.assert_array_equal(np.stack(read_by_dcmqi(path, volume.frames)) > 0, masks)
     (series,) = seg.ReferencedSeriesSequence
     listed = [item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence]
     assert sorted(listed) == sorted(instance.SOPInstanceUID for instance in volume.sources)
@@ -243,7 +249,7 @@ def test_each_frame_says_where_it_lies_and_of_which_image_it_is(tilt_mm: float, 
     ("count", "syntax"),
     [(3, ExplicitVRLittleEndian), (3, DeflatedExplicitVRLittleEndian), (260, RLELossless)],
 )
-def test_highdicom_reads_back_a_label_map(
+def test_highdicom_and_dcmqi_read_back_a_label_map(
     count: int, syntax: str, frames: list[Frame], tmp_path: Path
 ) -> None:
     labels = labels_case(count)
@@ -251,6 +257,7 @@ def test_highdicom_reads_back_a_label_map(
     check(seg)
     path = written(seg, tmp_path, "seg")
     np.testing.assert_array_equal(read_by_highdicom(path, frames, combine_segments=True), labels)
+    np.testing.assert_array_equal(read_by_dcmqi(path, frames)[0], labels)
     again = dcmread(path)
     assert (again.BitsAllocated, again.PixelPaddingValue) == (16 if count > 255 else 8, 0)
     background = again.SegmentSequence[0]  # every value of the pixels is described (PS3.3, C.8.20.2.3)
@@ -270,6 +277,7 @@ def test_highdicom_and_dcmqi_read_back_fractions(
     again = np.moveaxis(read_by_highdicom(path, frames), -1, 0)
     np.testing.assert_allclose(again, fractions, atol=0.5 / maximum + 1e-6)
     stored = np.rint(fractions * maximum).astype(np.uint8)
+    np.testing.assert_array_equal(read_by_dcmqi(path, frames), stored)
     same = fractional_case(stored, frames, maximum_fractional_value=maximum, transfer_syntax_uid=syntax)
     assert same.PixelData == seg.PixelData
 

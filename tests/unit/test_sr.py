@@ -16,8 +16,8 @@ from result_cases import findings_of, identity_of, phantom_case, report_of, seg_
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Findings
-from isocenter_operators.dicom.geometry import Volume
-from isocenter_operators.dicom.validate import check
+from isocenter_operators.dicom.rules.validate import check
+from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.errors import InvalidResult
 
 Case = tuple[Volume, NDArray[np.uint8]]

@@ -33,12 +33,12 @@ from isocenter_operators.dicom.findings import (
     MeasurementGroup,
     Points,
 )
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume, volume_of
 from isocenter_operators.dicom.identity import JobIdentity
-from isocenter_operators.dicom.problem import Problem
-from isocenter_operators.dicom.sr import measurement_report
-from isocenter_operators.dicom.validate import problems
+from isocenter_operators.dicom.results.sr import measurement_report
+from isocenter_operators.dicom.rules.problem import Problem
+from isocenter_operators.dicom.rules.validate import problems
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.errors import InputError, InvalidResult
 from isocenter_operators.testing import as_enhanced, thorax_phantom
 

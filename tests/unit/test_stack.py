@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.uid import RLELossless
 
-from isocenter_operators.dicom.frame import frames_of
-from isocenter_operators.dicom.geometry import Volume, on_frames, volume_of
-from isocenter_operators.dicom.separation import StackPolicy, volumes_in
+from isocenter_operators.dicom.series.frame import frames_of
+from isocenter_operators.dicom.series.geometry import Volume, on_frames, volume_of
+from isocenter_operators.dicom.series.separation import StackPolicy, volumes_in
 from isocenter_operators.errors import GeometryError
 from isocenter_operators.testing import ThoraxPhantom, as_datasets, as_enhanced, thorax_phantom
 

@@ -27,11 +27,11 @@ from isocenter_operators.dicom.findings import (
     MeasurementGroup,
     Points,
 )
-from isocenter_operators.dicom.frame import Frame
-from isocenter_operators.dicom.geometry import Volume, volume_of
-from isocenter_operators.dicom.text_report import text_report
-from isocenter_operators.dicom.validate import problems
-from isocenter_operators.dicom.wording import sentence, unit
+from isocenter_operators.dicom.results.text_report import text_report
+from isocenter_operators.dicom.results.wording import sentence, unit
+from isocenter_operators.dicom.rules.validate import problems
+from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
 from isocenter_operators.errors import GeometryError
 from isocenter_operators.testing import thorax_phantom
 from isocenter_operators.testing.enhanced import as_enhanced

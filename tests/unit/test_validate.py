@@ -25,7 +25,7 @@ from read_back import found_by_dciodvfy
 from result_cases import findings_of, phantom_case, pictures_of, report_of, seg_of, written
 
 from isocenter.cli import main
-from isocenter_operators.dicom.validate import check, check_against, dciodvfy, problems
+from isocenter_operators.dicom.rules.validate import check, check_against, dciodvfy, problems
 from isocenter_operators.errors import InvalidResult
 
 

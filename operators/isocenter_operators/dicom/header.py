@@ -18,8 +18,8 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.valuerep import validate_value
 
 from isocenter_operators.dicom.findings import Code
-from isocenter_operators.dicom.frame import Frame
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.unicode import in_unicode
 from isocenter_operators.errors import InputError, UnreadableInput
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from isocenter.settings import OrthancSettings, Settings
-from isocenter_operators.dicom.read import read_file
+from isocenter_operators.dicom.series.read import read_file
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, IsocenterError, UnreadableInput
 

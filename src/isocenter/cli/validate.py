@@ -17,7 +17,7 @@ from isocenter_operators.errors import UnreadableInput
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from isocenter_operators.dicom.problem import Problem
+    from isocenter_operators.dicom.rules.problem import Problem
 
 __all__ = ["command", "lines_of"]
 
@@ -31,7 +31,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
     Each is checked by itself and beside the others: give the images too, and the frames of a result are compared with
     theirs. dciodvfy is asked where it is installed. 1 when there is an error, warnings are only told.
     """
-    from isocenter_operators.dicom.validate import check_against, dciodvfy, problems
+    from isocenter_operators.dicom.rules.validate import check_against, dciodvfy, problems
 
     every = [file for path in files for file in _below(path)]
     headers = {file: header for file in every if (header := _header(file)) is not None}

@@ -8,7 +8,7 @@ from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import Instance
 from isocenter.onward.sender import refuse
 from isocenter.peer import DICOMwebPeer
-from isocenter_operators.dicom.read import read_file
+from isocenter_operators.dicom.series.read import read_file
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import InputError, InvalidResult
 

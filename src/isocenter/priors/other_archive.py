@@ -16,7 +16,7 @@ from isocenter.priors.criteria import Criteria, Found
 from isocenter.priors.patience import Waiting
 from isocenter.priors.patient import Attributes, Patient, day, number, text
 from isocenter.rules import attributes_of
-from isocenter_operators.dicom.read import read_file
+from isocenter_operators.dicom.series.read import read_file
 from isocenter_operators.errors import StorageFull, UnreadableInput
 from isocenter_operators.run import Folder
 

@@ -1,0 +1,1 @@
+"""What is wrong with a DICOM object, by the standard."""

@@ -1,0 +1,142 @@
+"""Do the references of an object lead where it says, as far as the other objects are here?"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+
+from isocenter_operators.dicom.rules.problem import Problem, error, warning
+
+__all__ = ["link_problems"]
+
+_REFERENCED_SEGMENT, _TRACKING_UID = "121191", "112040"
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """An item that refers to an instance; `study` and `series` where the items around it name them."""
+
+    item: Dataset
+    study: str | None
+    series: str | None
+
+    @property
+    def uid(self) -> str:
+        return str(self.item.ReferencedSOPInstanceUID)
+
+    @property
+    def key(self) -> Hashable:
+        """The same for each reference that says the same, as those of a thousand frames do."""
+        said = [self.item.get(each) for each in ("ReferencedSOPClassUID", "ReferencedFrameNumber")]
+        return self.uid, self.study, self.series, str(said), str(self.item.get("ReferencedSegmentNumber"))
+
+
+def link_problems(result: Dataset, others: Mapping[str, Dataset]) -> Iterator[Problem]:
+    """Each reference of `result` against the other objects (by SOP Instance UID).
+
+    What is not among them is told only where other instances of its series are.
+    """
+    references = list(_references(result, None, None))
+    missing = _missing(result, references, others)
+    if missing:
+        text = f"are made to {len(missing)} instances that are not among the given ones of their series"
+        yield warning("references", text)
+    told: dict[Problem, None] = {}
+    for each in {each.key: each for each in references if each.uid in others}.values():
+        told |= dict.fromkeys(_reference_problems(result, each, others[each.uid]))
+    yield from told
+    yield from _tracking_problems(result, others)
+
+
+def _missing(result: Dataset, references: Sequence[_Reference], others: Mapping[str, Dataset]) -> set[str]:
+    """What is referred to and not here, although other instances of its series are."""
+    series_of = {each.uid: each.series for each in references if each.series}
+    away = {
+        each.uid: series_of[each.uid]
+        for each in references
+        if each.uid in series_of and each.uid not in others and each.uid != result.get("SOPInstanceUID")
+    }
+    if not away:
+        return set()
+    series_here = {str(other.get("SeriesInstanceUID")) for other in others.values() if other is not result}
+    return {uid for uid, series in away.items() if series in series_here}
+
+
+def _reference_problems(result: Dataset, reference: _Reference, other: Dataset) -> Iterator[Problem]:
+    item = reference.item
+    if item.get("ReferencedSOPClassUID") != other.get("SOPClassUID"):
+        yield error("ReferencedSOPClassUID", "is not what the instance is that is referred to")
+    if reference.series not in (None, str(other.get("SeriesInstanceUID"))):
+        yield error("SeriesInstanceUID", "is not that of the instance that is referred to")
+    if reference.study not in (None, str(other.get("StudyInstanceUID"))):
+        yield error("StudyInstanceUID", "is not that of the instance that is referred to")
+    if result.get("PatientID") != other.get("PatientID"):
+        yield error("PatientID", "is not that of the instance that is referred to")
+    frames = int(other.get("NumberOfFrames") or 1)
+    if any(not 1 <= number <= frames for number in _numbers(item.get("ReferencedFrameNumber"))):
+        yield error("ReferencedFrameNumber", "names a frame that the instance does not have")
+    if "SegmentSequence" in other:
+        segments = {int(segment.get("SegmentNumber", -1)) for segment in other.SegmentSequence}
+        if not segments.issuperset(_numbers(item.get("ReferencedSegmentNumber"))):
+            yield error("ReferencedSegmentNumber", "names a segment that the instance does not have")
+
+
+def _tracking_problems(report: Dataset, others: Mapping[str, Dataset]) -> Iterator[Problem]:
+    """What is measured of one segment is tracked under the segment's own UID (PS3.16, TID 1411)."""
+    for group in _groups(report):
+        items = list(group.get("ContentSequence") or [])
+        referenced = [
+            reference
+            for item in items
+            if _concept(item) == _REFERENCED_SEGMENT
+            for reference in item.get("ReferencedSOPSequence") or []
+        ]
+        tracked = [str(item.get("UID")) for item in items if _concept(item) == _TRACKING_UID]
+        if len(referenced) != 1 or not tracked:
+            continue
+        seg = others.get(str(referenced[0].get("ReferencedSOPInstanceUID")))
+        numbers = _numbers(referenced[0].get("ReferencedSegmentNumber"))
+        if seg is None or len(numbers) != 1:
+            continue
+        for segment in seg.get("SegmentSequence") or []:
+            if segment.get("SegmentNumber") == numbers[0] and segment.get("TrackingUID") not in (
+                None,
+                *tracked,
+            ):
+                text = f"is not that of segment {numbers[0]}, which the group is about"
+                yield warning("Tracking Unique Identifier", text)
+
+
+def _groups(item: Dataset) -> Iterator[Dataset]:
+    for child in item.get("ContentSequence") or []:
+        if _concept(child) == "125007":
+            yield child
+        yield from _groups(child)
+
+
+def _references(dataset: Dataset, study: str | None, series: str | None) -> Iterator[_Reference]:
+    if "SOPInstanceUID" not in dataset:  # of the object itself these say where it is, not what it refers to
+        study = str(dataset.StudyInstanceUID) if "StudyInstanceUID" in dataset else study
+        series = str(dataset.SeriesInstanceUID) if "SeriesInstanceUID" in dataset else series
+    if "ReferencedSOPInstanceUID" in dataset:
+        yield _Reference(dataset, study, series)
+    for tag in dataset.keys():  # noqa: SIM118
+        element = dataset.get_item(tag)
+        if element.VR == "SQ":
+            items = dataset[tag].value if isinstance(element, RawDataElement) else element.value
+            for item in items:
+                yield from _references(item, study, series)
+
+
+def _numbers(value: Any) -> list[int]:
+    return [] if value is None else [int(number) for number in np.atleast_1d(value)]
+
+
+def _concept(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence") or [Dataset()]
+    return str(names[0].get("CodeValue", ""))
