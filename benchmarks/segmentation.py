@@ -243,18 +243,22 @@ def _sdk(kind: str, labels: NDArray[np.uint8], count: int, path: Path) -> Callab
 
 
 def _work(writer: str, count: int, path: Path) -> None:
-    """In a process of its own: write once, and print what it took."""
+    """In a process of its own: write, and print what it took."""
     who, kind = writer.split()
     prepare = {"ours": _ours, "highdicom": _highdicom, "SDK": _sdk}[who]
     write = prepare(kind, _labels(count), count, path)
     prepare(kind, np.ones((1, *SHAPE[1:]), np.uint8), 1, path)()
     Path("/proc/self/clear_refs").write_text("5")  # the highest use of memory counts from here
     before_mb = _memory_mb("VmRSS")
-    started = time.perf_counter()
-    write()
-    seconds = time.perf_counter() - started
+    seconds = min(_seconds(write) for _ in range(2))  # the one that others' work disturbed less
     grown_mb = _memory_mb("VmHWM") - before_mb
     print(json.dumps({"seconds": seconds, "memory_mb": grown_mb, "file_mb": path.stat().st_size / 2**20}))
+
+
+def _seconds(write: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    write()
+    return time.perf_counter() - started
 
 
 def _memory_mb(what: str) -> float:
