@@ -187,7 +187,7 @@ def test_what_the_route_wants_is_what_the_study_gets(site: Site) -> None:
     (note,) = site.current()
     assert outcome_of(note) == "DONE"
     (picture,) = site.documents("OT")
-    assert picture.SeriesNumber == 9012
+    assert picture.SeriesNumber == 9013
     assert site.said(job_id) == f"in the study: {note.SOPInstanceUID}"
 
 

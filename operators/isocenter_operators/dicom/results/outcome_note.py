@@ -34,7 +34,7 @@ __all__ = ["Ending", "NoteImages", "NoteSubject", "outcome_identity", "outcome_n
 Ending = Literal["done", "not_applicable", "refused", "failed"]
 
 _BASIC_TEXT_SR = "1.2.840.10008.5.1.4.1.1.88.11"
-_SERIES_NUMBER, _PICTURE_SERIES_NUMBER = 9011, 9012
+_SERIES_NUMBER, _PICTURE_SERIES_NUMBER = 9011, 9013
 # CID 7000 has titles of reports on images alone, which this is not, and the IOD asks for no template.
 _TITLE = Code("121174", "DCM", "Procedure Note")
 _SUMMARY = Code("121111", "DCM", "Summary")
