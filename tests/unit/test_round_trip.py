@@ -74,8 +74,9 @@ def test_every_voxel_comes_back_to_its_place(name: str, tmp_path: Path) -> None:
     case = case_of(name)
     assert np.unique(case.labels).tolist() == [0, 1, 2]
     assert_labels_come_back("BINARY", case, tmp_path / "binary")
-    assert_labels_come_back("LABELMAP", case, tmp_path / "label map")
-    assert_fractions_come_back(case, tmp_path / "fractional")
+    if name not in AXES or name in AXES[::5]:  # the same frames in another coding: some of each order
+        assert_labels_come_back("LABELMAP", case, tmp_path / "label map")
+        assert_fractions_come_back(case, tmp_path / "fractional")
     assert_map_comes_back(case, tmp_path / "map")
     assert_series_comes_back(case, tmp_path / "series")
 
