@@ -6,6 +6,9 @@
 (function () {
   const isocenter = '@isocenter/hanging';
   const secondaryCapture = '1.2.840.10008.5.1.4.1.1.7';
+  const encapsulatedPDF = '1.2.840.10008.5.1.4.1.1.104.1';
+  const imageLibrary = '111028';
+  const items = sequence => [].concat(sequence || []);
 
   /** Whether a newer result replaces this one: the gateway then says so in the series' description. */
   const isSuperseded = displaySet => String(displaySet.SeriesDescription || '').startsWith('SUPERSEDED:');
@@ -113,12 +116,70 @@
     ],
   };
 
+  /** OHIF (3.13) lets a reader put nothing into this protocol's viewports that the protocol itself would not. */
+  function letReadersChoose(hangingProtocolService, displaySetService) {
+    const byProtocol = hangingProtocolService.getViewportsRequireUpdate.bind(hangingProtocolService);
+    hangingProtocolService.getViewportsRequireUpdate = (viewportId, displaySetUID, followsProtocol = true) => {
+      const chosen = displaySetService.getDisplaySetByUID(displaySetUID) || {};
+      if (hangingProtocolService.getActiveProtocol().protocol?.id !== isocenter || chosen.unsupported) {
+        return byProtocol(viewportId, displaySetUID, followsProtocol);
+      }
+      // Together with its image an overlay replaces the one before; alone it would be added to it, or be lost.
+      const image = chosen.isOverlayDisplaySet && chosen.referencedDisplaySetInstanceUID;
+      const displaySetInstanceUIDs = image ? [image, displaySetUID] : [displaySetUID];
+      // Given anew, since the viewport would keep those of what it showed, such as the colours of a parametric map.
+      const displaySetOptions = displaySetInstanceUIDs.map(() => ({}));
+      return [{ viewportId, displaySetInstanceUIDs, displaySetOptions }];
+    };
+  }
+
+  /** OHIF shows a report as measurements, black where none has coordinates, or as text, and ends at an unnamed item. */
+  function makeReadable(report) {
+    if (!report.isImagingMeasurementReport || !hasCoordinates(report.instance)) {
+      report.isImagingMeasurementReport = false;
+      report.instances = [readable(report.instance)];
+    }
+  }
+
+  const hasCoordinates = item =>
+    /^SCOORD/.test(item.ValueType) || items(item.ContentSequence).some(hasCoordinates);
+
+  /** A copy of a report's content item without what has no words: references, UIDs, and the list of its images. */
+  const readable = item => ({
+    ...item,
+    ContinuityOfContent: 'SEPARATE', // a line for each
+    ContentSequence: items(item.ContentSequence)
+      .filter(child => items(child.ConceptNameCodeSequence)[0])
+      .filter(child => !['IMAGE', 'COMPOSITE', 'WAVEFORM', 'TCOORD', 'UIDREF'].includes(child.ValueType))
+      .filter(child => items(child.ConceptNameCodeSequence)[0].CodeValue !== imageLibrary)
+      .map(readable),
+  });
+
+  /** The whole width of the viewport for the page, instead of half of it for the browser's list of pages. */
+  function fitToViewport(pdf) {
+    const fetched = pdf.getRenderedUrl;
+    pdf.getRenderedUrl = async options => {
+      const page = await fetched(options);
+      return { ...page, url: page.url && `${page.url}#navpanes=0&view=FitH` };
+    };
+  }
+
+  // OHIF sets a finding as one line, which the viewport cuts off.
+  const wrapped = document.createElement('style');
+  wrapped.textContent = '[data-cy="viewport-pane"] pre { white-space: pre-wrap }';
+  document.head.append(wrapped);
+
   const extension = {
     id: '@isocenter/extension-results',
     preRegistration({ servicesManager }) {
       const { hangingProtocolService, displaySetService } = servicesManager.services;
       const add = (name, callback) => hangingProtocolService.addCustomAttribute(name, name, callback);
       const shown = () => displaySetService.getActiveDisplaySets();
+      letReadersChoose(hangingProtocolService, displaySetService);
+      displaySetService.subscribe(displaySetService.EVENTS.DISPLAY_SETS_ADDED, ({ displaySetsAdded }) => {
+        displaySetsAdded.filter(one => one.Modality === 'SR').forEach(makeReadable);
+        displaySetsAdded.filter(one => one.SOPClassUID === encapsulatedPDF).forEach(fitToViewport);
+      });
       add('isocenterHasResults', () => shown().some(one => segmentationOf(one, shown())));
       add('isocenterIsSegmented', one => Boolean(segmentationOf(one, shown())));
       add('isocenterIsShownSegmentation', one => shown().some(image => segmentationOf(image, shown()) === one));
@@ -168,7 +229,8 @@
           thumbnailRendering: 'wadors',
           enableStudyLazyLoad: true,
           dicomUploadEnabled: false,
-          singlepart: 'pdf,video',
+          // Orthanc renders no PDF: the document's bytes are fetched in a part of its answer, as bulk data.
+          singlepart: 'video',
           bulkDataURI: { enabled: true },
           omitQuotationForMultipartRequest: true,
         },

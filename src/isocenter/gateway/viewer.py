@@ -31,7 +31,10 @@ _WITHHELD = frozenset({"sw.js", "init-service-worker.js"})
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:; "
     "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "font-src 'self' data:; connect-src 'self' data: blob:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
+    "font-src 'self' data:; connect-src 'self' data: blob:; "
+    # A PDF is shown by the browser, from what the viewer fetched.
+    "object-src 'self' blob:; frame-src 'self' blob:; "
+    "frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )
 
 
