@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.dataset import Dataset
 from reader import Viewport, coloured
 
 from isocenter_operators.dicom import codes
@@ -33,6 +35,16 @@ def assert_lungs_are_where_they_belong(seen: Viewport, labels: NDArray[np.uint8]
         found = in_hue_of(segment.display_rgb, seen.pixels)
         assert dice(found, own) > 0.93, segment.label
         assert (found & other).sum() < 0.01 * other.sum(), segment.label
+
+
+def assert_is_the_picture(seen: Viewport, pictures: Sequence[Dataset]) -> None:
+    """The first of a job's pictures, and not its mirror image."""
+    first = next(each for each in pictures if each.InstanceNumber == 1)
+    expected = fitted(first.pixel_array, seen.pixels.shape[:2]).astype(np.int16)
+    difference = np.abs(expected - seen.pixels).mean()
+    mirrored = np.abs(expected[:, ::-1] - seen.pixels).mean()
+    assert difference < 8  # grey levels; interpolation and the text over the corners remain
+    assert mirrored > 3 * difference
 
 
 def fitted(image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:

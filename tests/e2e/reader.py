@@ -7,6 +7,7 @@ By hand, for a gateway that runs (this is how docs/images/ohif.png is made):
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -43,7 +45,15 @@ FLAGS = (
     "--ignore-gpu-blocklist",
 )
 # The viewer's own texts and frames are coloured too.
-_ONLY_IMAGES = "* { visibility: hidden !important } canvas { visibility: visible !important }"
+_ONLY_IMAGES = (
+    "* { visibility: hidden !important } "
+    "canvas, .svg-layer, .svg-layer * { visibility: visible !important }"  # contours are in an SVG over the image
+)
+_BASE64_OF = """async url => {
+    const bytes = new Uint8Array(await (await fetch(url)).arrayBuffer());
+    return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(''));
+}"""
+_OF_THE_BROWSER = ("chrome://", "chrome-extension://")  # its PDF viewer
 _SLOWEST_S = 90.0  # two busy cores and no GPU
 
 
@@ -84,6 +94,9 @@ class Viewport:
         return int(found[1]) if found else None
 
 
+T = TypeVar("T")
+
+
 class Reader:
     """A browser with one study open. `elsewhere` gathers requests that left the gateway's origin."""
 
@@ -96,7 +109,7 @@ class Reader:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _note(self, url: str) -> None:
-        if not url.startswith((f"{self.origin}/", "data:", "blob:")):
+        if not url.startswith((f"{self.origin}/", "data:", "blob:", *_OF_THE_BROWSER)):
             self.elsewhere.append(url)
 
     def open(self, study_uid: str) -> None:
@@ -107,6 +120,35 @@ class Reader:
         self._page.goto(f"{self.origin}{path}")
         return self._page.locator("body").inner_text()
 
+    def choose(self, series_number: int) -> None:
+        """Put a series that has no picture in the list of series into the active viewport."""
+        listed = self._page.locator('[data-cy="study-browser-thumbnail-no-image"]')
+        listed.filter(has_text=f"S:{series_number}").dblclick()
+
+    def series(self) -> list[str]:
+        """What the list says of each series: modality, description, number and how many images."""
+        return self._page.locator('[data-cy^="study-browser-thumbnail"]').all_inner_texts()
+
+    def document(self) -> bytes:
+        """The bytes of the PDF that a viewport shows."""
+        shown = self._page.locator('[data-cy="viewport-pane"] object').get_attribute(
+            "data", timeout=_SLOWEST_S * 1000
+        )
+        encoded: str = self._page.evaluate(_BASE64_OF, shown)
+        return base64.b64decode(encoded)
+
+    def pane(self, index: int) -> NDArray[np.uint8]:
+        """All that is seen in a viewport, counted from the left, at this moment: RGB (rows, columns, 3)."""
+        self._page.mouse.move(0, 0)
+        shown = self._page.locator('[data-cy="viewport-pane"]').nth(index).screenshot()
+        return np.asarray(Image.open(io.BytesIO(shown)).convert("RGB"))
+
+    def wait_for_pane(
+        self, index: int, condition: Callable[[NDArray[np.uint8]], bool], what: str
+    ) -> NDArray[np.uint8]:
+        """As `wait_for`, of what is no canvas."""
+        return self._steady(lambda: self.pane(index), condition, np.array_equal, what)
+
     def viewports(self) -> list[Viewport]:
         """What the viewports show at this moment, from left to right."""
         elements = self._page.locator('[data-cy="viewport-pane"]').all()
@@ -114,14 +156,19 @@ class Reader:
 
     def wait_for(self, condition: Callable[[list[Viewport]], bool], what: str) -> list[Viewport]:
         """Look until the condition holds for what is seen twice in a row. Fails the test when it never does."""
+        return self._steady(self.viewports, condition, _same, what)
+
+    def _steady(
+        self, look: Callable[[], T], condition: Callable[[T], bool], same: Callable[[T, T], bool], what: str
+    ) -> T:
         give_up = time.monotonic() + _SLOWEST_S
-        before: list[Viewport] = []
+        before = look()
         while time.monotonic() < give_up:
-            now = self.viewports()
-            if condition(now) and _same(before, now):
+            self._page.wait_for_timeout(250)
+            now = look()
+            if condition(now) and same(before, now):
                 return now
             before = now
-            self._page.wait_for_timeout(250)
         raise AssertionError(f"after {_SLOWEST_S:.0f} s the viewer does not show {what}; {self.complaints}")
 
     def screenshot(self, file: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,53 +9,21 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from lungs import LEFT, LUNGS, RIGHT, assert_lungs_are_where_they_belong, fitted
+from lungs import LEFT, LUNGS, RIGHT, assert_is_the_picture, assert_lungs_are_where_they_belong
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from reader import ARTIFACTS, Viewport, coloured, reader, require_viewer
+from reader import ARTIFACTS, Viewport, coloured, reader
 from scipy import ndimage
-from served import served
 
-from isocenter.arrivals import Arrival
-from isocenter.gateway import create_app
-from isocenter.job import Job
-from isocenter.rules import Series
-from isocenter.settings import OrthancSettings, Settings
+from isocenter.settings import OrthancSettings
 from isocenter_operators.dicom.findings import Findings
-from isocenter_operators.dicom.geometry import Volume, volume_of
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
-from isocenter_operators.dicom.picture import overlay_pictures
-from isocenter_operators.dicom.read import read_folder
-from isocenter_operators.dicom.seg import segmentation
+from isocenter_operators.dicom.results.picture import overlay_pictures
+from isocenter_operators.dicom.results.seg import segmentation
+from isocenter_operators.dicom.series.geometry import Volume, volume_of
+from isocenter_operators.dicom.series.read import read_folder
 
 pytestmark = pytest.mark.e2e
-
-
-class NoRouter:
-    def nudge(self) -> None: ...
-
-    def study(self, study_uid: str) -> list[Series]:
-        return []
-
-    def status(self) -> dict[str, str]:
-        return {"away": ""}
-
-    def newest(self, limit: int = 100) -> list[Arrival]:
-        return []
-
-
-class NoJobs:
-    def list(self, limit: int = 100) -> list[Job]:
-        return []
-
-    def show(self, job_id: str) -> Job | None:
-        return None
-
-    def retry(self, job_id: str) -> Job:
-        raise NotImplementedError
-
-    def cancel(self, job_id: str) -> Job:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -118,20 +84,6 @@ def rough_lungs(volume: Volume) -> NDArray[np.uint8]:
     return labels
 
 
-@pytest.fixture(scope="module")
-def gateway(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    settings = Settings(data_dir=tmp_path_factory.mktemp("gateway"), orthanc=orthanc)
-    viewer = require_viewer()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = settings.model_copy(
-        update={"gateway": settings.gateway.model_copy(update={"ohif": viewer, "port": port})}
-    )
-    with served(create_app(settings, router=NoRouter(), jobs=NoJobs()), port) as url:
-        yield url
-
-
 def test_the_study_opens_with_both_lungs_coloured_and_the_picture_beside(gateway: str, study: Study) -> None:
     with reader(gateway) as browser:
         browser.open(study.uid)
@@ -144,7 +96,7 @@ def test_the_study_opens_with_both_lungs_coloured_and_the_picture_beside(gateway
     assert browser.elsewhere == []
     assert browser.complaints == []
     assert_lungs_are_where_they_belong(images, study.labels[slice_shown(images, study)])
-    assert_is_the_picture(picture, study)
+    assert_is_the_picture(picture, study.pictures)
 
 
 def slice_shown(seen: Viewport, study: Study) -> int:
@@ -155,12 +107,3 @@ def slice_shown(seen: Viewport, study: Study) -> int:
         if int(source.InstanceNumber) == seen.instance_number
     )
     return index
-
-
-def assert_is_the_picture(seen: Viewport, study: Study) -> None:
-    first = next(each for each in study.pictures if each.InstanceNumber == 1)
-    expected = fitted(first.pixel_array, seen.pixels.shape[:2]).astype(np.int16)
-    difference = np.abs(expected - seen.pixels).mean()
-    mirrored = np.abs(expected[:, ::-1] - seen.pixels).mean()
-    assert difference < 8  # grey levels; interpolation and the text over the corners remain
-    assert mirrored > 3 * difference
