@@ -113,7 +113,8 @@ def _refute(study: Study, notes: Iterable[Dataset], total: Count) -> None:
 
 
 def _told_of(note: Dataset) -> str:
-    (name,) = [each for each in note.ContentSequence if each.ConceptNameCodeSequence[0].CodeValue == "111001"]
+    names = (each for each in note.ContentSequence if each.get("ConceptNameCodeSequence"))  # images have none
+    (name,) = (each for each in names if each.ConceptNameCodeSequence[0].CodeValue == "111001")
     return str(name.TextValue)
 
 

@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {"size": (160, 160, 75), "spacing_mm": (2.24, 2.24, 4.0)
 PATIENT = {"PatientName": "Zzyzx^Quillon", "PatientID": "QX7731", "PatientBirthDate": "19370911"}
 
 CLUMSY = """
-from isocenter_operators.dicom.read import read_bytes
+from isocenter_operators.dicom.series.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
 
 class App:
