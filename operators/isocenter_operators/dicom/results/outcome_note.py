@@ -27,6 +27,7 @@ from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.header import DISCLAIMER, coded, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.rejection import without_equipment
+from isocenter_operators.dicom.schemes import declare_schemes
 from isocenter_operators.errors import InvalidResult
 
 __all__ = ["Ending", "NoteImages", "NoteSubject", "outcome_identity", "outcome_note", "outcome_picture"]
@@ -45,6 +46,8 @@ _NAME, _VERSION = Code("111001", "DCM", "Algorithm Name"), Code("111003", "DCM",
 _OUTCOME = Code("OUTCOME", codes.PRIVATE_SCHEME, "Outcome of the application")
 _REASON = Code("REASON", codes.PRIVATE_SCHEME, "Reason for the outcome")
 _TO_DO = Code("TO_DO", codes.PRIVATE_SCHEME, "What to do")
+_SOURCE = Code("260753009", "SCT", "Source")
+_RESULT = Code("RESULT", codes.PRIVATE_SCHEME, "Result of the application")
 _ENDINGS: Mapping[Ending, Code] = {
     "done": Code("DONE", codes.PRIVATE_SCHEME, "Done"),
     "not_applicable": Code("NOT_APPLICABLE", codes.PRIVATE_SCHEME, "Not applicable"),
@@ -174,7 +177,7 @@ def outcome_note(
     note.ValueType, note.ContinuityOfContent = "CONTAINER", "SEPARATE"
     note.ConceptNameCodeSequence = [coded(_TITLE)]
     note.ContentSequence = [*_observer(maker), *_content(subject, disclaimer)]
-    _declare_private_scheme(note)
+    declare_schemes(note)
     stamp(
         note,
         source=without_equipment(header),
@@ -273,24 +276,23 @@ def _content(subject: NoteSubject, disclaimer: str) -> Iterator[Dataset]:
         item.TextValue = text
         yield item
     for series in subject.images:
-        yield _reference(
-            "IMAGE", *series.instances[0]
-        )  # one of each opens the series; the evidence names all
+        # One of each opens the series; the evidence names all.
+        yield _reference("IMAGE", _SOURCE, *series.instances[0])
     for result in subject.results:
         kind = "COMPOSITE" if result["sop_class_uid"].startswith(_DOCUMENTS) else "IMAGE"
-        yield _reference(kind, result["sop_class_uid"], result["sop_instance_uid"])
+        yield _reference(kind, _RESULT, result["sop_class_uid"], result["sop_instance_uid"])
 
 
-def _item(value_type: str, concept: Code | None = None) -> Dataset:
+def _item(value_type: str, concept: Code) -> Dataset:
+    """With a name of what it is, which images need not have: OHIF shows nothing at all of a report without."""
     item = Dataset()
     item.RelationshipType, item.ValueType = "CONTAINS", value_type
-    if concept is not None:
-        item.ConceptNameCodeSequence = [coded(concept)]
+    item.ConceptNameCodeSequence = [coded(concept)]
     return item
 
 
-def _reference(value_type: str, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
-    item = _item(value_type)
+def _reference(value_type: str, concept: Code, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    item = _item(value_type, concept)
     item.ReferencedSOPSequence = [_referenced(sop_class_uid, sop_instance_uid)]
     return item
 
@@ -329,14 +331,6 @@ def _observer(maker: Algorithm) -> ObserverContext:
         serial_number=maker.device_uid,
     )
     return ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
-
-
-def _declare_private_scheme(note: Dataset) -> None:
-    scheme = Dataset()
-    scheme.CodingSchemeDesignator = codes.PRIVATE_SCHEME
-    scheme.CodingSchemeName = "Isocenter private codes"
-    scheme.CodingSchemeResponsibleOrganization = "Isocenter"
-    note.CodingSchemeIdentificationSequence = [scheme]
 
 
 def _described(series: NoteImages) -> str:
