@@ -38,7 +38,7 @@ from isocenter_operators.dicom.rules.problem import Problem
 from isocenter_operators.dicom.rules.validate import problems
 from isocenter_operators.dicom.series.geometry import Volume
 
-SLICES = 12
+SLICES = 4
 LABELMAP = "1.2.840.10008.5.1.4.1.1.66.7"  # which dciodvfy does not know
 
 
