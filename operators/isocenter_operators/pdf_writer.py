@@ -83,7 +83,7 @@ class PDFWriterOperator(ResultWriter):
             frames = self._frames(selection)
             pictures = self._pictures(image, seg_image, frames) if self._takes_labels else []
             document = pdf_report(
-                findings=findings,
+                findings=self._noted(selection, findings),
                 frames=frames,
                 segments=self._segments,
                 pictures=pictures,

@@ -41,7 +41,7 @@ class PictureWriterOperator(ResultWriter):
                 volume=Volume(image.asnumpy(), lps_affine(image), frames),
                 labels=seg_image.asnumpy(),
                 segments=self._segments,
-                findings=findings,
+                findings=self._noted(selection, findings),
                 algorithm=self._algorithm,
                 identity=self._identity(frames),
                 disclaimer=self._form.disclaimer,

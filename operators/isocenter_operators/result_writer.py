@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 from monai.deploy.core.domain.image import Image
 from numpy.typing import NDArray
 
-from isocenter_operators.dicom.findings import Segment
+from isocenter_operators.dicom.findings import Findings, Segment
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.series.frame import Frame, instances_of
 from isocenter_operators.dicom.series.geometry import on_frames, slices_of
@@ -66,6 +67,11 @@ class ResultWriter(Operator):
     def _on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
         """A map on the volume's slices (Z, Y, X), as it lies on these planes."""
         return on_frames(labels, _volume_metadata(selection).get("places", ()))
+
+    def _noted(self, selection: Sequence[StudySelectedSeries], findings: Findings) -> Findings:
+        """The findings with what was decided about the series, which their reader has to know: half a scan is half."""
+        notes = tuple(_volume_metadata(selection).get("notes", ()))
+        return replace(findings, notes=(*notes, *findings.notes)) if notes else findings
 
     def _identity(self, frames: Sequence[Frame]) -> JobIdentity:
         return identity_of(instances_of(frames), self._algorithm, self._created)

@@ -56,7 +56,7 @@ class SRWriterOperator(ResultWriter):
         with self._record.step("SR"):
             frames = self._frames(selection)
             report = measurement_report(
-                findings=findings,
+                findings=self._noted(selection, findings),
                 frames=frames,
                 seg=seg,
                 segments=self._segments,

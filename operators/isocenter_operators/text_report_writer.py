@@ -32,7 +32,7 @@ class TextReportWriterOperator(ResultWriter):
         with self._record.step("text report"):
             frames = self._frames(selection)
             report = text_report(
-                findings=findings,
+                findings=self._noted(selection, findings),
                 frames=frames,
                 algorithm=self._algorithm,
                 identity=self._identity(frames),

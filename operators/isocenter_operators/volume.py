@@ -125,6 +125,7 @@ def image_of(volume: Volume, *, ras: bool = True) -> Image:
         "sources": volume.sources,
         "frames": volume.frames,
         "places": volume.places,
+        "notes": volume.notes,
     }
     return Image(volume.voxels, metadata)
 

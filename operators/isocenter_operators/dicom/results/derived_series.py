@@ -440,6 +440,6 @@ def _write_pixels(image: Dataset, whole: NDArray[Any], about: _About) -> None:
         image.RescaleType = "HU" if about.modality == "CT" else "US"
     image.WindowCenter = [format_number_as_ds(centre) for centre, _ in about.windows]
     image.WindowWidth = [format_number_as_ds(width) for _, width in about.windows]
-    stored = (whole - pixels.offset).astype("<i2" if pixels.signed else "<u2")
+    stored = (whole.astype(np.int64) - pixels.offset).astype("<i2" if pixels.signed else "<u2")
     image.PixelData = stored.tobytes()
     image["PixelData"].VR = "OW"

@@ -182,6 +182,9 @@ def parametric_map(
     return result
 
 
+_ROUNDING = 1e-5  # of the range
+
+
 @dataclass(frozen=True)
 class _Derivation:
     code: Code
@@ -239,6 +242,10 @@ def _mapped(
     low, high = _as_stored(value_range, slope, intercept)
     if stored.dtype.kind == "u":
         low, high = float(round(low)), float(round(high))
+    # Values resampled in single precision end a little beyond: that much is rounding, and the ends say what there is.
+    slack = _ROUNDING * (high - low) if stored.dtype.kind == "f" else 0.0
+    if low - slack <= lowest and highest <= high + slack:
+        return min(low, lowest), max(high, highest)
     if lowest < low or highest > high:
         raise InvalidResult(
             f"series {uid}: the parametric map holds values outside {value_range[0]:g}..{value_range[1]:g}",

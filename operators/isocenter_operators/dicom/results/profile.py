@@ -127,9 +127,9 @@ def _wrong(name: str, value: object, allowed: str) -> ConfigurationError:
 
 
 def _size_of(result: Dataset, at_most: int) -> int:
-    """The bytes of the object as it will be written; a deflated one is written to see."""
+    """The bytes of the object as it will be written: it is, to see, where its pixels alone do not say enough."""
     size = len(result.get("PixelData") or b"")
-    if size <= at_most // 2 and not result.file_meta.TransferSyntaxUID.is_deflated:
+    if size > at_most and not result.file_meta.TransferSyntaxUID.is_deflated:
         return size
     target = BytesIO()
     result.save_as(target, enforce_file_format=True)

@@ -52,6 +52,7 @@ FractionalKind = Literal["PROBABILITY", "OCCUPANCY"]  # Segmentation Fractional 
 
 _MOST_SEGMENTS = 65535  # Segment Number is an unsigned 16-bit number
 _EVEN = 0.1  # of the distance between slices: how far it may vary and still be stated
+_ROUNDING = 1e-5  # of fractions resampled in single precision; it vanishes in the steps they are stored in
 
 
 def segmentation(
@@ -398,9 +399,10 @@ def _refuse_wrong_fractions(fractions: NDArray[Any], maximum: int, series_uid: s
     if fractions.dtype not in (np.float32, np.uint8):
         raise InputError(f"the fractions are {fractions.dtype}; float32 or uint8 is expected")
     most = 1.0 if fractions.dtype == np.float32 else maximum
+    slack = _ROUNDING if fractions.dtype == np.float32 else 0.0
     for number, segment in enumerate(fractions, start=1):
         # NaN is neither, so it is refused too.
-        if not (float(segment.min()) >= 0 and float(segment.max()) <= most):
+        if not (float(segment.min()) >= -slack and float(segment.max()) <= most + slack):
             raise InvalidResult(
                 f"series {series_uid}: segment {number} has fractions outside 0..{most:g}",
                 series_uid=series_uid,

@@ -52,6 +52,7 @@ _MACROS = {
     "AcquisitionType": ("CTAcquisitionTypeSequence",),
     "WindowCenter": ("FrameVOILUTSequence",),
     "WindowWidth": ("FrameVOILUTSequence",),
+    "VOILUTFunction": ("FrameVOILUTSequence",),
 }
 # Where a converted legacy instance keeps what no macro has (C.7.6.16.2.25, C.7.6.16.2.26).
 _UNASSIGNED = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")

@@ -18,7 +18,15 @@ from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.series.placement import PLANE_TOLERANCE, SAME_PLACE_MM, in_order, require_plane
 from isocenter_operators.errors import GeometryError
 
-__all__ = ["STRICT", "StackPolicy", "one_volume", "refuse_mixed", "volumes_in", "without_localizers"]
+__all__ = [
+    "STRICT",
+    "StackPolicy",
+    "one_volume",
+    "refuse_mixed",
+    "refuse_strangers",
+    "volumes_in",
+    "without_localizers",
+]
 
 _TELLABLE = re.compile(r"[-+0-9.e, ()]*[.,][-+0-9.e, ()]*|[0-9]{1,5}")  # lists, UIDs, sizes; no dates
 # What may tell the volumes of one series apart, the most telling first.
@@ -47,6 +55,12 @@ _IN_TIME = (
     "NominalCardiacTriggerDelayTime",
     "TriggerTime",
 )
+
+
+_NEVER_MIXED = (
+    "ConvolutionKernel",
+    "DiffusionBValue",
+)  # in one volume, also where no two slices share a place
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,17 @@ def refuse_mixed(keyword: str, values: set[str], uid: str) -> None:
             f"series {uid} mixes {len(values)} values of {keyword} ({shown}): it is not one volume",
             series_uid=uid,
         )
+
+
+def refuse_strangers(frames: Sequence[Frame]) -> None:
+    """Raise GeometryError where images of one series are of two patients or studies, or their values of two kinds."""
+    for keyword in ("PatientID", "StudyInstanceUID", "Modality", "RescaleType"):
+        values = {_terms(frame.get(keyword)) for frame in frames}
+        if len(values) > 1:  # which of them, nobody is told: they may be a patient's
+            raise GeometryError(
+                f"series {frames[0].series_uid} mixes {len(values)} values of {keyword}: it is not one volume",
+                series_uid=frames[0].series_uid,
+            )
 
 
 def _refuse_mixed_geometry(frames: Sequence[Frame]) -> None:
@@ -269,6 +294,10 @@ def _same_pixels(one: Frame, other: Frame) -> bool:
 def _apart(frames: list[Frame]) -> tuple[str, list[list[Frame]]]:
     """The volumes of frames of one geometry, and the attribute that tells them apart ("" where there is one volume)."""
     if not _has_shared_places(frames):
+        for keyword in _NEVER_MIXED:
+            parts = _grouped(frames, lambda frame, k=keyword: _terms(frame.get(k)))  # type: ignore[misc]
+            if len(parts) > 1:
+                return keyword, sorted(parts, key=_acquired)
         return "", [frames]
     for keyword in _TELLING:
         volumes = _grouped(frames, lambda frame, k=keyword: _terms(frame.get(k)))  # type: ignore[misc]

@@ -19,6 +19,7 @@ from isocenter_operators.dicom.series.separation import (
     StackPolicy,
     one_volume,
     refuse_mixed,
+    refuse_strangers,
     without_localizers,
 )
 from isocenter_operators.errors import GeometryError
@@ -54,6 +55,7 @@ def stack_of(frames: Sequence[Frame], policy: StackPolicy) -> Stack:
         raise GeometryError("there are no images in this series")
     uid = frames[0].series_uid
     refuse_mixed("SeriesInstanceUID", {frame.series_uid for frame in frames}, uid)
+    refuse_strangers(frames)
     notes: list[str] = []
     frames = without_localizers(frames, policy, notes)
     for frame in frames:
@@ -149,6 +151,12 @@ def _resampled(
             series_uid=frames[0].series_uid,
         )
     places = (along - along[0]) / (along[-1] - along[0]) * (depth - 1)
+    if np.abs(places - np.rint(places)).max() > _POSITION_TOLERANCE:
+        # A result on such a grid has no slice of its own to come back to: it would lie beside where it was found.
+        raise GeometryError(
+            f"{_gap(frames, steps)}: the distances are no whole steps, so it is not known what is missing",
+            series_uid=frames[0].series_uid,
+        )
     notes.append(
         f"slices are missing or unevenly spaced: {len(frames)} slices were resampled to {depth}, "
         f"{float(along[-1] - along[0]) / (depth - 1):.2f} mm apart; values between them are interpolated"

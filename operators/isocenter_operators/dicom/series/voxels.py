@@ -21,6 +21,7 @@ from isocenter_operators.errors import InputError, UnreadableInput
 __all__ = ["rescale_into"]
 
 _TELLABLE = 1e6
+_FINEST_STEP = 0.1  # that whole numbers may stand for; below it, ten stored values become one
 _LOWEST, _HIGHEST = -32768, 32767  # of int16
 
 
@@ -38,6 +39,12 @@ def rescale_into(plane: NDArray[np.int16] | NDArray[np.float32], frame: Frame) -
         # In double precision, and rounded once: the product of two floats of 24 bits has more.
         np.copyto(plane, stored.astype(np.float64) * slope + intercept, casting="same_kind")
         return
+    if abs(slope) < _FINEST_STEP and frame.get("Modality") != "CT":
+        raise InputError(
+            f"{frame.name}: its values come in steps of {abs(slope):g}, which whole numbers would lose; read them as "
+            "float32",
+            series_uid=frame.series_uid,
+        )
     low, high = sorted(float(value) * slope + intercept for value in (stored.min(), stored.max()))
     if low < _LOWEST or high > _HIGHEST:
         values = stored.astype(np.float64) * slope + intercept
