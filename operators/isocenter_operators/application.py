@@ -6,6 +6,7 @@ Without a `Run` it reads the environment, as any MONAI Application Package does.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -42,8 +43,14 @@ class Application(DeployApplication):
             self.task.notes,
             weights=given.weights,
             predecessors=[self._concealed(each) for each in given.predecessors],
+            instances=self._instances(given),
         )
         super().__init__(argv=[])
+
+    def _instances(self, given: Run) -> Iterable[str] | None:
+        """All that the run is for, by the UIDs that the graph knows."""
+        uids, hidden = given.sop_instance_uids, self._pseudonyms
+        return uids if uids is None or hidden is None else [hidden.uid(uid) for uid in uids]
 
     def source(self) -> Operator:
         """The operator that emits `dicom_study_list`, once."""

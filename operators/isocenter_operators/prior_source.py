@@ -61,7 +61,8 @@ class PriorSourceOperator(Operator):
             read = retrieve(prior) if isinstance(prior, Archive) else read_folder(prior.path)
             instances = without_identity(read, self._pseudonyms)
         except InputError as error:
-            self._record.notes.append(f"prior {number + 1} of {len(self._priors)} was left out: {error}")
+            why = f": {error}" if self._pseudonyms is None else ""  # which names the study
+            self._record.notes.append(f"prior {number + 1} of {len(self._priors)} was left out{why}")
             return []
         self._record.priors += [instance[:_FUNCTIONAL_GROUPS] for instance in instances]
         return studies_of(instances)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from monai.deploy.core import Fragment, Operator
@@ -74,6 +74,9 @@ class ResultWriter(Operator):
         return replace(findings, notes=(*notes, *findings.notes)) if notes else findings
 
     def _identity(self, frames: Sequence[Frame]) -> JobIdentity:
+        """Of the whole run, as the service knows it: a larger set of images makes other results, used or not."""
+        if self._record.instances is not None:
+            return JobIdentity.of(self._record.instances, self._algorithm, self._created or datetime.now(UTC))
         return identity_of(instances_of(frames), self._algorithm, self._created)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -132,6 +132,7 @@ class Record:
     weights, predecessors: as in the `Run`, for those who write results.
     priors: the headers of the earlier images that were read.
     sources: the images that results were written about, by their SOP Instance UID.
+    instances: all that the run is for, where it was told; results' UIDs follow from them, used or not.
     """
 
     def __init__(
@@ -141,12 +142,14 @@ class Record:
         *,
         weights: Mapping[str, str] | None = None,
         predecessors: Sequence[StoredInstance] = (),
+        instances: Iterable[str] | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self.findings = Findings(groups=())
         self.notes: list[str] = list(notes)
         self.weights = dict(weights or {})
         self.predecessors = tuple(predecessors)
+        self.instances = None if instances is None else frozenset(instances)
         self.priors: list[Dataset] = []
         self.sources: dict[str, Dataset] = {}
         self.results: list[StoredInstance] = []

@@ -27,6 +27,7 @@ from isocenter_operators.dicom.unicode import in_unicode
 # The bytes of the name in the file, and what they say. Those of the east are the standard's own (PS3.5, H to J).
 NAMES = {
     "": (b"Smith^John", "Smith^John"),
+    " undeclared": (b"M\xfcller^J\xfcrgen", "Müller^Jürgen"),
     "ISO_IR 100": (b"Buc^J\xe9r\xf4me", "Buc^Jérôme"),
     "ISO_IR 101": ("Wałęsa^Lech".encode("iso8859-2"), "Wałęsa^Lech"),
     "ISO_IR 109": ("Ħaġar^Ġorġ".encode("iso8859-3"), "Ħaġar^Ġorġ"),
@@ -75,7 +76,8 @@ def carrying(volume: Volume, terms: str, name: bytes, comment: bytes) -> Volume:
         source = Dataset()
         source.update(frame.instance)
         source.file_meta = deepcopy(frame.instance.file_meta)
-        source.SpecificCharacterSet = terms.split("\\") if "\\" in terms else terms
+        if terms != " undeclared":
+            source.SpecificCharacterSet = terms.split("\\") if "\\" in terms else terms
         for keyword, value in (("PatientName", name), ("PatientComments", comment)):
             tag = Tag(keyword)
             source[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
@@ -109,7 +111,8 @@ def test_a_name_reaches_the_result(terms: str, case: Case, tmp_path: Path) -> No
     in_unicode(report)
     check(report)
     in_utf_8 = dumped(written(report, tmp_path, "unicode"))
-    assert f"[{terms}]".encode() in as_the_source if terms else b"(0008,0005)" not in as_the_source
+    declared = {" undeclared": "ISO_IR 100"}.get(terms, terms)
+    assert f"[{declared}]".encode() in as_the_source if terms else b"(0008,0005)" not in as_the_source
     assert b"[ISO_IR 192]" in in_utf_8
     for shown, in_full, told in (
         (as_the_source, name, comment),

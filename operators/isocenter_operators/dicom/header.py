@@ -6,7 +6,7 @@ an attribute that would make the result invalid is left out, or left empty where
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,10 @@ _ENUMERATED = {
 }
 _TEXT_LIMITS = {"SH": 16, "LO": 64, "PN": 194, "ST": 1024, "LT": 10240}  # characters (PS3.5, 6.2)
 _ONE_VALUE = {"ST", "LT", "UT", "UR"}
+
+
+# Latin 1 has a letter for nearly every byte: undeclared texts keep theirs, and are shown as most systems showed them.
+_ANY_BYTE = "ISO_IR 100"
 
 
 def coded(code: Code) -> Dataset:
@@ -201,7 +205,10 @@ def restamp(result: Dataset, source: Dataset) -> None:
         result.pop(keyword, None)
     for keyword, value in _patient_and_study(source):
         _put(result, keyword, value)
-    if result.get("SpecificCharacterSet") != source.get("SpecificCharacterSet"):
+    if _undeclared(source):
+        if not result.get("SpecificCharacterSet"):
+            result.SpecificCharacterSet = _ANY_BYTE
+    elif result.get("SpecificCharacterSet") != source.get("SpecificCharacterSet"):
         in_unicode(result)
     if has_sound(source, "TimezoneOffsetFromUTC") and "TimezoneOffsetFromUTC" not in result:
         _move_dates(result, _zone(source))
@@ -335,12 +342,33 @@ def _put(result: Dataset, keyword: str, value: Any) -> None:
 def _stamp_character_set(result: Dataset, source: Dataset, texts: Sequence[str]) -> None:
     declared = source.get("SpecificCharacterSet") or ""
     terms = [declared] if isinstance(declared, str) else list(declared)
+    if _undeclared(source):
+        terms = [_ANY_BYTE]
     if not _can_hold(terms, texts):
         terms = ["ISO_IR 192"]
     if terms == [""]:
         result.pop("SpecificCharacterSet", None)
     else:
         result.SpecificCharacterSet = terms[0] if len(terms) == 1 else terms
+
+
+def _undeclared(source: Dataset) -> bool:
+    """Whether the source says of no character set, and has letters that need one, as many scanners leave it."""
+    return not source.get("SpecificCharacterSet") and not _can_hold([""], list(_words(source)))
+
+
+def _words(source: Dataset) -> Iterator[str]:
+    for _, value in _patient_and_study(source):
+        yield from _texts_in(value)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, list) and value and isinstance(value[0], Dataset):
+        for item in value:
+            for element in item:
+                yield from _texts_in(element.value)
+    elif value is not None:
+        yield str(value)
 
 
 def _can_hold(terms: Sequence[str], texts: Sequence[str]) -> bool:

@@ -226,8 +226,11 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
 
 def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
     app = Catalog.of(work.settings).get(spec.algorithm.name)
-    if app.algorithm != spec.algorithm:
-        renewed = replace(spec, algorithm=app.algorithm)
+    installed = app.algorithm
+    if not installed.weights:  # this machine has no models of its own, and so does not know their weights
+        installed = replace(installed, weights=spec.algorithm.weights)
+    if installed != spec.algorithm:
+        renewed = replace(spec, algorithm=installed)
         return {
             "state": "cancelled",
             "reason": (

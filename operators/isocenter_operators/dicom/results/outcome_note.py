@@ -97,7 +97,12 @@ _LABELS = {  # of what the picture shows; in the document each has its concept's
     _NAME: "Application: ",
     _VERSION: "Version: ",
 }
-_DOCUMENTS = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.104.")  # without pixels
+_DOCUMENTS = (  # without pixels: SR, encapsulated, structure sets, presentation states
+    "1.2.840.10008.5.1.4.1.1.88.",
+    "1.2.840.10008.5.1.4.1.1.104.",
+    "1.2.840.10008.5.1.4.1.1.481.3",
+    "1.2.840.10008.5.1.4.1.1.11.",
+)
 
 _WIDTH, _MARGIN, _LINE = 800, 32, 30  # pixels
 _WHITE, _QUIET = 235, 170

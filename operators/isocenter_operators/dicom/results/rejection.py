@@ -28,7 +28,9 @@ _SERIES_NUMBER = 9900
 _DOCUMENTS = (
     "1.2.840.10008.5.1.4.1.1.88.",
     "1.2.840.10008.5.1.4.1.1.104.",
-)  # SR; encapsulated: without pixels
+    "1.2.840.10008.5.1.4.1.1.481.3",
+    "1.2.840.10008.5.1.4.1.1.11.",
+)  # SR; encapsulated; structure sets; presentation states: without pixels
 _REFERENCE = ("sop_class_uid", "sop_instance_uid", "series_uid", "study_uid")
 _PATIENT_AND_STUDY = (  # what highdicom copies; `stamp` writes the true values
     "PatientID",

@@ -157,7 +157,9 @@ def _identity_problems(dataset: Dataset) -> Iterator[Problem]:
     for keyword in _UIDS:
         uid = dataset.get(keyword)
         if uid and not UID(str(uid)).is_valid:
-            yield error(keyword, "is not a valid UID (PS3.5, 9)")
+            # Scanners write components with leading zeros, and archives keep such studies: their results belong there.
+            lenient = keyword == "StudyInstanceUID" and re.fullmatch(r"[0-9.]{1,64}", str(uid))
+            yield (warning if lenient else error)(keyword, "is not a valid UID (PS3.5, 9)")
     for keyword in _TYPE_2:
         if keyword not in dataset:
             yield error(keyword, "has to be there, if only empty")
