@@ -7,7 +7,7 @@ import os
 import psutil
 import pytest
 
-from isocenter.worker.__main__ import _life
+from isocenter.worker.service import _life
 
 
 def test_the_first_process_of_a_container_has_a_life_too(monkeypatch: pytest.MonkeyPatch) -> None:
