@@ -38,7 +38,7 @@ PATIENT = {
 
 @dataclass(frozen=True)
 class Original:
-    """`instances`: slices in their order, or whatever the series is; `slices`: whether they make a volume."""
+    """`instances`: in the order of their slices, or whatever the series is; `slices`: whether they make a volume."""
 
     name: str
     instances: tuple[Elements, ...]
@@ -127,8 +127,9 @@ def _originals(test_data: Path) -> Iterator[Original]:
             yield Original("deflated", _elements(map(_deflated, _stacked(dcmread(file)))), slices=True)
             yield Original("JPEG", _elements(map(_as_jpeg, _stacked(dcmread(file)))), slices=True)
     yield Original("phantom", _elements(_phantom()), slices=True)
+    several = results / "dcmqi" / "segmentations" / "24x38x3" / "multiframe" / "mf.dcm"
+    yield Original("multi-frame", _elements([_patient(dcmread(several))]), slices=True)
     for name, file in (
-        ("multi-frame", results / "dcmqi" / "segmentations" / "24x38x3" / "multiframe" / "mf.dcm"),
         ("SEG", results / "highdicom" / "seg_image_ct_binary.dcm"),
         ("SR", results / "highdicom" / "sr_document.dcm"),
         ("secondary capture", test_data / "ct-head-phantom" / "S1000" / "I10"),
