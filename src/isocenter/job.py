@@ -52,14 +52,19 @@ class JobSpec:
     @property
     def identity(self) -> JobIdentity:
         """Of images that are seen without some of their attributes the result may be another: that is other work."""
-        seen = [] if self.deidentify is None else [f"deidentified, with {sorted(self.deidentify.keep)}"]
+        seen = [self._seen] if self._seen else []
         return JobIdentity.of([*self.sop_instance_uids, *seen], self.algorithm, self.created)
+
+    @property
+    def _seen(self) -> str:
+        return "" if self.deidentify is None else f"deidentified, with {sorted(self.deidentify.keep)}"
 
     @property
     def subject(self) -> str:
         """What the newest job of decides: its results replace those of every earlier one with the same subject."""
         what = self.series_uids[0] if self.scope == "series" else self.route
-        return f"{self.algorithm.name}/{self.study_uid}/{self.scope}/{what}"
+        subject = f"{self.algorithm.name}/{self.study_uid}/{self.scope}/{what}"
+        return f"{subject}/{self._seen}" if self._seen else subject
 
     @property
     def rank(self) -> int:

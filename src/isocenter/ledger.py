@@ -239,8 +239,10 @@ class Ledger:
         stoppable = (_job.c.job_id == job_id) & _job.c.state.is_(None) & ~_job.c.storing
         with self._engine.begin() as connection:
             stopped = connection.execute(sa.update(_job).where(stoppable).values(cancelled=reason))
-            waits = stoppable & _job.c.worker.is_(None)
-            connection.execute(sa.update(_job).where(waits).values(state="cancelled", ended=time.time()))
+            waits, now = stoppable & _job.c.worker.is_(None), time.time()
+            ended = connection.execute(sa.update(_job).where(waits).values(state="cancelled", ended=now))
+            if ended.rowcount:
+                _follow(connection, job_id, None, reason, now)
         return stopped.rowcount == 1
 
     def cancelled(self, job_id: str, attempt: int | None = None) -> str | None:
@@ -345,17 +347,8 @@ class Ledger:
                 .values(state=state, ended=now, worker=None, storing=False)
             )
             if ended.rowcount:
-                ending: notices.Ending | None = (
-                    "refused" if state == "failed" and refused else _ENDINGS.get(state)
-                )
-                line = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one()
-                notices.note_end(connection, dict(line), ending, reason, now)
-            if ended.rowcount and state in ("failed", "cancelled"):
-                reopened = (_job.c.superseded_by == job_id) & (_job.c.marks != "[]")
-                current = {"superseded_by": None, "posted": False, "revivals": _job.c.revivals + 1}
-                connection.execute(sa.update(_job).where(reopened).values(current))
-            elif ended.rowcount:
-                _compare(connection, job_id)
+                ending = "refused" if state == "failed" and refused else _ENDINGS.get(state)
+                _follow(connection, job_id, ending, reason, now)
 
     def to_supersede(self) -> list[tuple[Entry, Entry]]:
         """Jobs with results in the archive, each with the newer job of its subject that replaces them."""
@@ -506,6 +499,20 @@ def _held(job_id: str, attempt: int | None, worker: str | None) -> sa.ColumnElem
     if attempt is not None:
         held &= _job.c.attempt == attempt
     return held if worker is None else held & (_job.c.worker == worker)
+
+
+def _follow(
+    connection: sa.Connection, job_id: str, ending: notices.Ending | None, reason: str, ended: float
+) -> None:
+    """What follows for the study and for other jobs of the subject when one has ended, however it did."""
+    line = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one()
+    notices.note_end(connection, dict(line), ending, reason, ended)
+    if line["state"] in ("failed", "cancelled"):
+        reopened = (_job.c.superseded_by == job_id) & (_job.c.marks != "[]")
+        current = {"superseded_by": None, "posted": False, "revivals": _job.c.revivals + 1}
+        connection.execute(sa.update(_job).where(reopened).values(current))
+    else:
+        _compare(connection, job_id)
 
 
 def _compare(connection: sa.Connection, job_id: str) -> None:

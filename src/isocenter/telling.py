@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
@@ -110,7 +111,7 @@ class Telling:
                 changed = _withdraw(notices, notice, successor, archive)
             elif notice.withdrawn_by is not None or notice.marks:
                 changed = _restore(notices, notice, archive)
-                notice = notices.newest([notice.job_id])[notice.job_id]
+                notice = replace(notice, marks=(), withdrawn_by=None)
             if successor is None and not notice.stored and _is_of(notice, job):
                 changed = self._store(notices, notice, job, archive)
         notices.settled(notice)
@@ -151,6 +152,9 @@ def _successor(notice: Notice, job: Entry, subject: Sequence[Entry]) -> Entry | 
     A newer one that failed replaces no results, and so no note that tells of some.
     """
     if job.attempt != notice.attempt and job.state in ("done", "not_applicable", "failed"):
+        return job
+    # Its results are taken back, and what they had made invalid does not become true by that.
+    if job.state == "cancelled" and (notice.ending == "done" or notice.withdrawn_by == job.job_id):
         return job
     enough = {"done", "not_applicable"} if notice.ending == "done" else {"done", "not_applicable", "failed"}
     newer = [each for each in subject if each.generation > job.generation and each.state in enough]

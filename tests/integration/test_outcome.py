@@ -203,6 +203,20 @@ def test_a_job_that_is_cancelled_leaves_none(site: Site) -> None:
     assert site.current() == []
 
 
+def test_what_was_done_and_is_taken_back_is_not_told_any_more(site: Site) -> None:
+    job_id = site.run(site.spec(outcome="always"), "failed")
+    site.telling.settle()
+    site.run(site.spec(outcome="always"), "done", "")
+    site.telling.settle()
+    (note,) = site.current()
+    assert outcome_of(note) == "DONE"
+    site.jobs.retry(job_id)
+    site.jobs.cancel(job_id)
+    site.telling.settle()
+    assert site.current() == []  # neither that it is done, nor again that it failed once
+    assert site.telling.settle() == 0
+
+
 def test_an_attempt_that_waits_for_the_next_one_is_no_end(site: Site) -> None:
     job_id = site.jobs.submit(site.spec())
     site.ledger.begin(job_id, "worker", "life")

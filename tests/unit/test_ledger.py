@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from isocenter.job import JobSpec
 from isocenter.ledger import LATER, Ledger
+from isocenter.route import Deidentify
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import Cancelled
 
@@ -286,7 +288,8 @@ def test_what_comes_at_the_same_time_is_put_in_an_order(ledger: Ledger) -> None:
     assert sorted(each.deaths for each in began) == list(range(8))
 
 
-def test_what_a_job_superseded_is_current_again_when_it_is_retried_and_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["failed", "cancelled while it waited"])
+def test_what_a_job_superseded_is_current_again_when_it_is_retried_in_vain(how: str, tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
     old, new = spec("1"), spec("1", "2")
     note = {"sop_instance_uid": "2.25.9"}
@@ -297,8 +300,21 @@ def test_what_a_job_superseded_is_current_again_when_it_is_retried_and_fails(tmp
     ledger.superseded(old.identity.job_id, new.identity.job_id, [note])
     assert ledger.to_restore() == []
     ledger.renew(new.identity.job_id)
-    ledger.end(new.identity.job_id, "failed")
+    if how == "failed":
+        ledger.end(new.identity.job_id, "failed")
+    else:
+        ledger.cancel(new.identity.job_id, "by hand")
     assert [each.job_id for each in ledger.to_restore()] == [old.identity.job_id]
+    assert ledger.to_supersede() == []
+
+
+def test_a_job_that_sees_no_identity_replaces_none_that_does(ledger: Ledger) -> None:
+    plain = spec("1")
+    hidden, dated = (replace(plain, deidentify=Deidentify(keep=keep)) for keep in ((), ("dates",)))
+    assert len({each.subject for each in (plain, hidden, dated)}) == 3
+    for each in (plain, hidden, dated):
+        assert ledger.enter(each) == []  # nothing of the others' is to be stopped
+        done(ledger, each)
     assert ledger.to_supersede() == []
 
 

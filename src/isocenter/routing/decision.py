@@ -357,7 +357,13 @@ class Decisions:
         """
         route, arrival = decision.route, decision.about[0]
         subject = JobSpec(
-            Algorithm(application, ""), arrival.study_uid, (arrival.series_uid,), (), route.name, route.scope
+            Algorithm(application, ""),
+            arrival.study_uid,
+            (arrival.series_uid,),
+            (),
+            route.name,
+            route.scope,
+            deidentify=route.deidentify,
         ).subject
         ours = {v.job_id for v in decision.said if (v.route, v.application) == (route.name, application)}
         others = {v.job_id for v in decision.said if v.route != route.name}
