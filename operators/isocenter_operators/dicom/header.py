@@ -26,9 +26,12 @@ from isocenter_operators.errors import InputError, UnreadableInput
 if TYPE_CHECKING:
     from highdicom import SOPClass  # which takes seconds to import
 
-__all__ = ["DISCLAIMER", "coded", "has_sound", "plane_of", "referenced", "restamp", "stamp"]
+__all__ = ["DISCLAIMER", "UNPAIRED", "coded", "has_sound", "plane_of", "referenced", "restamp", "stamp"]
 
 DISCLAIMER = "Research use only, not for clinical diagnosis"
+
+# Body parts of PS3.16, Annex L, that are not paired: of others Laterality is type 2C, of these it must not be there.
+UNPAIRED = frozenset({"ABDOMEN", "BRAIN", "CHEST", "HEAD", "HEART", "LIVER", "NECK", "PELVIS", "SPINE"})
 
 # Patient, General Study, Patient Study (PS3.3, C.7.1.1, C.7.2.1, C.7.2.2). The archive's keys come as they are.
 _KEYS = ("PatientName", "PatientID", "StudyInstanceUID")

@@ -26,7 +26,15 @@ from pydicom.valuerep import format_number_as_ds
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code
-from isocenter_operators.dicom.header import DISCLAIMER, coded, has_sound, plane_of, referenced, stamp
+from isocenter_operators.dicom.header import (
+    DISCLAIMER,
+    UNPAIRED,
+    coded,
+    has_sound,
+    plane_of,
+    referenced,
+    stamp,
+)
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.schemes import declare_schemes
 from isocenter_operators.dicom.series.frame import Frame
@@ -145,17 +153,6 @@ _EMPTY = {  # type 2: there, if with no value
         "AcquisitionNumber",
     ),
 }
-_UNPAIRED = {
-    "ABDOMEN",
-    "BRAIN",
-    "CHEST",
-    "HEAD",
-    "HEART",
-    "LIVER",
-    "NECK",
-    "PELVIS",
-    "SPINE",
-}  # PS3.16, Annex L: of others Laterality has to be there
 _UNKNOWN = {"ScanningSequence": "RM", "SequenceVariant": "NONE"}  # type 1 of MR; RM is its "research mode"
 _PERCENTILES = (1.0, 99.0)  # of the values, between which a window is where the source has none
 
@@ -378,7 +375,7 @@ def _copy_what_holds(image: Dataset, frame: Frame, about: _About) -> None:
     empty = list(_EMPTY[about.modality])
     if any(keyword in image for keyword in _CONTRAST):
         empty.append("ContrastBolusAgent")
-    if image.get("BodyPartExamined") not in _UNPAIRED and "ImageLaterality" not in image:
+    if image.get("BodyPartExamined") not in UNPAIRED and "ImageLaterality" not in image:
         empty.append("Laterality")
     for keyword in empty:
         if keyword not in image:

@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from highdicom import CoordinateSystemNames, PhotometricInterpretationValues, SOPClass
 from highdicom.sc import SCImage
-from highdicom.sr import CodedConcept, DeviceObserverIdentifyingAttributes, ObserverContext
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
@@ -26,6 +25,7 @@ from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.header import DISCLAIMER, coded, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.results.observer import device_observer
 from isocenter_operators.dicom.results.rejection import without_equipment
 from isocenter_operators.dicom.schemes import declare_schemes
 from isocenter_operators.errors import InvalidResult
@@ -181,7 +181,7 @@ def outcome_note(
     # SR Document Content (C.17.3)
     note.ValueType, note.ContinuityOfContent = "CONTAINER", "SEPARATE"
     note.ConceptNameCodeSequence = [coded(_TITLE)]
-    note.ContentSequence = [*_observer(maker), *_content(subject, disclaimer)]
+    note.ContentSequence = [*device_observer(maker), *_content(subject, disclaimer)]
     declare_schemes(note)
     stamp(
         note,
@@ -324,18 +324,6 @@ def _evidence(subject: NoteSubject, study_uid: str) -> Dataset:
         series.ReferencedSOPSequence, series.SeriesInstanceUID = instances, series_uid
         study.ReferencedSeriesSequence.append(series)
     return study
-
-
-def _observer(maker: Algorithm) -> ObserverContext:
-    """TID 1004 Device Observer."""
-    device = DeviceObserverIdentifyingAttributes(
-        uid=maker.device_uid,
-        name=maker.name,
-        manufacturer_name=maker.manufacturer,
-        model_name=maker.name,
-        serial_number=maker.device_uid,
-    )
-    return ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
 
 
 def _described(series: NoteImages) -> str:

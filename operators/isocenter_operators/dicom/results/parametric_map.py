@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from highdicom import PixelMeasuresSequence
 from highdicom.content import VOILUTTransformation
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from numpy.typing import NDArray
@@ -25,6 +24,13 @@ from isocenter_operators.dicom.codes import ANATOMICAL_STRUCTURE, ARTIFICIAL_INT
 from isocenter_operators.dicom.findings import Code, Segment
 from isocenter_operators.dicom.header import DISCLAIMER, coded, has_sound, plane_of, referenced, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.results.multiframe import (
+    EVEN,
+    along_mm,
+    fix_dimension_uid,
+    is_even,
+    pixel_measures,
+)
 from isocenter_operators.dicom.schemes import declare_schemes
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.series.placement import PLANE_TOLERANCE
@@ -78,7 +84,6 @@ _REGIONS = {
     "PROSTATE": ("41216001", "Prostate"),
     "SPINE": ("421060004", "Spine"),
 }
-_EVEN = 0.1  # of the distance between slices: how far it may vary and still be stated
 
 
 def parametric_map(
@@ -158,13 +163,13 @@ def parametric_map(
         recognizable_features=recognizable_features,
     )
     shared = result.SharedFunctionalGroupsSequence[0]
-    shared.PixelMeasuresSequence = _pixel_measures(planes)
+    shared.PixelMeasuresSequence = pixel_measures(frames)
     if segment is not None:
         definition = shared.RealWorldValueMappingSequence[0].QuantityDefinitionSequence
         definition.extend(_about_segment(segment, algorithm, identity))
     shared.FrameAnatomySequence = [_anatomy(frames[0], segment)]
     _put_frames(result, stored, frames, planes, _Derivation(derivation, f"{about}, by {algorithm.name}"))
-    _fix_dimension_uid(result, identity.uid(f"{role}.dimensions"))
+    fix_dimension_uid(result, identity.uid(f"{role}.dimensions"))
     source = frames[0].instance
     if has_sound(source, "BodyPartExamined"):
         result.BodyPartExamined = source.BodyPartExamined
@@ -367,7 +372,7 @@ def _put_frames(
     derivation: _Derivation,
 ) -> None:
     """All frames along the normal of their planes, in which order dcmqi takes them to be, whatever their positions."""
-    order = np.argsort(_along_mm(planes), kind="stable").tolist()
+    order = np.argsort(along_mm(frames), kind="stable").tolist()
     keyword, vr = _PIXELS[stored.dtype.name]
     little_endian = stored[order].astype(stored.dtype.newbyteorder("<"), copy=False)
     result[keyword] = DataElement(keyword, vr, little_endian.tobytes())
@@ -376,7 +381,7 @@ def _put_frames(
         _groups(frames[z], planes[z], rank, derivation) for rank, z in enumerate(order, 1)
     ]
     result.pop("DimensionOrganizationType", None)
-    if _is_grid(planes):
+    if _is_grid(frames):
         result.DimensionOrganizationType = "3D"
     result.SourceImageSequence = referenced(frames)
     series = Dataset()
@@ -405,41 +410,16 @@ def _groups(frame: Frame, plane: Dataset, rank: int, derivation: _Derivation) ->
     return groups
 
 
-def _along_mm(planes: Sequence[Dataset]) -> NDArray[np.float64]:
-    """Where each plane lies along the normal of the first."""
-    cosines = np.array(planes[0].ImageOrientationPatient, np.float64)
-    positions = np.array([plane.ImagePositionPatient for plane in planes], np.float64)
-    along: NDArray[np.float64] = positions @ np.cross(cosines[:3], cosines[3:])
-    return along
-
-
-def _is_even(steps_mm: NDArray[np.float64]) -> bool:
-    mean_mm = float(steps_mm.mean()) if len(steps_mm) else 0.0
-    return mean_mm > 0 and bool((np.abs(steps_mm - mean_mm) <= _EVEN * mean_mm).all())
-
-
-def _is_grid(planes: Sequence[Dataset]) -> bool:
+def _is_grid(frames: Sequence[Frame]) -> bool:
     """Whether the planes are evenly spaced slices at right angles to their line (PS3.3, C.7.6.17.3)."""
-    if len(planes) < 2:
+    if len(frames) < 2:
         return False
-    along_mm = _along_mm(planes)
-    positions = np.array([plane.ImagePositionPatient for plane in planes], np.float64)
-    steps_mm = np.diff(np.sort(along_mm))
-    off_mm = np.linalg.norm(positions - positions[0], axis=1) ** 2 - (along_mm - along_mm[0]) ** 2
+    along = along_mm(frames)
+    positions = np.array([frame.position_mm for frame in frames])
+    steps_mm = np.diff(np.sort(along))
+    off_mm = np.linalg.norm(positions - positions[0], axis=1) ** 2 - (along - along[0]) ** 2
     aside_mm = float(np.sqrt(off_mm.clip(0).max()))
-    return _is_even(steps_mm) and aside_mm <= _EVEN * float(steps_mm.mean())
-
-
-def _pixel_measures(planes: Sequence[Dataset]) -> PixelMeasuresSequence:
-    """In-plane spacing, and the distance between slices along their normal where it is the same between all."""
-    steps_mm = np.diff(np.sort(_along_mm(planes)))
-    mean_mm = float(steps_mm.mean()) if len(steps_mm) else 0.0
-    row_mm, column_mm = (float(value) for value in planes[0].PixelSpacing)
-    return PixelMeasuresSequence(
-        pixel_spacing=(row_mm, column_mm),
-        slice_thickness=float(planes[0].SliceThickness or mean_mm),
-        spacing_between_slices=round(mean_mm, 6) if _is_even(steps_mm) else None,
-    )
+    return is_even(steps_mm) and aside_mm <= EVEN * float(steps_mm.mean())
 
 
 def _anatomy(frame: Frame, segment: Segment | None) -> Dataset:
@@ -457,10 +437,3 @@ def _anatomy(frame: Frame, segment: Segment | None) -> Dataset:
     laterality = frame.get("FrameLaterality") or frame.get("ImageLaterality")
     anatomy.FrameLaterality = laterality if regions and laterality in ("R", "L", "B") else "U"
     return anatomy
-
-
-def _fix_dimension_uid(result: Dataset, uid: str) -> None:
-    """highdicom draws this UID at random; the same job has to give the same bytes."""
-    result.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
-    for index in result.DimensionIndexSequence:
-        index.DimensionOrganizationUID = uid

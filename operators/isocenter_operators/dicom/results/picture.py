@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from isocenter_operators.dicom.findings import Code, Findings, Segment
-from isocenter_operators.dicom.header import DISCLAIMER, coded, has_sound, stamp
+from isocenter_operators.dicom.header import DISCLAIMER, UNPAIRED, coded, has_sound, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.drawing import drawn
 from isocenter_operators.dicom.results.plane import Section, View, largest_sections
@@ -22,17 +22,6 @@ from isocenter_operators.errors import GeometryError, InvalidResult
 __all__ = ["overlay_pictures"]
 
 _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")  # CID 7202
-_UNPAIRED = {
-    "ABDOMEN",
-    "BRAIN",
-    "CHEST",
-    "HEAD",
-    "HEART",
-    "LIVER",
-    "NECK",
-    "PELVIS",
-    "SPINE",
-}  # PS3.16, Annex L
 _VIEWS: tuple[View, View] = ("coronal", "axial")
 
 
@@ -138,7 +127,7 @@ def _capture(
     )
     picture.SourceImageSequence = [_source_image(source) for source in sources]
     # Of a paired organ, and where no body part is known, Laterality is type 2C; elsewhere it must not be there.
-    if has_sound(sources[0], "BodyPartExamined") and sources[0].BodyPartExamined in _UNPAIRED:
+    if has_sound(sources[0], "BodyPartExamined") and sources[0].BodyPartExamined in UNPAIRED:
         picture.BodyPartExamined = sources[0].BodyPartExamined
     else:
         picture.Laterality = None

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
-from highdicom.sr import CodedConcept, DeviceObserverIdentifyingAttributes, ObserverContext
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.header import DISCLAIMER, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.results.observer import device_observer
 from isocenter_operators.errors import InvalidResult
 
 __all__ = ["rejection_identity", "rejection_note", "without_equipment"]
@@ -95,7 +96,7 @@ def rejection_note(
         content=KeyObjectSelection(
             document_title=_TITLE,
             referenced_objects=references,
-            observer_device_context=_observer(algorithm),
+            observer_device_context=device_observer(algorithm),
             description=text,
         ),
         series_instance_uid=identity.uid("ko.series"),
@@ -143,18 +144,6 @@ def _reference(instance: Mapping[str, str]) -> Dataset:
     if not instance["sop_class_uid"].startswith(_DOCUMENTS):
         reference.Rows = reference.Columns = 1  # by which highdicom knows an image
     return reference
-
-
-def _observer(algorithm: Algorithm) -> ObserverContext:
-    """TID 1004 Device Observer."""
-    device = DeviceObserverIdentifyingAttributes(
-        uid=algorithm.device_uid,
-        name=algorithm.name,
-        manufacturer_name=algorithm.manufacturer,
-        model_name=algorithm.name,
-        serial_number=algorithm.device_uid,
-    )
-    return ObserverContext(CodedConcept("121007", "DCM", "Device"), device)
 
 
 def without_equipment(header: Dataset) -> Dataset:

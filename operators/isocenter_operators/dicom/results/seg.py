@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence
+from highdicom import AlgorithmIdentificationSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from highdicom.spatial import get_volume_positions
@@ -32,6 +32,11 @@ from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code, Segment
 from isocenter_operators.dicom.header import DISCLAIMER, coded, has_sound, plane_of, referenced, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.results.multiframe import (
+    along_mm,
+    fix_dimension_uid,
+    pixel_measures,
+)
 from isocenter_operators.dicom.results.profile import SegmentationKind
 from isocenter_operators.dicom.results.seg_groups import per_frame_groups
 from isocenter_operators.dicom.results.seg_pixels import (
@@ -51,7 +56,6 @@ __all__ = ["FractionalKind", "fractional_segmentation", "segmentation"]
 FractionalKind = Literal["PROBABILITY", "OCCUPANCY"]  # Segmentation Fractional Type (0062,0010)
 
 _MOST_SEGMENTS = 65535  # Segment Number is an unsigned 16-bit number
-_EVEN = 0.1  # of the distance between slices: how far it may vary and still be stated
 _ROUNDING = 1e-5  # of fractions resampled in single precision; it vanishes in the steps they are stored in
 
 
@@ -206,9 +210,9 @@ def _object(
     result = _one_frame(about, kind, fractional_type, maximum)
     result.SourceImageSequence = referenced(about.frames)
     result.ReferencedSeriesSequence = [_series(about)]
-    result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = _pixel_measures(about.frames)
+    result.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = pixel_measures(about.frames)
     result.SegmentsOverlap = written.overlap
-    _fix_dimension_uid(result, about.identity.uid(f"{about.role}.dimensions"))
+    fix_dimension_uid(result, about.identity.uid(f"{about.role}.dimensions"))
     source = about.frames[0].instance
     if has_sound(source, "BodyPartExamined"):
         result.BodyPartExamined = source.BodyPartExamined
@@ -308,16 +312,9 @@ def _series(about: _About) -> Dataset:
     return item
 
 
-def _along_mm(frames: Sequence[Frame]) -> NDArray[np.float64]:
-    """Where each plane lies along the normal of the first."""
-    positions = np.array([frame.position_mm for frame in frames])
-    along: NDArray[np.float64] = positions @ np.cross(*frames[0].directions)
-    return along
-
-
 def _order(frames: Sequence[Frame]) -> list[int]:
     """The planes' indices as highdicom writes them: against the normal, so that columns, rows and planes turn right."""
-    order: list[int] = np.argsort(-_along_mm(frames), kind="stable").tolist()
+    order: list[int] = np.argsort(-along_mm(frames), kind="stable").tolist()
     return order
 
 
@@ -339,7 +336,7 @@ def _refuse_no_volume(frames: Sequence[Frame]) -> None:
     orientations = np.array([frame.directions for frame in frames])
     if np.abs(orientations - orientations[0]).max() > PLANE_TOLERANCE:
         raise GeometryError(f"series {uid}: its images differ in ImageOrientationPatient", series_uid=uid)
-    if np.diff(np.sort(_along_mm(frames))).min(initial=np.inf) < SAME_PLACE_MM:
+    if np.diff(np.sort(along_mm(frames))).min(initial=np.inf) < SAME_PLACE_MM:
         raise GeometryError(f"series {uid}: two of its images lie in the same place", series_uid=uid)
 
 
@@ -435,25 +432,3 @@ def _description(
         modifier = [coded(segment.laterality)]  # CID 244
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifier
     return description
-
-
-def _pixel_measures(frames: Sequence[Frame]) -> PixelMeasuresSequence:
-    """In-plane spacing, and the distance between slices along their normal where it is the same between all.
-
-    highdicom takes the first image's own measures, which may lack the thickness and the distance. PS3.3, C.7.6.16.2.1.
-    """
-    steps_mm = np.diff(np.sort(_along_mm(frames)))
-    mean_mm = float(steps_mm.mean()) if len(steps_mm) else 0.0
-    even = len(steps_mm) > 0 and bool((np.abs(steps_mm - mean_mm) <= _EVEN * mean_mm).all())
-    return PixelMeasuresSequence(
-        pixel_spacing=frames[0].spacing_mm,
-        slice_thickness=float(plane_of(frames[0]).SliceThickness or mean_mm),
-        spacing_between_slices=round(mean_mm, 6) if even else None,
-    )
-
-
-def _fix_dimension_uid(result: Segmentation, uid: str) -> None:
-    """highdicom draws this UID at random; the same job has to give the same bytes."""
-    result.DimensionOrganizationSequence[0].DimensionOrganizationUID = uid
-    for index in result.DimensionIndexSequence:
-        index.DimensionOrganizationUID = uid
