@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
-from monai.deploy.core.domain.image import Image
 
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.results.derived_series import DerivedModality, SeriesKind, derived_series
-from isocenter_operators.result_writer import ResultWriter
+from isocenter_operators.result_writer import ResultWriter, array_of
 
 __all__ = ["DerivedSeriesWriterOperator"]
 
@@ -72,7 +70,7 @@ class DerivedSeriesWriterOperator(ResultWriter):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         given = op_input.receive("image")
         selection = op_input.receive("study_selected_series_list")
-        voxels = given.asnumpy() if isinstance(given, Image) else np.asarray(given)
+        voxels = array_of(given)
         with self._record.step("derived series"):
             frames = self._frames(selection)
             made = self._written(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
-from monai.deploy.core.domain.image import Image
 
 from isocenter_operators.dicom.results.seg import FractionalKind, fractional_segmentation
-from isocenter_operators.result_writer import ResultWriter
+from isocenter_operators.result_writer import ResultWriter, array_of
 
 __all__ = ["FractionalSegWriterOperator"]
 
@@ -55,13 +53,11 @@ class FractionalSegWriterOperator(ResultWriter):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         given = op_input.receive("fractions")
         selection = op_input.receive("study_selected_series_list")
-        fractions = given.asnumpy() if isinstance(given, Image) else np.asarray(given)
+        fractions = array_of(given)
         with self._record.step("fractional SEG"):
             frames = self._frames(selection)
             seg = fractional_segmentation(
-                fractions=self._on_frames(selection, fractions.swapaxes(0, 1)).swapaxes(
-                    0, 1
-                ),  # (Z, segments, Y, X)
+                fractions=self._on_frames(selection, fractions),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,

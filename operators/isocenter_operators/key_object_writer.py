@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from monai.deploy.core import ConditionType, Fragment, IOSpec, OperatorSpec
-from monai.deploy.core.domain.image import Image
-from numpy.typing import NDArray
 
 from isocenter_operators.dicom.results.key_frames import key_frames
 from isocenter_operators.dicom.results.key_objects import key_images, result_set
-from isocenter_operators.result_writer import ResultWriter
+from isocenter_operators.result_writer import ResultWriter, array_of
 
 __all__ = ["KeyObjectWriterOperator"]
 
@@ -49,7 +46,7 @@ class KeyObjectWriterOperator(ResultWriter):
         spec.output("dicom_instances").condition(ConditionType.NONE)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        labels = _array(op_input.receive("seg_image")) if self._takes_labels else None
+        labels = array_of(op_input.receive("seg_image")) if self._takes_labels else None
         findings = op_input.receive("findings")
         batches = op_input.receive("dicom_instances")
         selection = op_input.receive("study_selected_series_list")
@@ -63,20 +60,10 @@ class KeyObjectWriterOperator(ResultWriter):
             selected = key_frames(
                 frames=frames,
                 findings=findings,
-                labels=None if labels is None else self._each_on_frames(selection, labels),
+                labels=None if labels is None else self._on_frames(selection, labels),
                 segments=self._segments,
             )
             documents = [key_images(selected=selected, **made_by)] if selected else []
             results = self._form.given(instance for batch in (*batches, documents) for instance in batch)
             documents.append(result_set(results=results, source=frames[0].instance, **made_by))
         op_output.emit(self._form.given(documents), "dicom_instances")
-
-    def _each_on_frames(self, selection: Any, labels: NDArray[Any]) -> NDArray[Any]:
-        """A label map, or each mask of several, as it lies on the frames."""
-        if labels.ndim != 4:
-            return self._on_frames(selection, labels)
-        return self._on_frames(selection, labels.swapaxes(0, 1)).swapaxes(0, 1)
-
-
-def _array(seg_image: Any) -> NDArray[Any]:
-    return seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)

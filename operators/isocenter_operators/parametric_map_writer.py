@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
-from monai.deploy.core.domain.image import Image
 
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.results.parametric_map import NO_UNITS, parametric_map
-from isocenter_operators.result_writer import ResultWriter
+from isocenter_operators.result_writer import ResultWriter, array_of
 
 __all__ = ["ParametricMapWriterOperator"]
 
@@ -70,7 +68,7 @@ class ParametricMapWriterOperator(ResultWriter):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         given = op_input.receive("values")
         selection = op_input.receive("study_selected_series_list")
-        values = given.asnumpy() if isinstance(given, Image) else np.asarray(given)
+        values = array_of(given)
         about = [segment for segment in self._segments if segment.number == self._segment_number]
         with self._record.step("parametric map"):
             frames = self._frames(selection)

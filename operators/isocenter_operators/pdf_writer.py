@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
 from monai.deploy.core.domain.image import Image
 
@@ -14,7 +13,7 @@ from isocenter_operators.dicom.results.page import Picture
 from isocenter_operators.dicom.results.pdf_report import pdf_report, section_pictures
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.series.geometry import Volume
-from isocenter_operators.result_writer import ResultWriter
+from isocenter_operators.result_writer import ResultWriter, array_of
 from isocenter_operators.volume import lps_affine
 
 __all__ = ["PDFWriterOperator"]
@@ -100,6 +99,6 @@ class PDFWriterOperator(ResultWriter):
     def _pictures(self, image: Image, seg_image: Any, frames: tuple[Frame, ...]) -> list[Picture]:
         return section_pictures(
             volume=Volume(image.asnumpy(), lps_affine(image), frames),
-            labels=seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image),
+            labels=array_of(seg_image),
             segments=self._segments,
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 from monai.deploy.core import Fragment, Operator
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 from monai.deploy.core.domain.image import Image
@@ -20,7 +21,7 @@ from isocenter_operators.form import AS_SOURCE, ResultForm
 from isocenter_operators.run import Record
 from isocenter_operators.study import identity_of, selected_instances
 
-__all__ = ["ResultWriter"]
+__all__ = ["ResultWriter", "array_of"]
 
 
 class ResultWriter(Operator):
@@ -64,9 +65,12 @@ class ResultWriter(Operator):
         self._record.sources |= {str(each.SOPInstanceUID): each for each in instances_of(frames)}
         return frames
 
-    def _on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
-        """A map on the volume's slices (Z, Y, X), as it lies on these planes."""
-        return on_frames(labels, _volume_metadata(selection).get("places", ()))
+    def _on_frames(self, selection: Sequence[StudySelectedSeries], values: NDArray[Any]) -> NDArray[Any]:
+        """Values on the volume's slices, (Z, Y, X) or (segments, Z, Y, X), as they lie on these planes."""
+        places = _volume_metadata(selection).get("places", ())
+        if values.ndim == 4:
+            return on_frames(values.swapaxes(0, 1), places).swapaxes(0, 1)
+        return on_frames(values, places)
 
     def _noted(self, selection: Sequence[StudySelectedSeries], findings: Findings) -> Findings:
         """The findings with what was decided about the series, which their reader has to know: half a scan is half."""
@@ -78,6 +82,11 @@ class ResultWriter(Operator):
         if self._record.instances is not None:
             return JobIdentity.of(self._record.instances, self._algorithm, self._created or datetime.now(UTC))
         return identity_of(instances_of(frames), self._algorithm, self._created)
+
+
+def array_of(received: Any) -> NDArray[Any]:
+    """What came in at a port that takes the SDK's Image or an array."""
+    return received.asnumpy() if isinstance(received, Image) else np.asarray(received)
 
 
 def _volume_metadata(selection: Sequence[StudySelectedSeries]) -> dict[str, Any]:

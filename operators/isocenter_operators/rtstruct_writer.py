@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
-from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
-from monai.deploy.core.domain.image import Image
-from numpy.typing import NDArray
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.results.rtstruct import structure_set
-from isocenter_operators.result_writer import ResultWriter
+from isocenter_operators.result_writer import ResultWriter, array_of
 
 __all__ = ["RTStructWriterOperator"]
 
@@ -52,11 +47,11 @@ class RTStructWriterOperator(ResultWriter):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         seg_image = op_input.receive("seg_image")
         selection = op_input.receive("study_selected_series_list")
-        labels = seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)
+        labels = array_of(seg_image)
         with self._record.step("RTSTRUCT"):
             frames = self._frames(selection)
             structures = structure_set(
-                labels=self._each_on_frames(selection, labels),
+                labels=self._on_frames(selection, labels),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,
@@ -65,9 +60,3 @@ class RTStructWriterOperator(ResultWriter):
                 disclaimer=self._form.disclaimer,
             )
         op_output.emit(self._form.given([structures]), "dicom_instances")
-
-    def _each_on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
-        """A label map (Z, Y, X), or masks (segments, Z, Y, X), as they lie on the frames."""
-        if labels.ndim != 4:
-            return self._on_frames(selection, labels)
-        return self._on_frames(selection, labels.swapaxes(0, 1)).swapaxes(0, 1)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.deploy.core import ConditionType, Fragment, OperatorSpec
-from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
-from monai.deploy.core.domain.image import Image
-from numpy.typing import NDArray
 
 from isocenter_operators.dicom.codes import ARTIFICIAL_INTELLIGENCE
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.results.profile import DestinationProfile, SegmentationKind, profile_of
 from isocenter_operators.dicom.results.seg import segmentation
 from isocenter_operators.result_gate import checked, write_instances
-from isocenter_operators.result_writer import ResultWriter
+from isocenter_operators.result_writer import ResultWriter, array_of
 
 __all__ = ["SegWriterOperator"]
 
@@ -74,12 +70,12 @@ class SegWriterOperator(ResultWriter):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         seg_image = op_input.receive("seg_image")
         selection = op_input.receive("study_selected_series_list")
-        labels = seg_image.asnumpy() if isinstance(seg_image, Image) else np.asarray(seg_image)
+        labels = array_of(seg_image)
         kind = self._kind or ("BINARY" if labels.ndim == 4 else self._form.profile.segmentation)
         with self._record.step("SEG"):
             frames = self._frames(selection)
             seg = segmentation(
-                labels=self._each_on_frames(selection, labels),
+                labels=self._on_frames(selection, labels),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,
@@ -93,9 +89,3 @@ class SegWriterOperator(ResultWriter):
         if self._output_folder is not None:
             write_instances(checked([written]), self._output_folder)
         op_output.emit(written, "dicom_instances")
-
-    def _each_on_frames(self, selection: Sequence[StudySelectedSeries], labels: NDArray[Any]) -> NDArray[Any]:
-        """A label map, or each mask of several, as it lies on the frames."""
-        if labels.ndim != 4:
-            return self._on_frames(selection, labels)
-        return self._on_frames(selection, labels.swapaxes(0, 1)).swapaxes(0, 1)
