@@ -83,3 +83,14 @@ def test_what_is_not_applicable_leaves_nothing_behind(app: AppManifest, task: Ru
         image.save_as(file)
     assert runner.run(app, task).status == "not_applicable"
     assert _left() == before
+
+
+def test_applications_of_one_name_are_those_of_their_folders(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        folder = tmp_path / place / "same"
+        folder.mkdir(parents=True)
+        (folder / "app.yaml").write_text("application: {title: Same, version: '1'}")
+        (folder / "app.py").write_text(
+            f"PLACE = {place!r}\n\n\ndef application(task=None):\n    return None\n"
+        )
+        assert place == runner.load(read_manifest(folder)).PLACE

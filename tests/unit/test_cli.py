@@ -64,7 +64,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "orthanc: {http_port: 9, dicom_port: 9}\n"  # the discard port: nobody listens there
     )
     monkeypatch.chdir(tmp_path)
-    sys.modules.pop("isocenter_app_trivial", None)
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib.util
 import math
 import sys
@@ -24,10 +25,11 @@ __all__ = ["as_json", "load", "run", "stored_as_json"]
 
 def load(app: AppManifest) -> ModuleType:
     """The application's `app.py`, imported once in a process. Raises ConfigurationError."""
-    name = f"isocenter_app_{app.name}"
+    file = app.folder / "app.py"
+    # Of its folder, not of its name alone: another one's application would answer for it, and nobody would see.
+    name = f"isocenter_app_{app.name}_{hashlib.sha256(str(app.folder).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    file = app.folder / "app.py"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None or not file.exists():
         raise ConfigurationError(f"{app.folder}: an application needs an app.py", path=str(app.folder))
