@@ -58,7 +58,8 @@ def _alive() -> tuple[set[int], set[threading.Thread]]:
     from isocenter_operators.application import Application
 
     gc.collect()
-    return {id(each) for each in gc.get_objects() if issubclass(type(each), Application)}, set(threading.enumerate())
+    applications = {id(each) for each in gc.get_objects() if issubclass(type(each), Application)}
+    return applications, set(threading.enumerate())
 
 
 def _left(before: tuple[set[int], set[threading.Thread]]) -> tuple[int, int]:
