@@ -57,7 +57,7 @@ class FractionalSegWriterOperator(ResultWriter):
         with self._record.step("fractional SEG"):
             frames = self._frames(selection)
             seg = fractional_segmentation(
-                fractions=self._on_frames(selection, fractions),
+                fractions=self._found_on_frames(selection, fractions),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,

@@ -60,4 +60,10 @@ def _volume_of(image: Image) -> Volume:
             "the image's metadata does not tell the frames that it was made of, so what it is can not be checked: "
             "let isocenter_operators.volume.VolumeOperator make it"
         )
-    return Volume(image.asnumpy(), lps_affine(image), tuple(frames), tuple(metadata.get("places") or ()))
+    return Volume(
+        image.asnumpy(),
+        lps_affine(image),
+        tuple(frames),
+        tuple(metadata.get("places") or ()),
+        missing_slices=int(metadata.get("missing_slices") or 0),
+    )

@@ -60,7 +60,7 @@ class KeyObjectWriterOperator(ResultWriter):
             selected = key_frames(
                 frames=frames,
                 findings=findings,
-                labels=None if labels is None else self._on_frames(selection, labels),
+                labels=None if labels is None else self._found_on_frames(selection, labels),
                 segments=self._segments,
             )
             documents = [key_images(selected=selected, **made_by)] if selected else []

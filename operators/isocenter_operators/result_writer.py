@@ -17,6 +17,7 @@ from isocenter_operators.dicom.findings import Findings, Segment
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.series.frame import Frame, instances_of
 from isocenter_operators.dicom.series.geometry import on_frames, slices_of
+from isocenter_operators.errors import GeometryError
 from isocenter_operators.form import AS_SOURCE, ResultForm
 from isocenter_operators.run import Record
 from isocenter_operators.study import identity_of, selected_instances
@@ -72,6 +73,25 @@ class ResultWriter(Operator):
             return on_frames(values.swapaxes(0, 1), places).swapaxes(0, 1)
         return on_frames(values, places)
 
+    def _found_on_frames(self, selection: Sequence[StudySelectedSeries], found: NDArray[Any]) -> NDArray[Any]:
+        """A label map (Z, Y, X), or masks or fractions (segments, Z, Y, X), as they lie on these planes.
+
+        Raises GeometryError where a segment lies only on slices that were interpolated: no image shows it.
+        """
+        kept = self._on_frames(selection, found)
+        if kept.shape != found.shape:
+            lost = sorted(_present(found) - _present(kept))
+            if lost:
+                names = [
+                    self._segments[number - 1].label if number <= len(self._segments) else f"segment {number}"
+                    for number in lost
+                ]
+                raise GeometryError(
+                    f"{', '.join(names)}: found only on slices that were interpolated between the images; there is no "
+                    "image that it could be shown on"
+                )
+        return kept
+
     def _noted(self, selection: Sequence[StudySelectedSeries], findings: Findings) -> Findings:
         """The findings with what was decided about the series, which their reader has to know: half a scan is half."""
         notes = tuple(_volume_metadata(selection).get("notes", ()))
@@ -87,6 +107,13 @@ class ResultWriter(Operator):
 def array_of(received: Any) -> NDArray[Any]:
     """What came in at a port that takes the SDK's Image or an array."""
     return received.asnumpy() if isinstance(received, Image) else np.asarray(received)
+
+
+def _present(found: NDArray[Any]) -> set[int]:
+    """The numbers of the segments that have a voxel."""
+    if found.ndim == 4:
+        return {number for number, mask in enumerate(found, start=1) if mask.any()}
+    return {int(number) for number in np.unique(found)} - {0}
 
 
 def _volume_metadata(selection: Sequence[StudySelectedSeries]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class RTStructWriterOperator(ResultWriter):
         with self._record.step("RTSTRUCT"):
             frames = self._frames(selection)
             structures = structure_set(
-                labels=self._on_frames(selection, labels),
+                labels=self._found_on_frames(selection, labels),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,

@@ -75,7 +75,7 @@ class SegWriterOperator(ResultWriter):
         with self._record.step("SEG"):
             frames = self._frames(selection)
             seg = segmentation(
-                labels=self._on_frames(selection, labels),
+                labels=self._found_on_frames(selection, labels),
                 frames=frames,
                 segments=self._segments,
                 algorithm=self._algorithm,

@@ -126,6 +126,7 @@ def image_of(volume: Volume, *, ras: bool = True) -> Image:
         "frames": volume.frames,
         "places": volume.places,
         "notes": volume.notes,
+        "missing_slices": volume.missing_slices,
     }
     return Image(volume.voxels, metadata)
 

@@ -23,10 +23,7 @@ from isocenter_operators.manifest import read_manifest
 from isocenter_operators.run import Folder, Outcome, Run
 from isocenter_operators.testing import LungTruth, ThoraxPhantom, as_datasets, thorax_phantom, write_series
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning"),  # Holoscan, at its import
-]
+pytestmark = pytest.mark.integration
 
 APP = Path(__file__).parents[2] / "apps" / "ct_lung_density"
 AXIAL = {"size": (150, 120, 100), "spacing_mm": (2.3, 2.3, 3.0)}

@@ -22,12 +22,7 @@ from isocenter_operators.errors import GeometryError, InputError
 from isocenter_operators.run import Archive, Folder, Run, StoredInstance
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning"),  # Holoscan, at its import
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:monai.*"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 SITE = Deidentification(b"k" * 32)
 OLD_RESULT = StoredInstance("1.2.840.10008.5.1.4.1.1.88.34", "1.2.3.1", "1.2.3.2", "1.2.3.3", "SR")

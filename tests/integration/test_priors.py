@@ -44,11 +44,7 @@ from isocenter_operators.errors import (
 from isocenter_operators.run import Archive, Folder, Run
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning"),  # Holoscan, at its import
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:monai.*"),
-]
+pytestmark = pytest.mark.integration
 
 PHANTOM = thorax_phantom(size=(32, 32, 4), spacing_mm=(11.0, 11.0, 75.0))
 QUICK = Patience(away_s=1.0, silence_s=20.0, longest_s=60.0, first_pause_s=0.1)

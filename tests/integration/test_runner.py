@@ -15,12 +15,7 @@ from isocenter_operators.manifest import AppManifest, read_manifest
 from isocenter_operators.run import Folder, Run
 from isocenter_operators.testing import head_phantom, write_series
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning"),  # Holoscan, at its import
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:monai.*"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 @pytest.fixture(scope="module")

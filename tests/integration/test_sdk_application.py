@@ -21,9 +21,7 @@ from isocenter_operators.testing import ThoraxPhantom, thorax_phantom, write_ser
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning"),  # Holoscan, at its import
     # The SDK's own ways.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:monai.*"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 

@@ -13,17 +13,13 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from isocenter_operators.dicom.results.profile import ANY, MODERN, DestinationProfile
+from isocenter_operators.errors import GeometryError
 from isocenter_operators.form import ResultForm
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.run import Folder, Run
 from isocenter_operators.testing import head_phantom, write_series
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning"),  # Holoscan, at its import
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:monai.*"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 APPLICATION = """
 from pathlib import Path
@@ -55,9 +51,10 @@ class Work(Operator):
 
     def compute(self, op_input, op_output, context):
         voxels = op_input.receive("image").asnumpy()
-        op_output.emit(((voxels > 0).astype(np.uint8) + (voxels > 500)).astype(np.uint8), "labels")
-        op_output.emit(np.stack([voxels > 0, voxels > 500]), "masks")
-        op_output.emit(np.stack([voxels > 0, voxels > 500]).astype(np.float32) / 2, "fractions")
+        masks = np.stack([voxels > 0, (voxels > 500) & (voxels < 900)])
+        op_output.emit(masks.sum(axis=0).astype(np.uint8), "labels")
+        op_output.emit(masks, "masks")
+        op_output.emit(masks.astype(np.float32) / 2, "fractions")
 
 
 class Working(Application):
@@ -89,24 +86,14 @@ def application(task=None):
 def test_segmentations_lie_on_the_slices_that_there_are(
     profile: DestinationProfile, kind: str, tmp_path: Path
 ) -> None:
-    from isocenter.worker import runner
-
-    app, scan, out = tmp_path / "working", tmp_path / "scan", tmp_path / "out"
-    app.mkdir()
-    out.mkdir()
-    (app / "app.py").write_text(APPLICATION)
-    (app / "app.yaml").write_text(
-        "application: {title: Working, version: '1'}\nisocenter: {models: {net: 3}}"
-    )
+    scan = tmp_path / "scan"
     phantom = head_phantom(size=(24, 20, 8), spacing_mm=(10.0, 10.0, 24.0))
     paths = write_series(phantom, scan)
     paths.pop(5).unlink()
     hu = np.delete(phantom.hu, 5, axis=0)
 
-    run = Run(source=Folder(scan), sink=Folder(out), form=ResultForm(profile=profile))
-    outcome = runner.run(read_manifest(app), run)
+    results = run_graph(scan, tmp_path, ResultForm(profile=profile))
 
-    results = [dcmread(stored.path) for stored in outcome.results if stored.path is not None]
     made: dict[str, Dataset] = {result.ManufacturerModelName: result for result in results}
     assert {name: result.SegmentationType for name, result in made.items()} == {
         "labels": kind,
@@ -116,13 +103,39 @@ def test_segmentations_lie_on_the_slices_that_there_are(
     compressed = RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian
     assert made["labels"].file_meta.TransferSyntaxUID == compressed
     assert made["fractions"].file_meta.TransferSyntaxUID == compressed
-    masks = np.stack([hu > 0, hu > 500], axis=-1)
+    masks = np.stack([hu > 0, (hu > 500) & (hu < 900)], axis=-1)
     assert masks.any(axis=(0, 1, 2)).all()
     images = [dcmread(path).SOPInstanceUID for path in paths]
     np.testing.assert_array_equal(voxels(made["masks"], images), masks)
     np.testing.assert_allclose(voxels(made["fractions"], images), masks / 2, atol=0.002)
     labels = voxels(made["labels"], images, combine_segments=True)
     np.testing.assert_array_equal(labels, masks.sum(axis=-1))
+
+
+def test_what_was_found_only_between_the_slices_that_there_are_is_no_result(tmp_path: Path) -> None:
+    phantom = head_phantom(size=(24, 20, 8), spacing_mm=(10.0, 10.0, 24.0))
+    np.minimum(phantom.hu, 400, out=phantom.hu)  # nothing of the second part, but halfway to the bright voxel
+    phantom.hu[6, 10, 12] = 1000
+    scan = tmp_path / "scan"
+    write_series(phantom, scan).pop(5).unlink()
+
+    with pytest.raises(GeometryError, match="Part 2: found only on slices that were interpolated"):
+        run_graph(scan, tmp_path, ResultForm())
+
+
+def run_graph(scan: Path, folder: Path, form: ResultForm) -> list[Dataset]:
+    """The results of the application, run as a worker runs it."""
+    from isocenter.worker import runner
+
+    app, out = folder / "working", folder / "out"
+    app.mkdir()
+    out.mkdir()
+    (app / "app.py").write_text(APPLICATION)
+    (app / "app.yaml").write_text(
+        "application: {title: Working, version: '1'}\nisocenter: {models: {net: 3}}"
+    )
+    outcome = runner.run(read_manifest(app), Run(source=Folder(scan), sink=Folder(out), form=form))
+    return [dcmread(stored.path) for stored in outcome.results if stored.path is not None]
 
 
 def voxels(result: Dataset, images: list[str], **how: Any) -> NDArray[Any]:

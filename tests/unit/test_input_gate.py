@@ -121,7 +121,7 @@ def test_filled_gaps_are_counted() -> None:
     whole = volume()
     frames = tuple(frame for place, frame in enumerate(whole.frames) if place not in (40, 41))
     places = tuple(float(place) for place in range(100) if place not in (40, 41))
-    gappy = Volume(whole.voxels, whole.affine, frames, places)
+    gappy = Volume(whole.voxels, whole.affine, frames, places, missing_slices=2)
     assert refusals(gappy, accepts(missing_slices=2)) == []
     assert refusals(gappy, accepts(missing_slices=0)) == ["2 slices are missing, at most 0 may be"]
 
@@ -268,7 +268,6 @@ class _Ports:
         self.emitted.append((name, value))
 
 
-@pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning")  # Holoscan, at its import
 def test_the_operator_passes_the_image_on_or_says_why_not() -> None:
     from monai.deploy.core import Fragment
     from monai.deploy.core.domain.image import Image

@@ -72,7 +72,6 @@ class _Ports:
         return self
 
 
-@pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning")  # Holoscan, at its import
 def test_the_architecture_page_names_the_operators_ports() -> None:
     rows = OPERATORS.findall((ROOT / "docs" / "architecture.md").read_text())
     written = {

@@ -735,7 +735,6 @@ SELECTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning")  # Holoscan, at its import
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_selection_means_what_it_means_to_the_sdk(test_data: Path) -> None:
     import importlib

@@ -57,8 +57,6 @@ def test_it_is_another_job_than_with_the_identity() -> None:
     assert JobSpec.from_json(before) == specs[0]
 
 
-@pytest.mark.filterwarnings("ignore:Current stack size:RuntimeWarning")  # Holoscan, at its import
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:monai.*")
 def test_an_application_that_can_not_hide_it_is_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "other"
     folder.mkdir()

@@ -178,6 +178,7 @@ def test_a_gap_is_refused_cut_off_or_filled(phantom: ThoraxPhantom, series: list
     np.testing.assert_allclose(longest.affine, phantom.affine, atol=1e-6)
     said = "slices are missing or unevenly spaced: the longest regular part was used, 5 of 7 slices"
     assert longest.notes == (said,)
+    assert longest.missing_slices == 2
 
     filled = volume_of(missing, policy=RESAMPLE)
     assert filled.voxels.shape == phantom.hu.shape
@@ -188,6 +189,7 @@ def test_a_gap_is_refused_cut_off_or_filled(phantom: ThoraxPhantom, series: list
     for z, weight in ((5, 1 / 3), (6, 2 / 3)):
         between = (1 - weight) * hu[4] + weight * hu[7]
         np.testing.assert_allclose(filled.voxels[z], between, atol=0.51)
+    assert filled.missing_slices == 2
     (said,) = filled.notes
     assert said.startswith(
         "slices are missing or unevenly spaced: 7 slices were resampled to 9, 30.00 mm apart"

@@ -71,9 +71,9 @@ def _geometry(volume: Volume, acceptance: Acceptance) -> Iterator[str]:
     ):
         limits = getattr(acceptance.field_of_view_mm, name)
         yield from _outside(f"the image measures {{}} mm {told}", size_mm, limits, "mm", ".0f")
-    missing = _missing_slices(volume)
-    if acceptance.missing_slices is not None and missing > acceptance.missing_slices:
-        yield f"{missing} slices are missing, at most {acceptance.missing_slices} may be"
+    missing, most = volume.missing_slices, acceptance.missing_slices
+    if most is not None and missing > most:
+        yield f"{missing} slices are missing, at most {most} may be"
 
 
 def _outside(told: str, value: float, limits: Range, unit: str, form: str) -> Iterator[str]:
@@ -105,11 +105,6 @@ def _sizes_mm(volume: Volume) -> tuple[float, float, float]:
         free.remove(index)
         sizes[axis] = float(spacing_mm[index]) * counts[index]
     return sizes[0], sizes[1], sizes[2]
-
-
-def _missing_slices(volume: Volume) -> int:
-    """How many slices of the regular grid have no frame of their own."""
-    return max(0, len(volume.voxels) - len(volume.frames)) if volume.places else 0
 
 
 def _quality(quality: Quality, limits: QualityLimits) -> Iterator[str]:
@@ -152,7 +147,6 @@ def _region(
     found: BodyRegions, tag: str, acceptance: Acceptance, *, looked_at: bool
 ) -> tuple[list[str], tuple[str, ...]]:
     """Reasons and notes. `looked_at`: whether the pixels could tell the region."""
-    wanted = acceptance.body_regions
     wanted, notes = acceptance.body_regions, _wrong_tag(found, tag)
     if not wanted:
         return [], notes

@@ -36,6 +36,7 @@ class Volume:
     `frames`: the image planes in the order of Z: one per slice, but where missing slices were interpolated.
     `places`: where each frame lies on the grid of slices, from 0; empty where that is its own index.
     `notes`: what was decided about the series, in words.
+    `missing_slices`: how many the series lacks between its first and its last, filled or left out.
     """
 
     voxels: NDArray[np.int16] | NDArray[np.float32]  # (Z, Y, X)
@@ -43,6 +44,7 @@ class Volume:
     frames: tuple[Frame, ...]
     places: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    missing_slices: int = 0
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -83,7 +85,7 @@ def volume_of(
     else:
         _interpolate(voxels, stack)
     places = () if stack.regular else stack.places
-    return Volume(voxels, _affine(stack), stack.frames, places, stack.notes)
+    return Volume(voxels, _affine(stack), stack.frames, places, stack.notes, stack.missing)
 
 
 def slices_of(instances: Sequence[Dataset], *, policy: StackPolicy = STRICT) -> list[Frame]:

@@ -31,12 +31,16 @@ _POSITION_TOLERANCE = 0.1  # of the slice spacing: how far a slice may lie from 
 
 @dataclass(frozen=True)
 class Stack:
-    """`frames` in order along their normal. `places`: where each lies on a regular grid of `depth` slices, from 0."""
+    """`frames` in order along their normal. `places`: where each lies on a regular grid of `depth` slices, from 0.
+
+    `missing`: how many slices the series lacks between its first and its last.
+    """
 
     frames: tuple[Frame, ...]
     places: tuple[float, ...]
     depth: int
     notes: tuple[str, ...] = ()
+    missing: int = 0
 
     @property
     def regular(self) -> bool:
@@ -129,7 +133,9 @@ def _longest(frames: list[Frame], steps: NDArray[np.float64], notes: list[str]) 
     notes.append(
         f"slices are missing or unevenly spaced: the longest regular part was used, {count} of {len(frames)} slices"
     )
-    return Stack(tuple(run), tuple(float(i) for i in range(count)), count, tuple(notes))
+    # A step that is too long for two neighbours lacks one slice at least.
+    missing = int(np.maximum(np.rint(steps / spacing) - 1, 1)[~regular & (steps > spacing)].sum())
+    return Stack(tuple(run), tuple(float(i) for i in range(count)), count, tuple(notes), missing)
 
 
 def _resampled(
@@ -161,4 +167,5 @@ def _resampled(
         f"slices are missing or unevenly spaced: {len(frames)} slices were resampled to {depth}, "
         f"{float(along[-1] - along[0]) / (depth - 1):.2f} mm apart; values between them are interpolated"
     )
-    return Stack(tuple(frames), tuple(float(p) for p in places), depth, tuple(notes))
+    missing = depth - len(frames)
+    return Stack(tuple(frames), tuple(float(p) for p in places), depth, tuple(notes), missing)
