@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter.settings import Settings
 
 __all__ = ["Cleaning", "Swept"]

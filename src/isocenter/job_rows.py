@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from isocenter.job import ENDED, Job, JobSpec, State
-from isocenter.ledger import Entry
+from isocenter.ledger_entry import Entry
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, WorkflowStatus

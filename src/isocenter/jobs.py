@@ -22,7 +22,8 @@ from isocenter.database import database_error, prepare
 from isocenter.hours import closed
 from isocenter.job import Job, JobSpec, State
 from isocenter.job_rows import asked, attempt_id, job_id_of, jobs_of, rows, summary
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter.notices import Notices
 from isocenter.queues import Queue, queue_of, register
 from isocenter.route import PRIORITIES

@@ -20,103 +20,15 @@ import sqlalchemy as sa
 from isocenter import notices
 from isocenter.database import engine, make_tables
 from isocenter.job import JobSpec, State
+from isocenter.ledger_entry import TO_BE_SETTLED, WAITING, Entry, entry_of, job_table, tables
 from isocenter.route import OutcomeWanted, Superseded
 from isocenter_operators.errors import Cancelled
 
-__all__ = ["LATER", "Begun", "Entry", "Ledger"]
-
-_tables = sa.MetaData()
-_job = sa.Table(
-    "isocenter_job",
-    _tables,
-    sa.Column("job_id", sa.String, primary_key=True),
-    sa.Column("generation", sa.Integer, nullable=False, index=True),
-    sa.Column("subject", sa.String, nullable=False, index=True),
-    sa.Column("application", sa.String, nullable=False),
-    sa.Column("route", sa.String, nullable=False),
-    sa.Column("study_uid", sa.String, nullable=False, index=True),
-    sa.Column("policy", sa.String, nullable=False),  # what becomes of its results when they are superseded
-    sa.Column("destinations", sa.String, nullable=False),  # JSON: names of peers
-    sa.Column("state", sa.String, index=True),  # how it ended; NULL: it waits or runs
-    sa.Column("ended", sa.Float),  # seconds since 1970
-    sa.Column(
-        "attempt", sa.Integer, nullable=False, default=1
-    ),  # the newest; no other may change anything here
-    sa.Column("queue", sa.String, nullable=False, server_default=""),  # in which the newest attempt waits
-    sa.Column("rank", sa.Integer, nullable=False, server_default="0"),  # in it; 1 is done first
-    sa.Column("begins_at", sa.Float, nullable=False, server_default="0"),  # not before; seconds since 1970
-    sa.Column("cancelled", sa.String),  # why it should stop; NULL: it should not
-    sa.Column("worker", sa.String, index=True),  # that has begun it and not ended it; NULL: none
-    sa.Column("life", sa.String),  # of the stack that this worker belongs to
-    sa.Column("deaths", sa.Integer, nullable=False, default=0),  # workers lost while they ran it
-    sa.Column("restarts", sa.Integer, nullable=False, server_default="0"),  # of the stack while it ran
-    sa.Column("storing", sa.Boolean, nullable=False, default=False),
-    sa.Column("results", sa.String, nullable=False, default="[]"),  # JSON: all that may be in the archive
-    sa.Column(
-        "outdated", sa.Boolean, nullable=False, server_default=sa.false()
-    ),  # a newer one has ended well
-    sa.Column("superseded_by", sa.String),
-    sa.Column("marks", sa.String, nullable=False, default="[]"),  # JSON: what says so in the archive
-    sa.Column("revivals", sa.Integer, nullable=False, server_default="0"),  # times it was current again
-    sa.Column("posted", sa.Boolean, nullable=False, default=False),  # its outcome is in the outbox
-    sa.Column(
-        "outcome", sa.String, nullable=False, server_default="never"
-    ),  # when its study gets a note on it
-    sa.Column("outcome_picture", sa.Boolean, nullable=False, server_default=sa.false()),
-)
-# Few of the jobs that ever were, and each kind is looked for every second: so each has an index of its own. The values
-# are written out, because SQLite does not use such an index for what it sees as a parameter.
-_NOTHING: sa.ColumnClause[str] = sa.literal_column("'[]'")
-_BADLY: list[sa.ColumnClause[str]] = [
-    sa.literal_column(f"'{state}'") for state in ("failed", "cancelled", "not_applicable")
-]
-_to_be_settled = {
-    "outdated": _job.c.outdated & _job.c.superseded_by.is_(None) & (_job.c.results != _NOTHING),
-    "restored": _job.c.superseded_by.is_(None) & (_job.c.marks != _NOTHING),
-    "withdrawn": _job.c.state.in_(_BADLY) & (_job.c.results != _NOTHING),
-    "posted": _job.c.state.is_not(None) & (_job.c.destinations != _NOTHING) & ~_job.c.posted,
-}
-_waiting = _job.c.state.is_(None) & _job.c.worker.is_(None)
-sa.Index(
-    "ix_isocenter_job_waiting", _job.c.queue, _job.c.rank, sqlite_where=_waiting, postgresql_where=_waiting
-)
-for _name, _which in _to_be_settled.items():
-    sa.Index(
-        f"ix_isocenter_job_to_be_{_name}",
-        _job.c.generation,
-        sqlite_where=_which,
-        postgresql_where=_which,
-    )
+__all__ = ["LATER", "Begun", "Ledger"]
 
 LATER = "a later attempt does this"
 
 _LOCK = 0x150CE27E  # of PostgreSQL's advisory locks, the ledger's own
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One job in the ledger. `results` and `marks`: per instance its UIDs and modality."""
-
-    job_id: str
-    generation: int
-    subject: str
-    application: str
-    route: str
-    study_uid: str
-    policy: Superseded
-    destinations: tuple[str, ...]
-    state: State | None
-    ended: float | None
-    cancelled: str | None
-    worker: str | None
-    deaths: int
-    storing: bool
-    results: tuple[Mapping[str, str], ...]
-    superseded_by: str | None
-    marks: tuple[Mapping[str, str], ...]
-    attempt: int = 1
-    restarts: int = 0
-    revivals: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +52,7 @@ class Ledger:
         self._engine = engine(database)
         self._notices = notices.Notices(database)
         with self._alone() as connection:
-            make_tables(connection, _tables)
+            make_tables(connection, tables)
             make_tables(connection, notices.tables)
 
     def enter(self, spec: JobSpec, changed_at: float = 0.0) -> list[Entry]:
@@ -154,11 +66,15 @@ class Ledger:
         job_id = spec.identity.job_id
         with self._alone() as connection:
             known = (
-                connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one_or_none()
+                connection.execute(sa.select(job_table).where(job_table.c.job_id == job_id))
+                .mappings()
+                .one_or_none()
             )
             subject = known["subject"] if known else spec.subject
             if known is None:
-                connection.execute(sa.insert(_job).values(**_new(spec), generation=_following(connection)))
+                connection.execute(
+                    sa.insert(job_table).values(**_new(spec), generation=_following(connection))
+                )
             else:
                 wanted = sorted({*json.loads(known["destinations"]), *spec.destinations})
                 changed: dict[str, Any] = {
@@ -174,52 +90,64 @@ class Ledger:
                 stops = known["cancelled"] is not None
                 if (over and (not is_newest or known["ended"] < changed_at)) or (stops and not is_newest):
                     changed |= {**_UNTRIED, "attempt": known["attempt"] + 1}
-                connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**changed))
-            earlier = (_job.c.subject == subject) & (_job.c.job_id != job_id) & _job.c.state.is_(None)
-            return [_entry(row) for row in connection.execute(sa.select(_job).where(earlier)).mappings()]
+                connection.execute(sa.update(job_table).where(job_table.c.job_id == job_id).values(**changed))
+            earlier = (
+                (job_table.c.subject == subject)
+                & (job_table.c.job_id != job_id)
+                & job_table.c.state.is_(None)
+            )
+            return [
+                entry_of(row) for row in connection.execute(sa.select(job_table).where(earlier)).mappings()
+            ]
 
     def entry(self, job_id: str) -> Entry | None:
-        entries = self._select(sa.select(_job).where(_job.c.job_id == job_id))
+        entries = self._select(sa.select(job_table).where(job_table.c.job_id == job_id))
         return entries[0] if entries else None
 
     def entries(self, job_ids: Iterable[str]) -> dict[str, Entry]:
         """Those of these jobs that are known, by ID."""
-        found = self._select(sa.select(_job).where(_job.c.job_id.in_(list(job_ids))))
+        found = self._select(sa.select(job_table).where(job_table.c.job_id.in_(list(job_ids))))
         return {entry.job_id: entry for entry in found}
 
     def of_subject(self, subject: str) -> list[Entry]:
         """The jobs of one subject, oldest first."""
-        return self._select(sa.select(_job).where(_job.c.subject == subject).order_by(_job.c.generation))
+        return self._select(
+            sa.select(job_table).where(job_table.c.subject == subject).order_by(job_table.c.generation)
+        )
 
     def of_study(self, study_uid: str) -> list[Entry]:
         """The jobs of one study, oldest first."""
-        return self._select(sa.select(_job).where(_job.c.study_uid == study_uid).order_by(_job.c.generation))
+        return self._select(
+            sa.select(job_table).where(job_table.c.study_uid == study_uid).order_by(job_table.c.generation)
+        )
 
     def beginning_with(self, prefix: str) -> list[Entry]:
         """The jobs whose IDs begin like this, two at most. `prefix` is in hexadecimal digits."""
         after = prefix + "g"  # sorts behind every hexadecimal digit
-        return self._select(sa.select(_job).where(_job.c.job_id >= prefix, _job.c.job_id < after).limit(2))
+        return self._select(
+            sa.select(job_table).where(job_table.c.job_id >= prefix, job_table.c.job_id < after).limit(2)
+        )
 
     def newest(self, limit: int, state: State | None = None, below: int | None = None) -> list[Entry]:
         """The newest jobs, newest first: all, or those in one state; `below` is a generation to read on from."""
-        query = sa.select(_job).order_by(_job.c.generation.desc()).limit(limit)
+        query = sa.select(job_table).order_by(job_table.c.generation.desc()).limit(limit)
         if below is not None:
-            query = query.where(_job.c.generation < below)
+            query = query.where(job_table.c.generation < below)
         if state in ("queued", "running"):
-            works = _job.c.worker.is_not(None) if state == "running" else _job.c.worker.is_(None)
-            query = query.where(_job.c.state.is_(None), works)
+            works = job_table.c.worker.is_not(None) if state == "running" else job_table.c.worker.is_(None)
+            query = query.where(job_table.c.state.is_(None), works)
         elif state is not None:
-            query = query.where(_job.c.state == state)
+            query = query.where(job_table.c.state == state)
         return self._select(query)
 
     def renew(self, job_id: str) -> None:
         """A person asks for a job that has ended once more, as if it had never been tried: by its next attempt."""
-        ended = (_job.c.job_id == job_id) & _job.c.state.is_not(None)
+        ended = (job_table.c.job_id == job_id) & job_table.c.state.is_not(None)
         with self._engine.begin() as connection:
             connection.execute(
-                sa.update(_job)
+                sa.update(job_table)
                 .where(ended)
-                .values(**_UNTRIED, superseded_by=None, attempt=_job.c.attempt + 1)
+                .values(**_UNTRIED, superseded_by=None, attempt=job_table.c.attempt + 1)
             )
 
     def waits(self, job_id: str, queue: str, rank: int, begins_at: float) -> None:
@@ -228,26 +156,26 @@ class Ledger:
 
     def waits_before(self, queue: str, rank: int) -> bool:
         """Whether a job that is more urgent than this rank waits in this queue, and could begin."""
-        first = sa.select(_job.c.job_id).where(
-            _waiting, _job.c.queue == queue, _job.c.rank < rank, _job.c.begins_at <= time.time()
+        first = sa.select(job_table.c.job_id).where(
+            WAITING, job_table.c.queue == queue, job_table.c.rank < rank, job_table.c.begins_at <= time.time()
         )
         with self._engine.connect() as connection:
             return connection.execute(first.limit(1)).first() is not None
 
     def cancel(self, job_id: str, reason: str) -> bool:
         """Ask for it to stop. False when it is storing its results already, or has ended."""
-        stoppable = (_job.c.job_id == job_id) & _job.c.state.is_(None) & ~_job.c.storing
+        stoppable = (job_table.c.job_id == job_id) & job_table.c.state.is_(None) & ~job_table.c.storing
         with self._engine.begin() as connection:
-            stopped = connection.execute(sa.update(_job).where(stoppable).values(cancelled=reason))
-            waits, now = stoppable & _job.c.worker.is_(None), time.time()
-            ended = connection.execute(sa.update(_job).where(waits).values(state="cancelled", ended=now))
+            stopped = connection.execute(sa.update(job_table).where(stoppable).values(cancelled=reason))
+            waits, now = stoppable & job_table.c.worker.is_(None), time.time()
+            ended = connection.execute(sa.update(job_table).where(waits).values(state="cancelled", ended=now))
             if ended.rowcount:
                 _follow(connection, job_id, None, reason, now)
         return stopped.rowcount == 1
 
     def cancelled(self, job_id: str, attempt: int | None = None) -> str | None:
         """Why the job, or this attempt at it, should stop; None when it should not."""
-        query = sa.select(_job.c.cancelled, _job.c.attempt).where(_job.c.job_id == job_id)
+        query = sa.select(job_table.c.cancelled, job_table.c.attempt).where(job_table.c.job_id == job_id)
         with self._engine.connect() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
@@ -261,7 +189,11 @@ class Ledger:
         """A worker begins an attempt. One that was begun and never ended has cost a worker its life, unless it is
         the same worker's, and the stack that this belonged to (`life`) has ended as a whole: that is counted apart."""
         with self._alone() as connection:
-            row = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one_or_none()
+            row = (
+                connection.execute(sa.select(job_table).where(job_table.c.job_id == job_id))
+                .mappings()
+                .one_or_none()
+            )
             if row is None or row["state"] is not None or attempt not in (None, row["attempt"]):
                 return Begun(row["cancelled"] if row else None, 0, wanted=False)
             broke_off = row["worker"] is not None
@@ -269,21 +201,23 @@ class Ledger:
             deaths = row["deaths"] + (broke_off and not restarted)
             restarts = row["restarts"] + restarted
             connection.execute(
-                sa.update(_job)
-                .where(_job.c.job_id == job_id)
+                sa.update(job_table)
+                .where(job_table.c.job_id == job_id)
                 .values(worker=worker, life=life, deaths=deaths, restarts=restarts, storing=False)
             )
         return Begun(row["cancelled"], deaths, restarts)
 
     def begun_by(self, worker: str) -> list[Entry]:
         """The jobs that this worker has begun, and nobody has ended."""
-        return self._select(sa.select(_job).where(_job.c.worker == worker, _job.c.state.is_(None)))
+        return self._select(
+            sa.select(job_table).where(job_table.c.worker == worker, job_table.c.state.is_(None))
+        )
 
     def let_go(self, worker: str) -> None:
         """This worker ends in order: what it had begun has not killed it."""
         with self._engine.begin() as connection:
             connection.execute(
-                sa.update(_job).where(_job.c.worker == worker).values(worker=None, storing=False)
+                sa.update(job_table).where(job_table.c.worker == worker).values(worker=None, storing=False)
             )
 
     def store(
@@ -298,8 +232,8 @@ class Ledger:
         mine = _held(job_id, attempt, worker)
         with self._engine.begin() as connection:
             stored = connection.execute(
-                sa.update(_job)
-                .where(mine & _job.c.cancelled.is_(None))
+                sa.update(job_table)
+                .where(mine & job_table.c.cancelled.is_(None))
                 .values(storing=True, results=json.dumps(list(results)))
             )
         if stored.rowcount == 0:
@@ -308,19 +242,19 @@ class Ledger:
     def stored(self, job_id: str, results: Sequence[Mapping[str, str]], attempt: int, worker: str) -> None:
         """The archive has them. Where the job was taken from this worker meanwhile, because it seemed to be lost, what
         has been done about its results since then is to be done again."""
-        elsewhere = (_job.c.attempt != attempt) | _job.c.worker.is_distinct_from(worker)
-        taken = (_job.c.job_id == job_id) & elsewhere
+        elsewhere = (job_table.c.attempt != attempt) | job_table.c.worker.is_distinct_from(worker)
+        taken = (job_table.c.job_id == job_id) & elsewhere
         again = {"results": json.dumps(list(results)), "superseded_by": None, "outdated": True}
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_job).where(taken).values(again))
+            connection.execute(sa.update(job_table).where(taken).values(again))
 
     def pause(self, job_id: str, attempt: int | None = None) -> None:
         """This attempt has ended, and the next one will follow. Does nothing when the next one is known already."""
         with self._engine.begin() as connection:
             connection.execute(
-                sa.update(_job)
+                sa.update(job_table)
                 .where(_goes_on(job_id, attempt))
-                .values(worker=None, storing=False, attempt=_job.c.attempt + 1)
+                .values(worker=None, storing=False, attempt=job_table.c.attempt + 1)
             )
 
     def end(
@@ -342,7 +276,7 @@ class Ledger:
         now = time.time()
         with self._engine.begin() as connection:
             ended = connection.execute(
-                sa.update(_job)
+                sa.update(job_table)
                 .where(_goes_on(job_id, attempt))
                 .values(state=state, ended=now, worker=None, storing=False)
             )
@@ -352,25 +286,25 @@ class Ledger:
 
     def to_supersede(self) -> list[tuple[Entry, Entry]]:
         """Jobs with results in the archive, each with the newer job of its subject that replaces them."""
-        newer = _job.alias("newer")
+        newer = job_table.alias("newer")
         better = (
             sa.select(sa.func.max(newer.c.generation))
-            .where(newer.c.subject == _job.c.subject, newer.c.state.in_(["done", "not_applicable"]))
+            .where(newer.c.subject == job_table.c.subject, newer.c.state.in_(["done", "not_applicable"]))
             .scalar_subquery()
         )
-        query = sa.select(_job, better.label("better")).where(
-            _to_be_settled["outdated"], better > _job.c.generation
+        query = sa.select(job_table, better.label("better")).where(
+            TO_BE_SETTLED["outdated"], better > job_table.c.generation
         )
         with self._engine.connect() as connection:
-            found = connection.execute(query.order_by(_job.c.generation)).mappings().all()
+            found = connection.execute(query.order_by(job_table.c.generation)).mappings().all()
             rows = [row for row in found if row["state"] == "done"]
             by = {
-                row["generation"]: _entry(row)
+                row["generation"]: entry_of(row)
                 for row in connection.execute(
-                    sa.select(_job).where(_job.c.generation.in_({row["better"] for row in rows}))
+                    sa.select(job_table).where(job_table.c.generation.in_({row["better"] for row in rows}))
                 ).mappings()
             }
-        return [(_entry(row), by[row["better"]]) for row in rows]
+        return [(entry_of(row), by[row["better"]]) for row in rows]
 
     def replaced(self, job_id: str) -> Entry | None:
         """The job whose results those of this one replace: of the earlier ones of its subject the last with any."""
@@ -391,37 +325,41 @@ class Ledger:
 
     def contested(self) -> list[tuple[Entry, tuple[str, ...]]]:
         """Jobs with results that are current, or will be, and whose subject has others: each with the IDs of these."""
-        other = _job.alias("other")
-        others = sa.exists().where(other.c.subject == _job.c.subject, other.c.job_id != _job.c.job_id)
-        well = _job.c.state.is_(None) | (_job.c.state == "done")
-        current = well & _job.c.superseded_by.is_(None) & (_job.c.results != "[]")
+        other = job_table.alias("other")
+        others = sa.exists().where(
+            other.c.subject == job_table.c.subject, other.c.job_id != job_table.c.job_id
+        )
+        well = job_table.c.state.is_(None) | (job_table.c.state == "done")
+        current = well & job_table.c.superseded_by.is_(None) & (job_table.c.results != "[]")
         return [
             (entry, tuple(sorted(self.rivals(entry))))
-            for entry in self._select(sa.select(_job).where(current, others))
+            for entry in self._select(sa.select(job_table).where(current, others))
         ]
 
     def rivals(self, entry: Entry) -> frozenset[str]:
         """The IDs of the other jobs of the same subject."""
-        query = sa.select(_job.c.job_id).where(_job.c.subject == entry.subject, _job.c.job_id != entry.job_id)
+        query = sa.select(job_table.c.job_id).where(
+            job_table.c.subject == entry.subject, job_table.c.job_id != entry.job_id
+        )
         with self._engine.connect() as connection:
             return frozenset(connection.execute(query).scalars())
 
     def superseded_series(self, study_uid: str | None = None) -> dict[str, Superseded]:
         """The Series Instance UIDs of superseded results and notes, of one study or of all, each with what becomes of
         it."""
-        query = sa.select(_job.c.policy, _job.c.results).where(
-            _job.c.superseded_by.is_not(None), _job.c.state == "done", _job.c.results != "[]"
+        query = sa.select(job_table.c.policy, job_table.c.results).where(
+            job_table.c.superseded_by.is_not(None), job_table.c.state == "done", job_table.c.results != "[]"
         )
         if study_uid is not None:
-            query = query.where(_job.c.study_uid == study_uid)
+            query = query.where(job_table.c.study_uid == study_uid)
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_job.c.generation)).all()
+            rows = connection.execute(query.order_by(job_table.c.generation)).all()
         found = {result["series_uid"]: policy for policy, results in rows for result in json.loads(results)}
         return self._notices.withdrawn_series(study_uid) | found
 
     def to_restore(self) -> list[Entry]:
         """Jobs that are current again although the archive holds marks against their results."""
-        return self._select(sa.select(_job).where(_to_be_settled["restored"]))
+        return self._select(sa.select(job_table).where(TO_BE_SETTLED["restored"]))
 
     def restored(self, job_id: str) -> None:
         """The marks are gone from the archive."""
@@ -429,7 +367,7 @@ class Ledger:
 
     def to_withdraw(self) -> list[Entry]:
         """Jobs that ended without a result, of which something may have been stored."""
-        return self._select(sa.select(_job).where(_to_be_settled["withdrawn"]))
+        return self._select(sa.select(job_table).where(TO_BE_SETTLED["withdrawn"]))
 
     def withdrawn(self, job_id: str) -> None:
         """Nothing of this job is in the archive any more."""
@@ -437,16 +375,22 @@ class Ledger:
 
     def to_post(self) -> list[Entry]:
         """Jobs with destinations whose outcome, or whose being superseded, is not in the outbox yet, oldest first."""
-        return self._select(sa.select(_job).where(_to_be_settled["posted"]).order_by(_job.c.generation))
+        return self._select(
+            sa.select(job_table).where(TO_BE_SETTLED["posted"]).order_by(job_table.c.generation)
+        )
 
     def posted(self, entry: Entry) -> None:
         """The outbox has it, as it was when `entry` was read."""
-        same = (_job.c.job_id == entry.job_id) & (_job.c.state == entry.state) & (_job.c.ended == entry.ended)
-        same &= _job.c.destinations == json.dumps(list(entry.destinations))
-        by = _job.c.superseded_by
+        same = (
+            (job_table.c.job_id == entry.job_id)
+            & (job_table.c.state == entry.state)
+            & (job_table.c.ended == entry.ended)
+        )
+        same &= job_table.c.destinations == json.dumps(list(entry.destinations))
+        by = job_table.c.superseded_by
         same &= by.is_(None) if entry.superseded_by is None else by == entry.superseded_by
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_job).where(same).values(posted=True))
+            connection.execute(sa.update(job_table).where(same).values(posted=True))
 
     @contextmanager
     def _alone(self) -> Iterator[sa.Connection]:
@@ -461,11 +405,11 @@ class Ledger:
 
     def _set(self, job_id: str, **values: Any) -> None:
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_job).where(_job.c.job_id == job_id).values(**values))
+            connection.execute(sa.update(job_table).where(job_table.c.job_id == job_id).values(**values))
 
     def _select(self, query: sa.Select[Any]) -> list[Entry]:
         with self._engine.connect() as connection:
-            return [_entry(row) for row in connection.execute(query).mappings()]
+            return [entry_of(row) for row in connection.execute(query).mappings()]
 
 
 # How a job can end that its study may be told of. A cancelled one nobody waits for.
@@ -489,44 +433,44 @@ _UNTRIED = {
 
 def _goes_on(job_id: str, attempt: int | None) -> sa.ColumnElement[bool]:
     """A job; by this attempt, if one is named."""
-    job = _job.c.job_id == job_id
-    return job if attempt is None else job & _job.c.state.is_(None) & (_job.c.attempt == attempt)
+    job = job_table.c.job_id == job_id
+    return job if attempt is None else job & job_table.c.state.is_(None) & (job_table.c.attempt == attempt)
 
 
 def _held(job_id: str, attempt: int | None, worker: str | None) -> sa.ColumnElement[bool]:
     """A job in the hands of this attempt and this worker, of those that are named."""
-    held = _job.c.job_id == job_id
+    held = job_table.c.job_id == job_id
     if attempt is not None:
-        held &= _job.c.attempt == attempt
-    return held if worker is None else held & (_job.c.worker == worker)
+        held &= job_table.c.attempt == attempt
+    return held if worker is None else held & (job_table.c.worker == worker)
 
 
 def _follow(
     connection: sa.Connection, job_id: str, ending: notices.Ending | None, reason: str, ended: float
 ) -> None:
     """What follows for the study and for other jobs of the subject when one has ended, however it did."""
-    line = connection.execute(sa.select(_job).where(_job.c.job_id == job_id)).mappings().one()
+    line = connection.execute(sa.select(job_table).where(job_table.c.job_id == job_id)).mappings().one()
     notices.note_end(connection, dict(line), ending, reason, ended)
     if line["state"] in ("failed", "cancelled"):
-        reopened = (_job.c.superseded_by == job_id) & (_job.c.marks != "[]")
-        current = {"superseded_by": None, "posted": False, "revivals": _job.c.revivals + 1}
-        connection.execute(sa.update(_job).where(reopened).values(current))
+        reopened = (job_table.c.superseded_by == job_id) & (job_table.c.marks != "[]")
+        current = {"superseded_by": None, "posted": False, "revivals": job_table.c.revivals + 1}
+        connection.execute(sa.update(job_table).where(reopened).values(current))
     else:
         _compare(connection, job_id)
 
 
 def _compare(connection: sa.Connection, job_id: str) -> None:
     """Note which results of this job's subject a newer one replaces, now that this one has ended well."""
-    other = _job.alias("other")
+    other = job_table.alias("other")
     subject = sa.select(other.c.subject).where(other.c.job_id == job_id).scalar_subquery()
-    newer = _job.alias("newer")
+    newer = job_table.alias("newer")
     best = (
         sa.select(sa.func.max(newer.c.generation))
         .where(newer.c.subject == subject, newer.c.state.in_(["done", "not_applicable"]))
         .scalar_subquery()
     )
-    older = (_job.c.subject == subject) & (_job.c.state == "done") & (_job.c.generation < best)
-    connection.execute(sa.update(_job).where(older).values(outdated=True))
+    older = (job_table.c.subject == subject) & (job_table.c.state == "done") & (job_table.c.generation < best)
+    connection.execute(sa.update(job_table).where(older).values(outdated=True))
 
 
 def _new(spec: JobSpec) -> dict[str, Any]:
@@ -559,17 +503,11 @@ def _told_more(known: Mapping[str, Any], spec: JobSpec) -> dict[str, Any]:
 
 
 def _newest(connection: sa.Connection, subject: str) -> int | None:
-    query = sa.select(sa.func.max(_job.c.generation)).where(_job.c.subject == subject)
+    query = sa.select(sa.func.max(job_table.c.generation)).where(job_table.c.subject == subject)
     newest: int | None = connection.execute(query).scalar_one()
     return newest
 
 
 def _following(connection: sa.Connection) -> int:
-    newest: int | None = connection.execute(sa.select(sa.func.max(_job.c.generation))).scalar_one()
+    newest: int | None = connection.execute(sa.select(sa.func.max(job_table.c.generation))).scalar_one()
     return (newest or 0) + 1
-
-
-def _entry(row: sa.RowMapping) -> Entry:
-    content = {name: row[name] for name in Entry.__dataclass_fields__}
-    lists = {name: tuple(json.loads(row[name])) for name in ("destinations", "results", "marks")}
-    return Entry(**{**content, **lists})

@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from isocenter.database import prepare
 from isocenter.holdings import Holdings, Instances
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter_operators.dicom.identity import Algorithm

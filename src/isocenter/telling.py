@@ -22,7 +22,8 @@ from isocenter.database import prepare
 from isocenter.holdings import Holdings, Instances
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter.notices import Notice, Notices
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where

@@ -13,7 +13,8 @@ from chaos.count import count
 from chaos.modality import Archive, Study, study
 from chaos.site import Site, running_site
 
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter_operators.dicomweb.client import DICOMwebClient
 
 pytestmark = pytest.mark.integration

@@ -23,7 +23,8 @@ from unit.result_cases import findings_of, phantom_case, report_of, seg_of
 from isocenter import replacement
 from isocenter.database import prepare
 from isocenter.job import JobSpec, State
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter.replacement import Replacement
 from isocenter.route import Superseded
 from isocenter.settings import GatewaySettings, OrthancSettings, Settings

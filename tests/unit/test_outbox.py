@@ -15,7 +15,8 @@ import pytest
 
 import isocenter
 from isocenter.job import Job, JobSpec
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter.onward import Outbox
 from isocenter.onward.collector import Collector
 from isocenter.onward.delivery import Delivery

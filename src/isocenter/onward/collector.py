@@ -6,7 +6,8 @@ import time
 from typing import Protocol
 
 from isocenter.job import Job
-from isocenter.ledger import Entry, Ledger
+from isocenter.ledger import Ledger
+from isocenter.ledger_entry import Entry
 from isocenter.onward.outbox import Outbox
 from isocenter.peer import WebhookPeer
 from isocenter.settings import Settings

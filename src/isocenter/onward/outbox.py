@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from isocenter.database import engine
-from isocenter.ledger import Entry
+from isocenter.ledger_entry import Entry
 from isocenter.onward.delivery import Delivery, DeliveryState, What
 from isocenter.peer import Peer, WebhookPeer
 
