@@ -98,39 +98,25 @@ def pdf_report(
         disclaimer=disclaimer,
         texts=[description, title],
     )
-    del document.ContentQualification  # of images and of reports on them; this IOD has none
-    # SC Equipment (PS3.3, C.8.6.1), Encapsulated Document (C.24.2)
-    document.ConversionType = "WSD"
-    document.AcquisitionDateTime = None
-    document.BurnedInAnnotation = "YES" if identity_on_page else "NO"
-    document.RecognizableVisualFeatures = "NO"
-    document.SourceInstanceSequence = [_reference(source) for source in instances_of(frames)]
-    document.DocumentTitle = title
-    document.ConceptNameCodeSequence = [coded(report_title(frames))]  # CID 7020 includes CID 7000
-    document.VerificationFlag = "UNVERIFIED"
-    document.MIMETypeOfEncapsulatedDocument = "application/pdf"
-    _encapsulate(
-        document,
-        page_pdf(
-            Page(
-                kind=report_title(frames).meaning,
-                title=title,
-                identity=tuple(_identity(document, frames, identity_on_page)),
-                running=_running(document) if identity_on_page else (),
-                summary=conclusion(findings, algorithm),
-                pictures=tuple(pictures),
-                tables=tuple(_tables(findings, segments)),
-                notes=tuple(_notes(findings)),
-                about=(made_by(algorithm), f"Images: {described_images(frames)}."),
-                disclaimer=disclaimer,
-                made_by=f"{algorithm.name} {algorithm.version}  ·  {_shown_time(document)}",
-                created=identity.created,
-                identifier=str(document.SOPInstanceUID),
-                paper=paper,
-                fonts=tuple(fonts),
-            )
-        ),
+    _describe(document, frames, title, identity_on_page)
+    page = Page(
+        kind=report_title(frames).meaning,
+        title=title,
+        identity=tuple(_identity(document, frames, identity_on_page)),
+        running=_running(document) if identity_on_page else (),
+        summary=conclusion(findings, algorithm),
+        pictures=tuple(pictures),
+        tables=tuple(_tables(findings, segments)),
+        notes=tuple(_notes(findings)),
+        about=(made_by(algorithm), f"Images: {described_images(frames)}."),
+        disclaimer=disclaimer,
+        made_by=f"{algorithm.name} {algorithm.version}  ·  {_shown_time(document)}",
+        created=identity.created,
+        identifier=str(document.SOPInstanceUID),
+        paper=paper,
+        fonts=tuple(fonts),
     )
+    _encapsulate(document, page_pdf(page))
     return document
 
 
@@ -165,6 +151,20 @@ def section_pictures(
         caption = f"{section.view.capitalize()}, largest segmented area"
         pictures.append(Picture(pixels, caption, f"{section.view} section with the outlines of {named}"))
     return pictures
+
+
+def _describe(document: Dataset, frames: Sequence[Frame], title: str, identity_on_page: bool) -> None:
+    """SC Equipment (PS3.3, C.8.6.1), Encapsulated Document (C.24.2)."""
+    del document.ContentQualification  # of images and of reports on them; this IOD has none
+    document.ConversionType = "WSD"
+    document.AcquisitionDateTime = None
+    document.BurnedInAnnotation = "YES" if identity_on_page else "NO"
+    document.RecognizableVisualFeatures = "NO"
+    document.SourceInstanceSequence = [_reference(source) for source in instances_of(frames)]
+    document.DocumentTitle = title
+    document.ConceptNameCodeSequence = [coded(report_title(frames))]  # CID 7020 includes CID 7000
+    document.VerificationFlag = "UNVERIFIED"
+    document.MIMETypeOfEncapsulatedDocument = "application/pdf"
 
 
 def _encapsulate(document: Dataset, pdf: bytes) -> None:

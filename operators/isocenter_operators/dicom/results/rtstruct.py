@@ -100,12 +100,7 @@ def structure_set(
         transfer_syntax_uid=ImplicitVRLittleEndian,
         series_description=description[:_LO],
     )
-    result.OperatorsName = None  # type 2
-    result.FrameOfReferenceUID = plane.FrameOfReferenceUID
-    result.PositionReferenceIndicator = plane.PositionReferenceIndicator
-    result.StructureSetLabel = algorithm.name if len(algorithm.name) <= _SH else "AUTOMATIC"
-    result.StructureSetName = description[:_LO]
-    result.StructureSetDescription = f"{algorithm.name} {algorithm.version}. {disclaimer}."
+    _describe(result, plane, algorithm, description, disclaimer)
     result.ReferencedFrameOfReferenceSequence = [_frame_of_reference(frames, plane)]
     result.StructureSetROISequence = [
         _roi(segment, plane, algorithm, algorithm_family, identity) for segment in present
@@ -126,6 +121,18 @@ def structure_set(
     for keyword in ("ContentDate", "ContentTime", "ContentQualification"):  # of images and of reports on them
         del result[keyword]
     return result
+
+
+def _describe(
+    result: Dataset, plane: Dataset, algorithm: Algorithm, description: str, disclaimer: str
+) -> None:
+    """Frame of Reference, and what the structure set is called (PS3.3, C.7.4.1 and C.8.8.5)."""
+    result.OperatorsName = None  # type 2
+    result.FrameOfReferenceUID = plane.FrameOfReferenceUID
+    result.PositionReferenceIndicator = plane.PositionReferenceIndicator
+    result.StructureSetLabel = algorithm.name if len(algorithm.name) <= _SH else "AUTOMATIC"
+    result.StructureSetName = description[:_LO]
+    result.StructureSetDescription = f"{algorithm.name} {algorithm.version}. {disclaimer}."
 
 
 def _refuse_wrong_labels(labels: NDArray[Any], frames: Sequence[Frame], segments: Sequence[Segment]) -> None:
