@@ -41,6 +41,9 @@ _notice = sa.Table(
     sa.Column("withdrawn_by", sa.String),  # the job whose end has made it invalid
     sa.Column("marks", sa.String, nullable=False),  # JSON: what says so in the archive
     sa.Column("trouble", sa.String, nullable=False),  # why it is not there yet, or never will be
+    sa.Column(
+        "posted", sa.Boolean, nullable=False, server_default=sa.true()
+    ),  # the outbox knows how it stands
 )
 # Few of those that ever were: see isocenter.ledger.
 sa.Index(
@@ -49,6 +52,8 @@ sa.Index(
     sqlite_where=_notice.c.open,
     postgresql_where=_notice.c.open,
 )
+_to_post = _notice.c.posted == sa.false()
+sa.Index("ix_isocenter_notice_to_post", _notice.c.ended, sqlite_where=_to_post, postgresql_where=_to_post)
 _WANTED: Mapping[OutcomeWanted, frozenset[Ending]] = {
     "always": frozenset({"done", "not_applicable", "refused", "failed"}),
     "on_failure": frozenset({"not_applicable", "refused", "failed"}),
@@ -122,6 +127,7 @@ def note_end(
             withdrawn_by=None,
             marks="[]",
             trouble="",
+            posted=True,
         )
     )
 
@@ -156,7 +162,7 @@ class Notices:
 
     def stored(self, notice: Notice) -> None:
         """The archive has them."""
-        self._set(notice, stored=True, trouble="")
+        self._set(notice, stored=True, trouble="", posted=False)
 
     def marking(self, notice: Notice, marks: _Instances) -> None:
         """These, which say that the note is not valid, are about to be stored."""
@@ -164,15 +170,15 @@ class Notices:
 
     def withdrawn(self, notice: Notice, by: str) -> None:
         """The archive says by now that the note is not valid, or never held it."""
-        self._set(notice, withdrawn_by=by, trouble="")
+        self._set(notice, withdrawn_by=by, trouble="", posted=False)
 
     def deleted(self, notice: Notice, by: str) -> None:
         """Nothing of the note is in the archive any more."""
-        self._set(notice, instances="[]", stored=False, withdrawn_by=by, trouble="")
+        self._set(notice, instances="[]", stored=False, withdrawn_by=by, trouble="", posted=False)
 
     def restored(self, notice: Notice) -> None:
         """The note is valid again: nothing in the archive says otherwise."""
-        self._set(notice, marks="[]", withdrawn_by=None)
+        self._set(notice, marks="[]", withdrawn_by=None, posted=False)
 
     def troubled(self, notices: Sequence[Notice], trouble: str) -> None:
         """Why these are not in their studies yet."""
@@ -180,6 +186,18 @@ class Notices:
         waits = _notice.c.job_id.in_(jobs) & (_notice.c.open == sa.true()) & (_notice.c.trouble != trouble)
         with self._engine.begin() as connection:
             connection.execute(sa.update(_notice).where(waits).values(trouble=trouble))
+
+    def to_post(self) -> list[Notice]:
+        """Those that the outbox does not know as they stand, oldest first."""
+        return self._select(sa.select(_notice).where(_to_post).order_by(_notice.c.ended))
+
+    def posted(self, notice: Notice) -> None:
+        """The outbox knows it, as it was when it was read."""
+        by = _notice.c.withdrawn_by
+        same = self._this(notice) & (_notice.c.stored == notice.stored)
+        same &= by.is_(None) if notice.withdrawn_by is None else by == notice.withdrawn_by
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(_notice).where(same).values(posted=True))
 
     def settled(self, notice: Notice) -> None:
         """Nothing is left to do about it, unless something has happened since it was read."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["TLS", "DICOMPeer", "DICOMwebPeer", "FolderPeer", "OrthancPeer", "Peer", "Retrieve", "WebhookPeer"]
+__all__ = [
+    "TLS",
+    "DICOMPeer",
+    "DICOMwebPeer",
+    "FolderPeer",
+    "OrthancPeer",
+    "Peer",
+    "Profile",
+    "Retrieve",
+    "WebhookPeer",
+]
 
 
 class _Part(BaseModel):
@@ -47,6 +57,27 @@ class TLS(_Part):
                 f"tls.certificate {self.certificate} and tls.key {self.key or ''} can not be used: {error.strerror}"
             ) from error
         return context
+
+
+def _known_profile(profile: str | dict[str, Any]) -> str | dict[str, Any]:
+    from isocenter_operators.dicom.results.profile import profile_of  # pydicom takes its time
+
+    try:
+        profile_of(profile)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+    return profile
+
+
+# "any", "modern", or the fields of a DestinationProfile.
+Profile = Annotated[str | dict[str, Any], AfterValidator(_known_profile)]
+
+
+class _Keeper(_Part):
+    """A destination that keeps DICOM objects. `profile`: what it takes, where that is less than what the archive does;
+    results that go to it are written so that both can have them."""
+
+    profile: Profile | None = None
 
 
 class _Address(_Part):
@@ -112,7 +143,7 @@ class Retrieve(_Part):
         return self
 
 
-class DICOMPeer(_Part):
+class DICOMPeer(_Keeper):
     """A DICOM node: C-STORE to it, C-FIND and C-GET or C-MOVE from it."""
 
     kind: Literal["dicom"]
@@ -123,19 +154,19 @@ class DICOMPeer(_Part):
     retrieve: Retrieve = Retrieve()
 
 
-class DICOMwebPeer(_HTTPPeer):
+class DICOMwebPeer(_HTTPPeer, _Keeper):
     """A DICOMweb service: STOW-RS to it, QIDO-RS and WADO-RS from it. `url` is where its resources begin."""
 
     kind: Literal["dicomweb"]
 
 
-class OrthancPeer(_HTTPPeer):
+class OrthancPeer(_HTTPPeer, _Keeper):
     """Another Orthanc, by its REST API."""
 
     kind: Literal["orthanc"]
 
 
-class FolderPeer(_Part):
+class FolderPeer(_Keeper):
     """A folder: one folder per study, one file per instance."""
 
     kind: Literal["folder"]

@@ -7,6 +7,7 @@ key is an error that names it.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,7 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from isocenter.peer import Peer
+from isocenter.peer import Peer, Profile
 from isocenter.route import Route
 from isocenter.setting_names import refuse_lookalikes, sentence
 from isocenter.yaml_places import YAMLDocument, read_yaml
@@ -184,30 +185,10 @@ class LimitSettings(_Section):
 class ResultSettings(_Section):
     """How results are written."""
 
-    # What the archive takes: "any", "modern", or the fields of a DestinationProfile.
-    profile: str | dict[str, Any] = "any"
+    profile: Profile = "any"  # what the archive takes
     character_set: Literal["source", "UTF-8"] = "source"
     # Stands in every result; None: "Research use only, not for clinical diagnosis".
     disclaimer: str | None = Field(default=None, min_length=1, max_length=1024)
-
-    @field_validator("profile")
-    @classmethod
-    def _known_profile(cls, profile: str | dict[str, Any]) -> str | dict[str, Any]:
-        from isocenter_operators.dicom.results.profile import profile_of  # pydicom takes its time
-
-        try:
-            profile_of(profile)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from error
-        return profile
-
-    @property
-    def form(self) -> ResultForm:
-        from isocenter_operators.dicom.header import DISCLAIMER
-        from isocenter_operators.dicom.results.profile import profile_of
-        from isocenter_operators.form import ResultForm
-
-        return ResultForm(profile_of(self.profile), self.character_set, self.disclaimer or DISCLAIMER)
 
 
 def _default_routes() -> tuple[Route, ...]:
@@ -279,6 +260,24 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's URL, for SQLAlchemy and DBOS."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'isocenter.sqlite').resolve()}"
+
+    def result_form(self, destinations: Iterable[str] = ()) -> ResultForm:
+        """In which form results are written that go into the archive, and on to these peers."""
+        from isocenter_operators.dicom.header import DISCLAIMER
+        from isocenter_operators.dicom.results.profile import profile_of
+        from isocenter_operators.form import ResultForm
+
+        taken = [profile_of(profile) for name in destinations if (profile := self.profile_of_peer(name))]
+        return ResultForm(
+            profile_of(self.results.profile).shared_with(taken),
+            self.results.character_set,
+            self.results.disclaimer or DISCLAIMER,
+        )
+
+    def profile_of_peer(self, name: str) -> str | dict[str, Any] | None:
+        """What this peer takes; None where it takes what the archive does, keeps no objects, or is no peer any more."""
+        profile: str | dict[str, Any] | None = getattr(self.peers.get(name), "profile", None)
+        return profile
 
     @classmethod
     def settings_customise_sources(

@@ -130,7 +130,7 @@ class Telling:
             notices.troubled([notice], "its images are not in the archive any more")
             return 0
         results = job.results if notice.ending == "done" else ()
-        made = _note(notice, _subject(notice, spec, images, results), header, self._settings.results.form)
+        made = _note(notice, _subject(notice, spec, images, results), header, self._settings.result_form())
         notices.storing(notice, [_listed(each) for each in made])
         archive.dicomweb.store(made)
         notices.stored(notice)

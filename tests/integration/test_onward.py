@@ -372,6 +372,19 @@ def test_results_arrive_as_they_are_in_the_archive(
     assert not list((service.settings.data_dir / "onward").iterdir())
 
 
+def test_a_peer_that_wants_no_pictures_gets_none(
+    serve: Callable[..., Service], cases: list[Results], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "all").mkdir()
+    service = serve(
+        some={"kind": "folder", "path": folder, "profile": {"pictures": False}},
+        all={"kind": "folder", "path": tmp_path / "all"},
+    )
+    all_sent(service, service.done(cases[0]))
+    assert set(files_in(tmp_path / "all")) == set(cases[0].uids)
+    assert {str(dcmread(file).Modality) for file in files_in(folder).values()} == {"SEG", "SR"}
+
+
 def test_a_destination_that_is_dead_holds_up_no_other(
     serve: Callable[..., Service], cases: list[Results], node: Node, hook: Webhook
 ) -> None:

@@ -17,6 +17,7 @@ import isocenter
 from isocenter.job import Job, JobSpec
 from isocenter.ledger import Ledger
 from isocenter.ledger_entry import Entry
+from isocenter.notices import Notice, Notices
 from isocenter.onward import Outbox
 from isocenter.onward.collector import Collector
 from isocenter.onward.delivery import Delivery
@@ -346,11 +347,14 @@ class FakeQueue:
         return Job(job_id, "failed", "app", "CT", "routine", "1.2", ("1.2.3",), now, now, 1, self.reason)
 
 
-def test_a_webhook_is_told_the_reason_and_nothing_of_the_study_overtakes_it(outbox: Outbox) -> None:
+def test_a_webhook_is_told_the_reason_and_nothing_of_the_study_overtakes_it(
+    outbox: Outbox, database: str
+) -> None:
     failed = entry("a", ["ris"], state="failed", ended=time.time(), results=())
     ledger, queue = FakeLedger(failed, entry("b", ["ris"]), entry("c", ["ris"], study_uid="1.3")), FakeQueue()
     settings = Settings(peers=PEERS, routes=[])
-    collector = Collector(settings, ledger, outbox, queue)  # type: ignore[arg-type]
+    Ledger(database)  # it makes the notices' table
+    collector = Collector(settings, ledger, Notices(database), outbox, queue)  # type: ignore[arg-type]
     assert collector.collect() == {"ris"}
     assert [each.job_id[0] for each in ledger.waiting] == ["a", "b"]
     queue.reason = "the slices are not parallel"
@@ -367,7 +371,8 @@ def test_a_webhook_is_told_the_reason_and_nothing_of_the_study_overtakes_it(outb
 def test_the_ledger_itself_says_that_a_job_is_current_again(outbox: Outbox, database: str) -> None:
     ledger, queue = Ledger(database), FakeQueue()
     queue.reason = "the slices are not parallel"
-    collector = Collector(Settings(peers=PEERS, routes=[]), ledger, outbox, queue)  # type: ignore[arg-type]
+    settings = Settings(peers=PEERS, routes=[])
+    collector = Collector(settings, ledger, Notices(database), outbox, queue)  # type: ignore[arg-type]
     specs = [
         JobSpec(
             algorithm=Algorithm("app", "1"),
@@ -395,3 +400,84 @@ def test_the_ledger_itself_says_that_a_job_is_current_again(outbox: Outbox, data
     assert outbox.due("ris", time.time()) is None
     assert [(news["job_id"], news["event"]) for news in told[:2]] == [(new, "done"), (old, "superseded")]
     assert {(news["job_id"], news["event"]) for news in told[2:]} == {(old, "current"), (new, "failed")}
+
+
+def _collector(database: str, outbox: Outbox) -> tuple[Ledger, Notices, Collector]:
+    ledger, notices = Ledger(database), Notices(database)
+    settings, queue = Settings(peers=PEERS, routes=[]), FakeQueue()
+    queue.reason = "the slices are not parallel"
+    return ledger, notices, Collector(settings, ledger, notices, outbox, queue)  # type: ignore[arg-type]
+
+
+def _failed_and_told(ledger: Ledger, notices: Notices, *destinations: str) -> tuple[str, Notice]:
+    """A job whose note is in the archive."""
+    spec = JobSpec(
+        algorithm=Algorithm("app", "1"),
+        study_uid="1.2",
+        series_uids=("1.2.3",),
+        sop_instance_uids=("1.2.3.1",),
+        route="CT",
+        destinations=destinations,
+        outcome="always",
+    )
+    job = spec.identity.job_id
+    ledger.enter(spec)
+    ledger.end(job, "failed", reason="the slices are not parallel")
+    (notice,) = notices.open()
+    notices.storing(notice, [instance(5)])
+    notices.stored(notice)
+    return job, notice
+
+
+def test_a_note_goes_where_results_go_and_so_does_that_it_is_not_valid_any_more(
+    outbox: Outbox, database: str
+) -> None:
+    ledger, notices, collector = _collector(database, outbox)
+    job, notice = _failed_and_told(ledger, notices, "pacs", "vna")
+    assert collector.collect() == {"pacs", "vna"}
+    assert collector.collect() == set()
+    sent = send(outbox)
+    assert (sent.what, sent.instances) == ("note", (instance(5),))
+
+    ledger.renew(job)
+    ledger.begin(job, "worker", "life")
+    ledger.store(job, [instance(1)])
+    ledger.end(job, "done")
+    notices.marking(notice, [instance(6)])
+    notices.withdrawn(notice, job)
+    collector.collect()
+    assert {(each.destination, each.what, each.state) for each in outbox.of_job(job)} == {
+        ("pacs", "note", "sent"),
+        ("pacs", "results", "waiting"),
+        ("pacs", "note_withdrawn", "waiting"),
+        ("vna", "note", "dropped"),  # it never went there, so nothing has to be taken back
+        ("vna", "results", "waiting"),
+    }
+    assert [send(outbox).instances for _ in range(2)] == [(instance(1),), (instance(6),)]
+
+
+def test_a_note_that_is_not_in_the_archive_yet_or_not_any_more_is_not_sent(
+    outbox: Outbox, database: str
+) -> None:
+    ledger, notices, collector = _collector(database, outbox)
+    job, notice = _failed_and_told(ledger, notices, "pacs", "ris")
+    assert collector.collect() >= {"pacs"}
+    notices.deleted(notice, job)
+    collector.collect()
+    assert outbox.due("pacs", time.time()) is None
+    assert ("pacs", "note", "dropped") in {
+        (each.destination, each.what, each.state) for each in outbox.of_job(job)
+    }
+    assert not [each for each in outbox.of_job(job) if each.destination == "ris" and each.what == "note"]
+
+
+def test_a_note_that_is_valid_again_is_not_taken_back(outbox: Outbox, database: str) -> None:
+    ledger, notices, _ = _collector(database, outbox)
+    _, valid = _failed_and_told(ledger, notices, "pacs")
+    valid = replace(valid, stored=True, instances=(instance(5),))
+    outbox.post_note(valid, ["pacs"])
+    send(outbox)
+    outbox.post_note(replace(valid, withdrawn_by="b" * 64, marks=(instance(6),)), ["pacs"])
+    assert due(outbox).what == "note_withdrawn"
+    assert outbox.post_note(valid, ["pacs"]) == set()
+    assert outbox.due("pacs", time.time()) is None

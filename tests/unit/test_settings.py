@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from isocenter.route import Route
 from isocenter.settings import Settings
@@ -238,3 +240,32 @@ def test_the_settings_know_their_file(file: Path, tmp_path: Path, monkeypatch: p
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     assert Settings.load().file is None
+
+
+def test_results_are_written_so_that_the_archive_and_every_destination_can_take_them() -> None:
+    def peer(**profile: Any) -> dict[str, Any]:
+        return {"kind": "folder", "path": "there", **profile}
+
+    settings = Settings(
+        results={"profile": {"like": "modern", "largest_instance_mb": 100}},
+        peers={
+            "same": peer(),
+            "new": peer(profile="modern"),
+            "old": peer(profile="any"),
+            "small": peer(profile={"like": "modern", "transfer_syntaxes": [], "largest_instance_mb": 20}),
+            "ris": {"kind": "webhook", "url": "http://ris", "secret": "s"},
+        },
+    )
+
+    def written(*destinations: str) -> tuple[Any, ...]:
+        profile = settings.result_form(destinations).profile
+        return profile.segmentation, profile.transfer_syntaxes, profile.largest_instance_mb
+
+    assert written() == written("same", "new", "ris", "gone") == ("LABELMAP", ("RLELossless",), 100)
+    assert written("new", "old") == ("BINARY", (), 100)
+    assert written("small", "new") == ("LABELMAP", (), 20)
+
+
+def test_a_profile_that_a_peer_can_not_have_is_refused() -> None:
+    with pytest.raises(ValidationError, match="there is none called 'latest'"):
+        Settings(peers={"vna": {"kind": "folder", "path": "there", "profile": "latest"}})

@@ -102,7 +102,7 @@ def _graph(
         triton_url=address(),
         deadline_s=app.deadline_s,
         rejected=out / "rejected",
-        form=settings.results.form,
+        form=settings.result_form(),
         weights=app.weights,
     )
     return runner.run(app, task)

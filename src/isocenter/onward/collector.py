@@ -1,4 +1,4 @@
-"""Brings outcomes from the ledger into the outbox."""
+"""Brings outcomes from the ledger, and the notes on them, into the outbox."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Protocol
 from isocenter.job import Job
 from isocenter.ledger import Ledger
 from isocenter.ledger_entry import Entry
+from isocenter.notices import Notices
 from isocenter.onward.outbox import Outbox
 from isocenter.peer import WebhookPeer
 from isocenter.settings import Settings
@@ -24,9 +25,12 @@ class _Shows(Protocol):
 class Collector:
     """Errors are SQLAlchemy's, and Unavailable."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, outbox: Outbox, jobs: _Shows) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, notices: Notices, outbox: Outbox, jobs: _Shows
+    ) -> None:
         self._webhooks = {name for name, peer in settings.peers.items() if isinstance(peer, WebhookPeer)}
         self._ledger = ledger
+        self._notices = notices
         self._outbox = outbox
         self._jobs = jobs
 
@@ -42,6 +46,18 @@ class Collector:
                 continue
             news |= self._outbox.post(entry, reason)
             self._ledger.posted(entry)
+        return news | self._collect_notes(held)
+
+    def _collect_notes(self, held: set[str]) -> set[str]:
+        """Notes follow the results that they may speak of."""
+        news: set[str] = set()
+        for notice in self._notices.to_post():
+            if notice.study_uid in held:
+                continue
+            entry = self._ledger.entry(notice.job_id)
+            if entry is not None:
+                news |= self._outbox.post_note(notice, entry.destinations)
+            self._notices.posted(notice)
         return news
 
     def _reason(self, entry: Entry) -> str | None:

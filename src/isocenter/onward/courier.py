@@ -19,6 +19,7 @@ from isocenter.onward.outbox import Outbox
 from isocenter.onward.sender import Sender, sender_to
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
+from isocenter_operators.dicom.results.profile import profile_of
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
 
@@ -60,6 +61,7 @@ class Courier:
         self.wake = threading.Event()
         self._name = name
         self._settings = settings
+        self._profile = profile_of(settings.profile_of_peer(name) or "any")
         self._opened = opened
         self._stop = stop
         self._spool = spool
@@ -112,13 +114,16 @@ class Courier:
         if not delivery.instances:
             sender.send([], delivery)
             return
+        wanted = [each for each in delivery.instances if self._profile.wants(each.get("sop_class_uid", ""))]
+        if not wanted:
+            return
         orthanc = self._settings.orthanc
         self._spool.mkdir(parents=True, exist_ok=True)
         with (
             TemporaryDirectory(dir=self._spool) as folder,
             DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials) as archive,
         ):
-            sender.send(fetch(archive, delivery.instances, Path(folder)), delivery)
+            sender.send(fetch(archive, wanted, Path(folder)), delivery)
 
     def _later(self, outbox: Outbox, delivery: Delivery, reason: str) -> float:
         """The destination is away, or our archive is: the next attempt is at whichever study waits the longest."""

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from isocenter.database import database_error, prepare
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
+from isocenter.notices import Notices
 from isocenter.onward.collector import Collector
 from isocenter.onward.courier import DATABASE_AWAY_S, Courier, Patience, told
 from isocenter.onward.delivery import Delivery
@@ -113,8 +114,8 @@ class Couriers:
     def _collect(self) -> None:
         outbox = self._opened()
         if self._collector is None:
-            ledger = Ledger(self._settings.database)
-            self._collector = Collector(self._settings, ledger, outbox, self._jobs)
+            ledger, notices = Ledger(self._settings.database), Notices(self._settings.database)
+            self._collector = Collector(self._settings, ledger, notices, outbox, self._jobs)
         for name in self._collector.collect():
             if name in self._couriers:
                 self._couriers[name].wake.set()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 __all__ = ["Delivery", "DeliveryState", "What"]
 
-What = Literal["results", "superseded", "outcome"]
+What = Literal["results", "superseded", "outcome", "note", "note_withdrawn"]
 DeliveryState = Literal["waiting", "sent", "failed", "dropped"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from isocenter.database import engine
 from isocenter.ledger_entry import Entry
+from isocenter.notices import Notice
 from isocenter.onward.delivery import Delivery, DeliveryState, What
 from isocenter.peer import Peer, WebhookPeer
 
@@ -87,6 +88,11 @@ class Outbox:
         """
         with self._alone() as connection:
             return {name for name in entry.destinations if self._post_to(connection, name, entry, reason)}
+
+    def post_note(self, notice: Notice, destinations: Sequence[str]) -> set[str]:
+        """Note what each destination is to get of a note in the archive, or of its being not valid any more."""
+        with self._alone() as connection:
+            return {name for name in destinations if self._post_note_to(connection, name, notice)}
 
     def due(self, destination: str, now: float) -> Delivery | None:
         """What is to be sent next: of each study its oldest only, and of those whichever has waited longest."""
@@ -191,23 +197,28 @@ class Outbox:
             or connection.execute(sa.select(_delivery.c.id).where(_delivery.c.key == key)).first()
         ):
             return False
-        now = time.time()
-        instances = [] if told else [_uids(each) for each in _instances(entry, what)]
-        connection.execute(
-            sa.insert(_delivery).values(
-                **_UNTRIED,
-                key=key,
-                destination=destination,
-                study_uid=entry.study_uid,
-                job_id=entry.job_id,
-                what=what,
-                attempts=0,
-                next_at=now,
-                created=now,
-                instances=json.dumps(instances),
-                news=json.dumps(_news(entry, reason, _replaced_by(connection, destination, entry))),
-            )
-        )
+        news = _news(entry, reason, _replaced_by(connection, destination, entry))
+        instances = () if told else _instances(entry, what)
+        _add(connection, entry, destination, key=key, what=what, instances=instances, news=news)
+        return True
+
+    def _post_note_to(self, connection: sa.Connection, destination: str, notice: Notice) -> bool:
+        """Whether there is something new for this destination. A webhook is told of the job itself."""
+        if isinstance(self._peers.get(destination), WebhookPeer):
+            return False
+        valid = notice.withdrawn_by is None
+        what: What = "note" if valid else "note_withdrawn"
+        key, told = _note_key(destination, notice, what), _note_key(destination, notice, "note")
+        _drop_note(connection, destination, notice)
+        attempts = connection.execute(
+            sa.select(_delivery.c.attempts).where(_delivery.c.key == told)
+        ).scalar_one_or_none()
+        instances = notice.instances if valid else notice.marks
+        if not instances or (not valid and attempts == 0):
+            return False  # there is nothing to send, or the destination never got what is not valid any more
+        if connection.execute(sa.select(_delivery.c.id).where(_delivery.c.key == key)).first():
+            return False
+        _add(connection, notice, destination, key=key, what=what, instances=instances, news={})
         return True
 
     def _change(self, delivery: Delivery, *, only_waiting: bool = False, **values: Any) -> int:
@@ -241,6 +252,34 @@ _UNTRIED: Mapping[str, Any] = {
     "reason": "",
     "ended": None,
 }
+
+
+def _add(
+    connection: sa.Connection,
+    of: Entry | Notice,
+    destination: str,
+    *,
+    key: str,
+    what: What,
+    instances: Sequence[Mapping[str, str]],
+    news: Mapping[str, Any],
+) -> None:
+    now = time.time()
+    connection.execute(
+        sa.insert(_delivery).values(
+            **_UNTRIED,
+            key=key,
+            destination=destination,
+            study_uid=of.study_uid,
+            job_id=of.job_id,
+            what=what,
+            attempts=0,
+            next_at=now,
+            created=now,
+            instances=json.dumps([_uids(each) for each in instances]),
+            news=json.dumps(news),
+        )
+    )
 
 
 def _what(entry: Entry, *, told: bool) -> What | None:
@@ -280,6 +319,27 @@ def _drop_outdated(connection: sa.Connection, destination: str, entry: Entry, *,
         reason = f"the job was run again before it was sent, and ended as {entry.state}"
     values = {"state": "dropped", "reason": reason, "ended": time.time()}
     connection.execute(sa.update(_delivery).where(outdated, _delivery.c.key != but).values(**values))
+
+
+def _note_key(destination: str, notice: Notice, what: What) -> str:
+    by = notice.withdrawn_by if what == "note_withdrawn" else None
+    text = f"{destination}\n{notice.job_id}\n{what}\n{notice.attempt}\n{by or ''}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _drop_note(connection: sa.Connection, destination: str, notice: Notice) -> None:
+    """What has not been sent of this job's note, and is no more how it stands, never will be."""
+    outdated: sa.ColumnElement[bool] = _delivery.c.destination == destination
+    outdated &= _delivery.c.job_id == notice.job_id
+    if notice.withdrawn_by is None:
+        outdated &= _delivery.c.what == "note_withdrawn"
+        reason = "the note is valid again"
+    else:
+        outdated &= _delivery.c.key == _note_key(destination, notice, "note")
+        reason = f"not valid any more since job {notice.withdrawn_by[:12]} ended"
+    values = {"state": "dropped", "reason": reason, "ended": time.time()}
+    unsent = _delivery.c.state.in_(["waiting", "failed"])
+    connection.execute(sa.update(_delivery).where(outdated, unsent).values(**values))
 
 
 def _may_have_results(connection: sa.Connection, destination: str, entry: Entry) -> bool:

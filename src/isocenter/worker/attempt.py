@@ -265,7 +265,7 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
         created=spec.created,
         deadline_s=app.deadline_s,
         rejected=folder / "rejected",
-        form=settings.results.form,
+        form=settings.result_form(spec.destinations),
         sop_instance_uids=frozenset(spec.sop_instance_uids),
         priority=spec.rank,
         priors=priors,
