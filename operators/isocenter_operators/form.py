@@ -14,8 +14,6 @@ from isocenter_operators.dicom.unicode import in_unicode
 
 __all__ = ["AS_SOURCE", "ResultForm"]
 
-_PICTURE, _DOCUMENT = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.104.1"
-
 
 @dataclass(frozen=True)
 class ResultForm:
@@ -28,19 +26,12 @@ class ResultForm:
 
     def given(self, results: Iterable[Dataset]) -> list[Dataset]:
         """The results that the destination wants, in this form. Raises InvalidResult where one is too large for it."""
-        wanted = [result for result in results if self._wants(result)]
+        wanted = [result for result in results if self.profile.wants(str(result.get("SOPClassUID")))]
         for result in wanted:
             if self.character_set == "UTF-8":
                 in_unicode(result)
             self.profile.refuse_large(result)
         return wanted
-
-    def _wants(self, result: Dataset) -> bool:
-        kind = str(result.get("SOPClassUID"))
-        return not (
-            (kind == _PICTURE and not self.profile.pictures)
-            or (kind == _DOCUMENT and not self.profile.documents)
-        )
 
 
 AS_SOURCE = ResultForm()

@@ -6,13 +6,20 @@ A.51, since 2024) are smaller and faster to show, where archive and viewers know
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from typing import Any, Literal, get_args
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from isocenter_operators.errors import ConfigurationError, InvalidResult
 
@@ -46,6 +53,30 @@ class DestinationProfile:
     largest_instance_mb: int | None = None
     pictures: bool = True
     documents: bool = True
+
+    def wants(self, sop_class_uid: str) -> bool:
+        """Whether objects of this class are for it at all."""
+        if sop_class_uid == SecondaryCaptureImageStorage:
+            return self.pictures
+        return self.documents or sop_class_uid != EncapsulatedPDFStorage
+
+    def shared_with(self, others: Iterable[DestinationProfile]) -> DestinationProfile:
+        """What this destination and all the others can take: results are written once, for all that they go to.
+
+        Pictures and documents are as this one wants them; from the others they can be kept back.
+        """
+        every = (self, *others)
+        sizes = [each.largest_instance_mb for each in every if each.largest_instance_mb is not None]
+        return replace(
+            self,
+            segmentation="LABELMAP" if all(each.segmentation == "LABELMAP" for each in every) else "BINARY",
+            transfer_syntaxes=tuple(
+                syntax
+                for syntax in self.transfer_syntaxes
+                if all(syntax in each.transfer_syntaxes for each in every)
+            ),
+            largest_instance_mb=min(sizes, default=None),
+        )
 
     def transfer_syntax(self, kind: str) -> UID:
         """The one in which a Segmentation of this kind is written for it."""
