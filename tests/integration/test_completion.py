@@ -277,13 +277,13 @@ def test_stat_does_not_wait_for_the_routes_own_settle_time(
 
 def test_what_waits_says_what_for(settings: Settings, send: Callable[..., list[str]], jobs: Jobs) -> None:
     gone = {"name": "gone", "applications": ("none",), "when": {"SeriesDescription": "^a localizer$"}}
-    with routed(settings, EXPECTS, gone) as router:
+    with routed(settings, EXPECTS, gone, longest_wait_s=6.0) as router:
 
         def waiting() -> dict[str, str]:
             return {each.series_uid: each.waiting for each in router.newest()}
 
         send("thin", 1, 3)
-        wait_for(lambda: waiting() == {"1.2.4": "r: waits for a thick series, 60 s at most"})
+        wait_for(lambda: waiting() == {"1.2.4": "r: waits for a thick series, 6 s at most"})
         send("a localizer", 1, 1)
         wait_for(lambda: "no application 'none'" in waiting().get("1.2.11", ""))
         assert "no application 'none'" in router.status()["away"]
