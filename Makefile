@@ -48,6 +48,7 @@ types: $(INSTALLED)
 	MYPYPATH=orthanc $(BIN)/mypy --strict orthanc/nudger.py orthanc/isocenter_plugin.py
 	MYPYPATH=src:operators $(BIN)/mypy apps/ct_lung_density/app.py
 	MYPYPATH=triton_models/ct_lung_density/1 $(BIN)/mypy -p lung_density
+	MYPYPATH=triton_models/monai_bundle/1 $(BIN)/mypy -p bundle_engine
 
 check: lint types
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from monai.deploy.core import Fragment, Operator
@@ -39,6 +39,8 @@ class ResultWriter(Operator):
         The date of the results; by default, when they are written.
     form
         In which form the site wants them.
+    empty
+        What to do where nothing is segmented, for writers of segments: raise InvalidResult, or emit no result.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class ResultWriter(Operator):
         created: datetime | None = None,
         form: ResultForm = AS_SOURCE,
         record: Record | None = None,
+        empty: Literal["refuse", "no result"] = "refuse",
         **kwargs: Any,
     ) -> None:
+        self._empty = empty
         self._segments = tuple(segments)
         self._record = record or Record()
         self._algorithm = algorithm.weighed(self._record.weights)
@@ -96,6 +100,10 @@ class ResultWriter(Operator):
         """The findings with what was decided about the series, which their reader has to know: half a scan is half."""
         notes = tuple(_volume_metadata(selection).get("notes", ()))
         return replace(findings, notes=(*notes, *findings.notes)) if notes else findings
+
+    def _skips(self, found: NDArray[Any]) -> bool:
+        """Whether there is nothing, and that is no error."""
+        return self._empty == "no result" and not found.any()
 
     def _identity(self, frames: Sequence[Frame]) -> JobIdentity:
         """Of the whole run, as the service knows it: a larger set of images makes other results, used or not."""

@@ -71,6 +71,9 @@ class SegWriterOperator(ResultWriter):
         seg_image = op_input.receive("seg_image")
         selection = op_input.receive("study_selected_series_list")
         labels = array_of(seg_image)
+        if self._skips(labels):
+            op_output.emit([], "dicom_instances")
+            return
         kind = self._kind or ("BINARY" if labels.ndim == 4 else self._form.profile.segmentation)
         with self._record.step("SEG"):
             frames = self._frames(selection)

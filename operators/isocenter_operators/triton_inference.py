@@ -36,6 +36,9 @@ class TritonInferenceOperator(Operator):
     ----------
     model_name
         The model on the server.
+    label_output, masks
+        The name of the output tensor that is the label map; or, where `masks` is more than 0, so many masks that may
+        overlap, UINT8 [masks, Z, Y, X], which become a bool array.
     further_outputs
         Names of output tensors besides the label map; small ones.
     client, triton_url
@@ -58,6 +61,7 @@ class TritonInferenceOperator(Operator):
         model_name: str,
         further_outputs: Sequence[str] = (),
         label_output: str = "labels",
+        masks: int = 0,
         client: InferenceClient | None = None,
         triton_url: str = "127.0.0.1:8001",
         deadline_s: float = 300.0,
@@ -68,6 +72,7 @@ class TritonInferenceOperator(Operator):
         self._model_name = model_name
         self._further_outputs = tuple(further_outputs)
         self._label_output = label_output
+        self._masks = masks
         self._client = client
         self._triton_url = triton_url
         self._deadline_s = deadline_s
@@ -97,17 +102,23 @@ class TritonInferenceOperator(Operator):
         tensors = client.infer(
             self._model_name,
             {"volume": voxels, "affine": lps_affine(image)},
-            outputs={self._label_output: voxels.size, **dict.fromkeys(self._further_outputs)},
+            outputs={
+                self._label_output: voxels.size * max(1, self._masks),
+                **dict.fromkeys(self._further_outputs),
+            },
             deadline_s=self._deadline_s,
             priority=self._priority,
         )
         labels = tensors[self._label_output]
-        if labels.shape != voxels.shape or labels.dtype != np.uint8:
+        wanted = voxels.shape if not self._masks else (self._masks, *voxels.shape)
+        if labels.shape != wanted or labels.dtype != np.uint8:
             raise InvalidResult(
-                f"model {self._model_name}: labels of {labels.dtype} {labels.shape} for a volume of {voxels.shape}; "
-                "uint8 of the same shape is expected",
+                f"model {self._model_name}: {self._label_output} of {labels.dtype} {labels.shape} for a volume of "
+                f"{voxels.shape}; uint8 {wanted} is expected",
                 model=self._model_name,
             )
+        if self._masks:
+            tensors[self._label_output] = labels.astype(bool)
         return tensors
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,24 +15,32 @@ __all__ = ["Catalog"]
 
 
 class Catalog:
-    """The applications of one folder. Each is read when it is asked for: a wrong app.yaml is no other's concern.
+    """The applications of some folders. Each is read when it is asked for: a wrong app.yaml is no other's concern.
 
-    repository: of the embedded inference server's models; then `get` knows their weights too.
+    apps_dir: the folder that must be there. imported: another one, which may be. repositories: of the embedded
+    inference server's models; then `get` knows their weights too.
 
     Raises ConfigurationError for a folder that is not there, and for an app.yaml that can not be used.
     """
 
-    def __init__(self, apps_dir: Path, repository: Path | None = None) -> None:
+    def __init__(
+        self, apps_dir: Path, imported: Path | None = None, *, repositories: Sequence[Path] = ()
+    ) -> None:
         if not apps_dir.is_dir():
             raise ConfigurationError(f"apps_dir: there is no folder {apps_dir}")
-        self._dir = apps_dir
-        self._repository = repository
+        self._places = (apps_dir, imported) if imported is not None else (apps_dir,)
+        self._repositories = tuple(repositories)
 
     @classmethod
     def of(cls, settings: Settings) -> Catalog:
+        """The applications that are installed and imported, without what only their models' files tell."""
+        return cls(settings.apps_dir, settings.imported_apps_dir)
+
+    @classmethod
+    def weighed(cls, settings: Settings) -> Catalog:
         """The applications with the weights of their models, as far as these lie here: for who names an algorithm."""
-        triton = settings.triton
-        return cls(settings.apps_dir, triton.model_repository if triton.embedded else None)
+        repositories = settings.model_repositories if settings.triton.embedded else ()
+        return cls(settings.apps_dir, settings.imported_apps_dir, repositories=repositories)
 
     def all(self) -> tuple[AppManifest, ...]:
         return tuple(read_manifest(folder) for folder in self._folders())
@@ -52,11 +60,13 @@ class Catalog:
         folders = {folder.name: folder for folder in self._folders()}
         if name not in folders:
             there = ", ".join(folders) or "none"
-            raise ConfigurationError(f"there is no application {name!r} in {self._dir} (installed: {there})")
+            raise ConfigurationError(
+                f"there is no application {name!r} in {self._places[0]} (installed: {there})"
+            )
         app = read_manifest(folders[name])
-        if self._repository is None:
+        if not self._repositories:
             return app
-        return replace(app, weights=weights_of(app, self._repository))
+        return replace(app, weights=weights_of(app, self._repositories))
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -64,4 +74,4 @@ class Catalog:
         return tuple(sorted({model for app in self.all() for model in app.models}))
 
     def _folders(self) -> list[Path]:
-        return [file.parent for file in sorted(self._dir.glob("*/app.yaml"))]
+        return [file.parent for place in self._places for file in sorted(place.glob("*/app.yaml"))]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from isocenter.catalog import Catalog
 from isocenter.database import database_error, prepare
 from isocenter.hours import closed
 from isocenter.job import Job, JobSpec, State
@@ -29,7 +30,6 @@ from isocenter.queues import Queue, queue_of, register
 from isocenter.route import PRIORITIES
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError, InputError
-from isocenter_operators.manifest import read_manifest
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, Serializer, WorkflowStatus
@@ -343,7 +343,7 @@ class Jobs:
 
     def _limit(self, application: str) -> int | None:
         try:
-            return read_manifest(self._settings.apps_dir / application).concurrency
+            return Catalog.of(self._settings).get(application).concurrency
         except ConfigurationError:
             return None  # the attempt will say what is wrong with it
 

@@ -261,6 +261,17 @@ class Settings(BaseSettings):
         """The database's URL, for SQLAlchemy and DBOS."""
         return self.database_url or f"sqlite:///{(self.data_dir / 'isocenter.sqlite').resolve()}"
 
+    @property
+    def imported_apps_dir(self) -> Path:
+        """Where `models import` puts applications: beside the data, which an upgrade leaves alone."""
+        return self.data_dir / "apps"
+
+    @property
+    def model_repositories(self) -> tuple[Path, ...]:
+        """The embedded inference server's: what is installed, and what was imported."""
+        imported = self.data_dir / "models"
+        return (self.triton.model_repository, *((imported,) if imported.is_dir() else ()))
+
     def result_form(self, destinations: Iterable[str] = ()) -> ResultForm:
         """In which form results are written that go into the archive, and on to these peers."""
         from isocenter_operators.dicom.header import DISCLAIMER

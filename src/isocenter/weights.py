@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,8 +16,8 @@ __all__ = ["digest_of", "weights_of"]
 _CHUNK = 1 << 20
 
 
-def weights_of(app: AppManifest, repository: Path) -> dict[str, str]:
-    """The SHA-256 of each of the application's models in a Triton model repository; what it does not hold is left out.
+def weights_of(app: AppManifest, repositories: Sequence[Path]) -> dict[str, str]:
+    """The SHA-256 of each of the application's models in Triton model repositories; what none holds is left out.
 
     Each folder is read once in the life of a process: the server has loaded what was there when both were started.
 
@@ -24,8 +25,9 @@ def weights_of(app: AppManifest, repository: Path) -> dict[str, str]:
     """
     weights = dict(app.weights)
     for model, version in app.models.items():
-        folder = repository.resolve() / model / version
-        if not folder.is_dir():
+        folders = (repository.resolve() / model / version for repository in repositories)
+        folder = next((each for each in folders if each.is_dir()), None)
+        if folder is None:
             continue
         found = _once(folder)
         if weights.get(model, found) != found:

@@ -83,16 +83,16 @@ def test_an_application_has_the_weights_that_the_embedded_server_loads(tmp_path:
     write(apps, "liver", described % "3")
     digest = digest_of(model(repository, b"weights"))
     embedded = Settings(apps_dir=apps, triton=TritonSettings(model_repository=repository))
-    assert Catalog.of(embedded).get("liver").algorithm.weights == {"liver_net": digest}
+    assert Catalog.weighed(embedded).get("liver").algorithm.weights == {"liver_net": digest}
     elsewhere = Settings(apps_dir=apps, triton=TritonSettings(url="127.0.0.1:1", model_repository=repository))
-    assert Catalog.of(elsewhere).get("liver").algorithm.weights == {}
+    assert Catalog.weighed(elsewhere).get("liver").algorithm.weights == {}
 
     stated = "{version: 3, weights_sha256: %s}"
     (apps / "liver" / "app.yaml").write_text(described % (stated % digest))
-    assert Catalog.of(embedded).get("liver").algorithm.weights == {"liver_net": digest}
+    assert Catalog.weighed(embedded).get("liver").algorithm.weights == {"liver_net": digest}
     (apps / "liver" / "app.yaml").write_text(described % (stated % ("f" * 64)))
     with pytest.raises(ConfigurationError, match=r"models.liver_net: states weights ffffffffffff\.\.\."):
-        Catalog.of(embedded).get("liver")
+        Catalog.weighed(embedded).get("liver")
 
 
 def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:

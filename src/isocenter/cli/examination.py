@@ -145,7 +145,7 @@ def _stack_limit() -> Finding:
 
 def _applications(settings: Settings) -> Finding:
     def installed() -> str:
-        catalog = Catalog(settings.apps_dir)
+        catalog = Catalog.of(settings)
         refuse_wrong_rules(settings, settings.file, catalog)
         return ", ".join(f"{app.name} {app.version}" for app in catalog.all())
 

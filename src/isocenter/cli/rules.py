@@ -36,7 +36,7 @@ def check(config: Path | None, as_json: bool) -> int:
     from isocenter.settings import Settings
 
     settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
-    found = problems(settings.routes, {app.name for app in Catalog(settings.apps_dir).all()})
+    found = problems(settings.routes, {app.name for app in Catalog.of(settings).all()})
     lines = located(found, settings.file)
     if as_json:
         routes = [route.model_dump(mode="json") for route in settings.routes]
@@ -61,7 +61,7 @@ def explain(config: Path | None, path: Path, as_json: bool) -> int:
     from isocenter.settings import Settings
 
     settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
-    refuse_wrong_rules(settings, settings.file, Catalog(settings.apps_dir))
+    refuse_wrong_rules(settings, settings.file, Catalog.of(settings))
     studies = _studies(path)
     if as_json:
         told = [explanation(settings.routes, study) for study in studies.values()]

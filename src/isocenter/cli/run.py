@@ -38,7 +38,7 @@ def command(app: str, path: Path, out: Path, config: Path | None, as_json: bool)
     from isocenter.worker import runner
 
     settings = options.running_settings(config)
-    installed = Catalog.of(settings).get(app)
+    installed = Catalog.weighed(settings).get(app)
     _require_files(path)
     _require_room(out)
     try:

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=None, help="isocenter.yaml")
     try:
         settings = Settings.load(parser.parse_args(arguments).config)
-        refuse_wrong_rules(settings, settings.file, Catalog(settings.apps_dir))
+        refuse_wrong_rules(settings, settings.file, Catalog.of(settings))
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -322,7 +322,7 @@ class Decisions:
             look.leave(decision.about, reason)
             return None
         try:
-            algorithm = Catalog.of(self._settings).get(application).algorithm
+            algorithm = Catalog.weighed(self._settings).get(application).algorithm
         except ConfigurationError as error:
             look.memory.missing.met(about, str(error))
             look.leave(decision.about, str(error))

@@ -37,7 +37,7 @@ def triton_child(settings: Settings, models: Sequence[str]) -> Child:
     distribution = TritonDistribution.installed()
     folder = settings.data_dir.resolve() / "triton"
     loaded = tuple(dict.fromkeys((SELF_TEST, *models)))
-    repository = _repository(settings, loaded)
+    repositories = _repositories(settings, loaded)
     backends = distribution.assemble_backends(folder / "backends")
     return Child(
         name="triton",
@@ -47,7 +47,7 @@ def triton_child(settings: Settings, models: Sequence[str]) -> Child:
             "isocenter.stack.triton_process",
             str(distribution.program),
             f"--backend-directory={backends}",
-            f"--model-repository={repository}",
+            *(f"--model-repository={repository}" for repository in repositories),
             *_options(settings),
             *(f"--load-model={model}" for model in loaded),
         ),
@@ -104,23 +104,24 @@ def _inherited(name: str) -> tuple[str, ...]:
     return (value,) if value else ()
 
 
-def _repository(settings: Settings, models: Sequence[str]) -> Path:
-    named = settings.triton.model_repository
-    for repository in (named.resolve(), _SOURCE_TREE / named):
-        if (repository / SELF_TEST / "config.pbtxt").exists():
+def _repositories(settings: Settings, models: Sequence[str]) -> tuple[Path, ...]:
+    named, *imported = settings.model_repositories
+    for installed in (named.resolve(), _SOURCE_TREE / named):
+        if (installed / SELF_TEST / "config.pbtxt").exists():
             break
     else:
         raise ConfigurationError(
             f"triton.model_repository: {named.resolve()} holds no model {SELF_TEST!r}: point it to the "
             "project's folder triton_models"
         )
+    repositories = (installed, *(each.resolve() for each in imported))
+    there = [path.parent.name for each in repositories for path in sorted(each.glob("*/config.pbtxt"))]
     for model in models:
-        if not (repository / model / "config.pbtxt").exists():
-            there = ", ".join(sorted(path.parent.name for path in repository.glob("*/config.pbtxt")))
+        if model not in there:
             raise ConfigurationError(
-                f"triton.model_repository: {repository} has no model {model!r}, only {there}"
+                f"triton.model_repository: {installed} has no model {model!r}, only {', '.join(there)}"
             )
-    return repository
+    return repositories
 
 
 def _missing(settings: Settings, models: Sequence[str]) -> str | None:

@@ -44,7 +44,7 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
     The block begins at once: `supervisor.wait_until_ready()` waits. Raises ConfigurationError before anything is
     started when a rule, a port or a missing program forbids it.
     """
-    catalog = Catalog(settings.apps_dir)
+    catalog = Catalog.of(settings)
     refuse_wrong_rules(settings, settings.file, catalog)
     with exclusively(settings):
         settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)

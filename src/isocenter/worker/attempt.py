@@ -225,7 +225,7 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
 
 
 def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
-    app = Catalog.of(work.settings).get(spec.algorithm.name)
+    app = Catalog.weighed(work.settings).get(spec.algorithm.name)
     installed = app.algorithm
     if not installed.weights:  # this machine has no models of its own, and so does not know their weights
         installed = replace(installed, weights=spec.algorithm.weights)

@@ -104,7 +104,7 @@ def _warm_up(settings: Settings) -> None:
     """Import what costs seconds before the first job comes. A broken application fails its own jobs only."""
     from isocenter.worker import runner
 
-    for app in Catalog(settings.apps_dir).sound(lambda error: log.error("%s", error)):
+    for app in Catalog.of(settings).sound(lambda error: log.error("%s", error)):
         try:
             runner.load(app)
         except ConfigurationError as error:
@@ -150,7 +150,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     register(work)
     DBOS.launch()
     for queue in queues(
-        Catalog(settings.apps_dir).sound(), [each.name for each in DBOS.list_queues()], settings.worker
+        Catalog.of(settings).sound(), [each.name for each in DBOS.list_queues()], settings.worker
     ):
         DBOS.register_queue(
             queue.name,

@@ -105,7 +105,7 @@ def _remote(settings: Settings, control: ModelControl) -> Found:
 
 
 def _longest_call_s(settings: Settings, model: str) -> float:
-    applications = Catalog(settings.apps_dir).sound()
+    applications = Catalog.of(settings).sound()
     return max((app.deadline_s for app in applications if model in app.models), default=_DEADLINE_S)
 
 

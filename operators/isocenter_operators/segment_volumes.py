@@ -1,0 +1,90 @@
+"""The operator that measures the volume of each segment, or says that none was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from monai.deploy.core import Fragment, Operator, OperatorSpec
+from numpy.typing import NDArray
+
+from isocenter_operators.dicom import codes
+from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup, Segment
+from isocenter_operators.result_writer import array_of
+from isocenter_operators.run import Record
+from isocenter_operators.volume import lps_affine
+
+__all__ = ["SegmentVolumesOperator", "volumes_of"]
+
+
+class SegmentVolumesOperator(Operator):
+    """Counts each segment's voxels. A model that finds nothing has found that: it is said in words.
+
+    Named inputs: `image`: the volume that was looked at; `seg_image`: an SDK Image or an array, labels (Z, Y, X) or
+    masks (segments, Z, Y, X).
+    Named output: `findings`.
+
+    Parameters
+    ----------
+    segments
+        What each number stands for, in order from 1.
+    notes
+        What a reader has to know of every result.
+    """
+
+    def __init__(
+        self,
+        fragment: Fragment,
+        *args: Any,
+        segments: Sequence[Segment],
+        notes: Sequence[str] = (),
+        record: Record | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._segments = tuple(segments)
+        self._notes = tuple(notes)
+        self._record = record or Record()
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        spec.input("image")
+        spec.input("seg_image")
+        spec.output("findings")
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        image = op_input.receive("image")
+        found = array_of(op_input.receive("seg_image"))
+        with self._record.step("volumes"):
+            voxel_ml = abs(float(np.linalg.det(lps_affine(image)[:3, :3]))) / 1000
+            findings = volumes_of(found, self._segments, voxel_ml, self._notes)
+        self._record.findings = findings
+        op_output.emit(findings, "findings")
+
+
+def volumes_of(
+    found: NDArray[Any], segments: Sequence[Segment], voxel_ml: float, notes: Sequence[str] = ()
+) -> Findings:
+    """The volume of each segment that has a voxel; where none has, a note that says so.
+
+    found: labels (Z, Y, X), or masks (segments, Z, Y, X). voxel_ml: of one voxel, in millilitres.
+    """
+    if found.ndim == 4:
+        counts = [int(np.count_nonzero(mask)) for mask in found]
+    else:
+        counted = np.bincount(found.reshape(-1), minlength=len(segments) + 1)
+        counts = [int(count) for count in counted[1 : len(segments) + 1]]
+    groups = tuple(
+        MeasurementGroup(
+            label=segment.label,
+            segment_numbers=(segment.number,),
+            finding=segment.type,
+            laterality=segment.laterality,
+            measurements=(Measurement("volume_mL", codes.VOLUME, count * voxel_ml, codes.MILLILITER),),
+        )
+        for segment, count in zip(segments, counts, strict=True)
+        if count
+    )
+    if groups:
+        return Findings(groups, tuple(notes))
+    return Findings((), (f"Nothing was found of: {', '.join(each.label for each in segments)}.", *notes))

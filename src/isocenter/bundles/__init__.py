@@ -1,0 +1,1 @@
+"""MONAI bundles: read without running them, and made into models and applications."""

@@ -1,0 +1,101 @@
+"""What goes into a bundle and what comes out of it, in DICOM's terms: from its `metadata.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from isocenter.bundles.bundle import Bundle
+from isocenter.bundles.plan import Output
+from isocenter_operators.dicom.catalogue import segments_of
+from isocenter_operators.errors import ConfigurationError, InputError
+
+__all__ = ["Description", "description_of"]
+
+_MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR"}
+
+
+class Description(BaseModel):
+    """`modality`: as in Modality (0008,0060). `labels`: by number, what the model calls each. `notes`: what a person
+    should know, as names that the label catalogue does not have."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    version: str
+    summary: str
+    modality: str
+    labels: dict[int, str]
+    intended_use: str
+    notes: tuple[str, ...]
+
+
+def description_of(bundle: Bundle, output: Output) -> Description:
+    """Raises ConfigurationError, naming metadata.json and the entry, for what is missing or means nothing here."""
+    metadata = bundle.metadata
+    labels = _labels(bundle, output)
+    try:
+        _, notes = segments_of(labels)
+    except InputError as error:
+        raise _refused(bundle, f"network_data_format.outputs: channel_def: {error}") from error
+    return Description(
+        title=str(metadata.get("name") or bundle.name),
+        version=str(metadata.get("version") or "0"),
+        summary=str(metadata.get("description") or ""),
+        modality=_modality(bundle),
+        labels=labels,
+        intended_use=str(metadata.get("intended_use") or ""),
+        notes=notes,
+    )
+
+
+def _modality(bundle: Bundle) -> str:
+    said = str(_first(bundle, "inputs").get("modality") or "").strip().upper()
+    found = _MODALITIES.get(re.split(r"[^A-Z]", said)[0] if said else "")
+    if found is None:
+        raise _refused(
+            bundle,
+            f"network_data_format.inputs: modality is {said or 'missing'!r}; known are {', '.join(_MODALITIES)}. Give "
+            "it with --modality",
+        )
+    return found
+
+
+def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
+    """By number from 1. A label map's channel 0 is the background, and none of them; masks and scores have none."""
+    said = _first(bundle, "outputs").get("channel_def")
+    if not isinstance(said, Mapping) or not said:
+        raise _refused(
+            bundle, "network_data_format.outputs: there is no channel_def: what the numbers mean is not said"
+        )
+    channels: dict[int, str] = {}
+    for number, name in said.items():
+        if not str(number).isdecimal():
+            raise _refused(
+                bundle, f"network_data_format.outputs: channel_def: {number!r} is no channel's number"
+            )
+        channels[int(number)] = str(name)
+    if sorted(channels) != list(range(len(channels))):
+        raise _refused(
+            bundle, "network_data_format.outputs: channel_def does not name every channel from 0 on"
+        )
+    if output == "labels":
+        return {number: name for number, name in channels.items() if number}
+    return {number + 1: name for number, name in channels.items()}
+
+
+def _first(bundle: Bundle, which: str) -> Mapping[str, Any]:
+    formats = bundle.metadata.get("network_data_format")
+    every = formats.get(which) if isinstance(formats, Mapping) else None
+    found = next(iter(every.values()), None) if isinstance(every, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise _refused(bundle, f"network_data_format.{which}: it does not say what the network's {which} are")
+    return found
+
+
+def _refused(bundle: Bundle, what: str) -> ConfigurationError:
+    file = bundle.folder / "configs" / "metadata.json"
+    return ConfigurationError(f"{file}: {what}", path=str(file))

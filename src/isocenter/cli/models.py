@@ -1,0 +1,149 @@
+"""`isocenter models`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from isocenter.cli import options
+from isocenter.cli.output import print_json, print_lines, say, table
+from isocenter_operators.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from isocenter.bundles.description import Description
+    from isocenter.bundles.plan import Plan
+
+__all__ = ["command"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+@click.group(invoke_without_command=True)
+@options.config
+@options.json_option
+@click.pass_context
+def command(context: click.Context, config: Path | None, as_json: bool) -> None:
+    """The models: list (what is done without a further word), import BUNDLE."""
+    context.obj = config
+    if context.invoked_subcommand is None:
+        context.invoke(listing, as_json=as_json)
+    elif as_json:
+        raise click.UsageError(f"--json stands behind {context.invoked_subcommand}", context)
+
+
+@command.command("list")
+@options.json_option
+@click.pass_obj
+def listing(config: Path | None, as_json: bool = False) -> int:
+    """Which models there are, by what they are asked for, and the weights of each."""
+    from isocenter.catalog import Catalog
+
+    settings = options.running_settings(config)
+    catalog = Catalog.weighed(settings)
+    rows = [
+        {
+            "model": model,
+            "version": version,
+            "application": app.name,
+            "title": app.title,
+            "weights_sha256": catalog.get(app.name).weights.get(model, ""),
+        }
+        for app in Catalog.of(settings).sound()
+        for model, version in app.models.items()
+    ]
+    if as_json:
+        print_json({"models": rows})
+    else:
+        lines = [
+            [row["model"], row["version"], row["application"], row["weights_sha256"][:12]] for row in rows
+        ]
+        print_lines(table(["model", "version", "application", "weights"], lines))
+    return 0
+
+
+@command.command("import")
+@click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
+@click.option("--name", help="Of the model and the application; the bundle's own by default.")
+@click.option("--trust-code", is_flag=True, help="Let the bundle's own code run, inside the model's process.")
+@options.json_option
+@click.pass_obj
+def importing(
+    config: Path | None, path: Path, name: str | None, trust_code: bool, as_json: bool = False
+) -> int:
+    """Make a model on Triton and an application out of a MONAI bundle: a folder, or a zip.
+
+    Nothing of the bundle is run for that. What of it is code is shown, and refused without --trust-code.
+    """
+    from isocenter.bundles.bundle import opened
+    from isocenter.bundles.description import description_of
+    from isocenter.bundles.installing import install
+    from isocenter.bundles.plan import plan_of
+
+    settings = options.running_settings(config)
+    with opened(path) as bundle:
+        plan, code = plan_of(bundle)
+        description = description_of(bundle, plan.output)
+        if code:
+            _show_code(code)
+            if not trust_code:
+                raise ConfigurationError(
+                    f"{path}: the bundle brings code of its own, shown above; read it, and import it with --trust-code "
+                    "where you trust its makers. It runs inside the model's process",
+                    path=str(path),
+                )
+        imported = install(
+            bundle,
+            plan,
+            description,
+            name=_named(name or bundle.name),
+            models=settings.data_dir / "models",
+            apps=settings.imported_apps_dir,
+            installed=settings.triton.model_repository,
+        )
+    if as_json:
+        print_json(
+            {
+                "name": imported.name,
+                "model": str(imported.model),
+                "application": str(imported.app),
+                "plan": plan.model_dump(),
+                "description": description.model_dump(mode="json"),
+                "code": code,
+            }
+        )
+    else:
+        print_lines(_told(imported.name, plan, description))
+    return 0
+
+
+def _named(name: str) -> str:
+    found = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
+    if not _NAME.fullmatch(found):
+        raise ConfigurationError(
+            f"{name!r} can not name a model: give --name, of lower-case letters, digits and _"
+        )
+    return found
+
+
+def _show_code(code: list[str]) -> None:
+    say("code in this bundle:")
+    for line in code:
+        say(f"  {line}")
+
+
+def _told(name: str, plan: Plan, description: Description) -> list[str]:
+    what = {"labels": "a label map", "masks": "masks that may overlap", "scores": "scores"}[plan.output]
+    return [
+        f"{description.title} {description.version} is the application {name}",
+        f"takes    {description.modality}, as {plan.preprocessing or 'it is'} has it",
+        f"gives    {what} of {len(description.labels)}: {', '.join(list(description.labels.values())[:8])}"
+        + (" ..." if len(description.labels) > 8 else ""),
+        f"weights  {plan.weights}",
+        *(f"note     {note}" for note in description.notes),
+        "",
+        f"try it   isocenter run {name} DICOM --out RESULTS",
+        f"use it   a route with `application: {name}` in isocenter.yaml; restart `isocenter up`",
+    ]

@@ -1,0 +1,278 @@
+"""Bundles read without being run: what is run is found, what is code is shown, what can not be honoured is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isocenter.bundles.bundle import opened
+from isocenter.bundles.description import description_of
+from isocenter.bundles.expression import CannotTell, is_plain, value_of
+from isocenter.bundles.installing import install
+from isocenter.bundles.plan import Plan, plan_of
+from isocenter.cli import main
+from isocenter_operators.errors import ConfigurationError
+from isocenter_operators.manifest import read_manifest
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT.parent / "shared" / "model-zoo"
+pytestmark = pytest.mark.skipif(not ZOO.is_dir(), reason="the Model Zoo's configurations are not here")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Callable[..., Path]:
+    """A bundle of the zoo, with a file for its weights, and its configurations changed."""
+
+    def made(
+        name: str = "spleen_ct_segmentation",
+        change: Callable[[dict[str, Any]], object] = lambda config: None,
+        describe: Callable[[dict[str, Any]], object] = lambda metadata: None,
+    ) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(ZOO / name, folder)
+        (folder / "models").mkdir()
+        (folder / "models" / "model.pt").write_bytes(b"weights")
+        for file, changed in (("inference.json", change), ("metadata.json", describe)):
+            content = json.loads((folder / "configs" / file).read_text())
+            changed(content)
+            (folder / "configs" / file).write_text(json.dumps(content))
+        return folder
+
+    return made
+
+
+def planned(folder: Path) -> tuple[Plan, list[str]]:
+    with opened(folder) as read:
+        return plan_of(read)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "first", "modality"),
+    [
+        ("spleen_ct_segmentation", 1, "spleen", "CT"),
+        ("swin_unetr_btcv_segmentation", 13, "spleen", "CT"),
+        ("ventricular_short_axis_3label", 3, "lv_pool", "MR"),
+        ("wholeBody_ct_segmentation", 104, "spleen", "CT"),
+    ],
+)
+def test_every_bundle_of_the_zoo_is_understood_and_none_of_its_words_is_code(
+    bundle: Callable[..., Path], name: str, labels: int, first: str, modality: str
+) -> None:
+    with opened(bundle(name)) as read:
+        plan, code = plan_of(read)
+        description = description_of(read, plan.output)
+    assert code == []
+    assert (plan.network, plan.preprocessing, plan.inferer) == ("network", "preprocessing", "inferer")
+    assert (plan.postprocessing, plan.weights, plan.weights_key) == (
+        "postprocessing",
+        "models/model.pt",
+        "model",
+    )
+    assert (plan.image_key, plan.output_key, plan.inputs, plan.output) == ("image", "pred", 1, "labels")
+    assert plan.amp == (name != "ventricular_short_axis_3label")
+    assert len(description.labels) == labels
+    assert description.labels[1].lower() == first
+    assert description.modality == modality
+
+
+def test_parts_are_found_by_the_evaluator_whatever_they_are_called(bundle: Callable[..., Path]) -> None:
+    def rename(config: dict[str, Any]) -> None:
+        config["net"] = config.pop("network")
+        config["before"] = config.pop("preprocessing")
+        config["evaluator"]["network"] = "@net"
+        config["dataset"]["transform"] = "@before"
+        config["evaluator"]["inferer"] = config.pop("inferer")
+        config["checkpointloader"]["load_dict"] = {"state": "@net"}
+
+    plan, _ = planned(bundle(change=rename))
+    assert (plan.network, plan.preprocessing, plan.inferer) == ("net", "before", "evaluator::inferer")
+    assert plan.weights_key == "state"
+
+
+def test_what_is_code_is_shown_with_where_it_stands(bundle: Callable[..., Path]) -> None:
+    def with_code(config: dict[str, Any]) -> None:
+        config["imports"].append("$import scripts")
+        config["network_def"]["_target_"] = "scripts.net.Net"
+        config["preprocessing"]["transforms"][3]["pixdim"] = "$scripts.spacing()"
+        config["somewhere else"] = "$os.system('never used')"
+
+    folder = bundle(change=with_code)
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "net.py").write_text("raise SystemExit('it ran')")
+    _, code = planned(folder)
+    assert code == [
+        "imports: $import scripts",
+        "preprocessing::transforms::3::pixdim: $scripts.spacing()",
+        "network_def: scripts.net.Net",
+        "scripts/net.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "@network_def.to(@device)",
+        "torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "[1.5, 1.5, 1.5] if @displayable_configs#highres else [3.0, 3.0, 3.0]",
+        "@bundle_root + '/models/' + @modelname",
+        "numpy.float32",
+    ],
+)
+def test_plain_words(expression: str) -> None:
+    assert is_plain(expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "os.system('rm -rf /')",
+        "__import__('os').system('x')",
+        "().__class__.__bases__[0].__subclasses__()",
+        "[each for each in range(3)]",
+        "open('/etc/passwd').read()",
+        "@network.__class__",
+        "@network.load('x')",
+        "(lambda: 1)()",
+        "torch.load('x')",
+        "f'{@network.__init__}'",
+        "import os",
+    ],
+)
+def test_code(expression: str) -> None:
+    assert not is_plain(expression)
+    with pytest.raises(CannotTell):
+        value_of(expression, lambda id_: "x")
+
+
+def _drop(key: str) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("change", "describe", "said"),
+    [
+        (
+            lambda c: c["preprocessing"]["transforms"].append({"_target_": "RandFlipd", "keys": "image"}),
+            lambda m: None,
+            r"inference\.json: preprocessing::transforms::6: RandFlipd can not be honoured here",
+        ),
+        (
+            lambda c: c["preprocessing"]["transforms"][0].update(keys=["image", "label"]),
+            lambda m: None,
+            r"preprocessing::transforms::0: LoadImaged is for 2 entries \(image, label\); one can be served",
+        ),
+        (
+            lambda c: c["postprocessing"]["transforms"].pop(2),
+            lambda m: None,
+            r"inference\.json: its postprocessing ends in neither a label map .* nor masks",
+        ),
+        (
+            lambda c: (c.pop("network"), c.pop("network_def"), c["evaluator"].pop("network")),
+            lambda m: None,
+            r"inference\.json: there is no network in it",
+        ),
+        (
+            lambda c: c["checkpointloader"].update(load_path="$@bundle_root + '/models/other.pt'"),
+            lambda m: None,
+            r"checkpointloader: its weights are to be in models/other\.pt, and the bundle has no such file",
+        ),
+        (lambda c: None, _drop("network_data_format"), r"metadata\.json: network_data_format\.outputs"),
+        (
+            lambda c: None,
+            lambda m: m["network_data_format"]["outputs"]["pred"].pop("channel_def"),
+            r"metadata\.json: network_data_format\.outputs: there is no channel_def",
+        ),
+        (
+            lambda c: None,
+            lambda m: m["network_data_format"]["outputs"]["pred"].update(channel_def={"0": "a", "2": "b"}),
+            r"channel_def does not name every channel from 0 on",
+        ),
+        (
+            lambda c: None,
+            lambda m: m["network_data_format"]["inputs"]["image"].update(modality="XA"),
+            r"metadata\.json: network_data_format\.inputs: modality is 'XA'",
+        ),
+    ],
+)
+def test_what_can_not_be_honoured_is_refused_with_file_and_name(
+    bundle: Callable[..., Path], change: Any, describe: Any, said: str
+) -> None:
+    folder = bundle(change=change, describe=describe)
+    with opened(folder) as read, pytest.raises(ConfigurationError, match=said):
+        description_of(read, plan_of(read)[0].output)
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no.zip").write_bytes(b"PK no")
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        archive.writestr("../outside.txt", "x")
+    for name, said in (
+        ("empty", "there is no configs/metadata.json in it"),
+        ("nowhere", "there is no such folder or zip"),
+        ("no.zip", "can not be unpacked"),
+        ("out.zip", "would lie outside of the bundle"),
+    ):
+        with pytest.raises(ConfigurationError, match=said), opened(tmp_path / name):
+            pass
+    assert not (tmp_path.parent / "outside.txt").exists()
+
+
+def test_an_import_makes_a_model_and_an_application_or_nothing(
+    bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = bundle()
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", folder.parent, folder.name)
+    places = {
+        "models": tmp_path / "models",
+        "apps": tmp_path / "apps",
+        "installed": ROOT / "triton_models",
+    }
+    with opened(Path(packed)) as read:
+        plan, _ = plan_of(read)
+        description = description_of(read, plan.output)
+        imported = install(read, plan, description, name="spleen", **places)
+        with pytest.raises(ConfigurationError, match="is there already"):
+            install(read, plan, description, name="spleen", **places)
+        with pytest.raises(ConfigurationError, match="is there already"):
+            install(read, plan, description, name="ct_lung_density", **places)
+    app = read_manifest(imported.app)
+    assert (app.title, app.version, dict(app.models)) == ("Spleen CT segmentation", "0.5.9", {"spleen": "1"})
+    assert app.accepts.modalities == ("CT",)
+    assert yaml.safe_load((imported.app / "app.yaml").read_text())["bundle"]["labels"] == {1: "spleen"}
+    version = imported.model / "1"
+    assert (version / "bundle" / "models" / "model.pt").read_bytes() == b"weights"
+    assert Plan.model_validate_json((version / "plan.json").read_text()) == plan
+    assert 'name: "spleen"' in (imported.model / "config.pbtxt").read_text()
+    assert sorted(each.name for place in ("models", "apps") for each in (tmp_path / place).iterdir()) == [
+        "spleen",
+        "spleen",
+    ]
+
+
+def test_code_is_shown_and_needs_trust(
+    bundle: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = bundle()
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "steps.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.setenv("ISOCENTER_DATA_DIR", str(tmp_path / "data"))
+    assert main(["models", "import", str(folder)]) == 2
+    told = capfd.readouterr().err
+    assert "  scripts/steps.py" in told
+    assert "import it with --trust-code" in told
+    assert not (tmp_path / "data" / "models" / folder.name).exists()
+    assert main(["models", "import", str(folder), "--trust-code", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["code"] == ["scripts/steps.py"]
+    assert main(["models"]) == 0
+    assert "spleen_ct_segmentation" in capfd.readouterr().out

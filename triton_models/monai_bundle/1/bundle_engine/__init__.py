@@ -1,0 +1,17 @@
+"""Runs a MONAI bundle on whole volumes, by its own `inference.json`: what it says, in its own order."""
+
+from bundle_engine.analysis import Answer, analyse
+from bundle_engine.plan import Plan, read_plan
+from bundle_engine.volume import InvalidAffine
+from bundle_engine.workflow import BundleError, Workflow, workflow_of
+
+__all__ = [
+    "Answer",
+    "BundleError",
+    "InvalidAffine",
+    "Plan",
+    "Workflow",
+    "analyse",
+    "read_plan",
+    "workflow_of",
+]

@@ -1,0 +1,92 @@
+"""One volume through a bundle: before, the network, after; the answer on the volume's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import SpatialResample
+
+from bundle_engine.volume import image_of, voxels_of
+from bundle_engine.workflow import BundleError, Workflow
+
+__all__ = ["Answer", "analyse"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`values`: uint8 or uint16 labels (Z, Y, X), uint8 masks (classes, Z, Y, X), or float32 scores (classes,).
+
+    `notes`: what a person should know of how it came about.
+    """
+
+    values: torch.Tensor
+    notes: tuple[str, ...] = ()
+
+
+@torch.inference_mode()
+def analyse(workflow: Workflow, volumes: Sequence[torch.Tensor], affine: torch.Tensor) -> Answer:
+    """The bundle's answer to these volumes of one grid, in its own order and meaning.
+
+    It is what its SupervisedEvaluator would have done with the same voxels from files, batch size 1: the transforms
+    before, the inferer, the transforms after, and what SaveImage would have done to bring it back to the first grid.
+
+    Raises InvalidAffine, BundleError, and whatever the bundle's own parts raise.
+    """
+    plan = workflow.plan
+    if len(volumes) != plan.inputs:
+        raise BundleError(f"{len(volumes)} images were given, the bundle takes {plan.inputs}")
+    given = image_of([volume.to(workflow.device) for volume in volumes], affine)
+    item: Any = workflow.preprocessing({plan.image_key: given})
+    image = item[plan.image_key]
+    with _precision(workflow):
+        output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
+    item[plan.output_key] = _first(output, image)
+    item = workflow.postprocessing(item)
+    found = item[plan.output_key]
+    if plan.output == "scores":
+        return Answer(torch.as_tensor(found).reshape(-1).to(torch.float32))
+    return Answer(_integers(voxels_of(_on_grid(found, given)), plan.output))
+
+
+def _precision(workflow: Workflow) -> Any:
+    """As the evaluator has it: `amp` is for CUDA only."""
+    return torch.autocast("cuda") if workflow.plan.amp and workflow.device.type == "cuda" else nullcontext()
+
+
+def _first(output: Any, image: MetaTensor) -> torch.Tensor:
+    """Of the batch of one. It lies on the grid that the network saw."""
+    if not isinstance(output, torch.Tensor):
+        raise BundleError(f"the network gives a {type(output).__name__}, not a tensor")
+    plain: torch.Tensor = output.as_tensor() if isinstance(output, MetaTensor) else output
+    if plain.shape[2:] != image.shape[1:]:
+        return plain[0]
+    return MetaTensor(plain[0], affine=image.affine, meta=image.meta)
+
+
+def _on_grid(found: torch.Tensor, given: MetaTensor) -> torch.Tensor:
+    """As SaveImage does: what was not inverted is brought back to the first grid, each voxel its nearest."""
+    shape = given.shape[-3:]
+    if found.shape[-3:] == shape and (
+        not isinstance(found, MetaTensor) or torch.allclose(found.affine, given.affine, atol=1e-3)
+    ):
+        return found
+    if not isinstance(found, MetaTensor):
+        raise BundleError(f"the answer has {tuple(found.shape)} voxels, the volume {tuple(shape)} (X, Y, Z)")
+    back = SpatialResample(mode="nearest", padding_mode="border", align_corners=False)
+    return back(found, dst_affine=given.affine, spatial_size=tuple(shape))  # type: ignore[no-any-return]
+
+
+def _integers(found: torch.Tensor, output: str) -> torch.Tensor:
+    if output == "labels":
+        if found.ndim == 4:
+            if found.shape[0] != 1:
+                raise BundleError(f"the answer has {found.shape[0]} channels where a label map has one")
+            found = found[0]
+        most = int(found.max()) if found.numel() else 0
+        return found.to(torch.uint8 if most < 256 else torch.uint16)
+    return (found > 0).to(torch.uint8)

@@ -1,0 +1,46 @@
+"""Voxels as DICOM has them, and as MONAI's transforms want them: (Z, Y, X) in LPS, (X, Y, Z) in RAS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from monai.data import MetaTensor
+
+__all__ = ["InvalidAffine", "image_of", "voxels_of"]
+
+_LPS_TO_RAS = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+class InvalidAffine(ValueError):
+    """The affine places no volume."""
+
+
+def image_of(volumes: Sequence[torch.Tensor], affine: torch.Tensor) -> MetaTensor:
+    """What MONAI's LoadImage gives for the same voxels in a file: float32 (X, Y, Z), or with channels before.
+
+    volumes: each (Z, Y, X), all on one grid. affine: float64 (4, 4), index (x, y, z, 1) to LPS mm.
+    """
+    affine = affine.to("cpu", torch.float64)
+    if affine.shape != (4, 4) or not torch.isfinite(affine).all() or abs(torch.linalg.det(affine)) < 1e-9:
+        raise InvalidAffine(f"the affine is no map of voxels into space: {affine.tolist()}")
+    turned = [volume.permute(2, 1, 0).to(torch.float32) for volume in volumes]
+    several = len(turned) > 1
+    voxels = torch.stack(turned) if several else turned[0].contiguous()
+    ras = _LPS_TO_RAS @ affine
+    meta = {
+        "affine": ras,
+        "original_affine": ras.clone(),
+        "spatial_shape": torch.tensor(turned[0].shape),
+        "space": "RAS",
+        "original_channel_dim": 0 if several else math.nan,
+        "filename_or_obj": "",
+    }
+    return MetaTensor(voxels, affine=ras, meta=meta)
+
+
+def voxels_of(image: torch.Tensor) -> torch.Tensor:
+    """From (..., X, Y, Z) back to (..., Z, Y, X), as a plain tensor."""
+    plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return plain.transpose(-1, -3).contiguous()

@@ -1,0 +1,149 @@
+"""The parts of a bundle that a run needs, made by MONAI itself out of the bundle's configuration.
+
+Only the parts that the plan names are made, and whatever they refer to: no data loader, no evaluator, no handler, and
+nothing that reads or writes files. The bundle's own code runs here, in the model's process, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from monai.inferers import Inferer, SimpleInferer
+from monai.transforms import Compose
+
+from bundle_engine.plan import Plan
+
+__all__ = ["BundleError", "Workflow", "workflow_of"]
+
+_READERS = frozenset({"LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict"})
+_WRITERS = frozenset({"SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict"})
+# What networks took once and MONAI no longer has, because it changed nothing.
+_RETIRED = {"SwinUNETR": ("img_size",)}
+
+
+class BundleError(ValueError):
+    """The bundle can not be run as it is; says which part of it, and why."""
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """`network` is on `device`, in evaluation mode."""
+
+    plan: Plan
+    device: torch.device
+    preprocessing: Compose
+    network: torch.nn.Module
+    inferer: Inferer
+    postprocessing: Compose
+
+
+def workflow_of(bundle: Path, plan: Plan, device: torch.device) -> Workflow:
+    """The bundle's parts on this device. Raises BundleError."""
+    if (bundle / "scripts").is_dir():
+        sys.path.insert(0, str(bundle))
+    parser = _parser(bundle, plan, device)
+    network = _network(parser, bundle, plan, device)
+    inferer = _made(parser, plan.inferer) if plan.inferer else SimpleInferer()
+    if not isinstance(inferer, Inferer):
+        raise BundleError(f"{plan.config}: {plan.inferer} is a {type(inferer).__name__}, not an inferer")
+    return Workflow(
+        plan=plan,
+        device=device,
+        preprocessing=_transforms(parser, plan, plan.preprocessing),
+        network=network,
+        inferer=inferer,
+        postprocessing=_transforms(parser, plan, plan.postprocessing),
+    )
+
+
+def _parser(bundle: Path, plan: Plan, device: torch.device) -> ConfigParser:
+    parser = ConfigParser(_current(ConfigParser.load_config_file(str(bundle / plan.config))))
+    parser["bundle_root"] = str(bundle)
+    parser["device"] = f"$torch.device('{device}')"
+    for part in (plan.preprocessing, plan.postprocessing):
+        if part:
+            _leave_out_files(parser, part)
+    return parser
+
+
+def _current(content: Any) -> Any:
+    """The configuration as this version of MONAI takes it."""
+    if isinstance(content, dict):
+        retired = _RETIRED.get(str(content.get("_target_", "")).rpartition(".")[2], ())
+        return {key: _current(value) for key, value in content.items() if key not in retired}
+    return [_current(each) for each in content] if isinstance(content, list) else content
+
+
+def _leave_out_files(parser: ConfigParser, part: str) -> None:
+    """What reads and writes files is done by DICOM here. A part that is referred to, as by Invertd, stays the same."""
+    chain = parser[part]
+    steps = chain.get("transforms") if isinstance(chain, dict) else chain
+    kept = [step for step in steps or [] if _name(parser, step) not in _READERS | _WRITERS]
+    parser[part] = {"_target_": "Compose", "transforms": kept}
+
+
+def _name(parser: ConfigParser, step: Any) -> str:
+    if isinstance(step, str) and step.startswith("@"):
+        step = parser[step[1:]]
+    target = step.get("_target_", "") if isinstance(step, Mapping) else ""
+    return str(target).rpartition(".")[2]
+
+
+def _transforms(parser: ConfigParser, plan: Plan, part: str) -> Compose:
+    made = _made(parser, part) if part else Compose([])
+    if not isinstance(made, Compose):
+        raise BundleError(f"{plan.config}: {part} is a {type(made).__name__}, not a Compose")
+    return made
+
+
+def _made(parser: ConfigParser, part: str) -> Any:
+    try:
+        return parser.get_parsed_content(part)
+    except Exception as error:  # the bundle's own words can raise anything
+        raise BundleError(f"{part} can not be made: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _network(parser: ConfigParser, bundle: Path, plan: Plan, device: torch.device) -> torch.nn.Module:
+    if plan.weights.endswith(".ts"):
+        network: Any = _script(bundle / plan.weights, device)
+    else:
+        network = _made(parser, plan.network)
+        if not isinstance(network, torch.nn.Module):
+            raise BundleError(f"{plan.config}: {plan.network} is a {type(network).__name__}, not a network")
+        if plan.weights:
+            _load(network, bundle / plan.weights, plan.weights_key)
+    return network.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def _script(file: Path, device: torch.device) -> torch.nn.Module:
+    try:
+        script: torch.nn.Module = torch.jit.load(str(file), map_location=device)  # type: ignore[no-untyped-call]
+    except (RuntimeError, OSError, ValueError) as error:
+        raise BundleError(
+            f"{file.name} is no TorchScript that can be loaded: {_first_line(error)}"
+        ) from error
+    return script
+
+
+def _load(network: torch.nn.Module, file: Path, key: str) -> None:
+    """A state dict, or a checkpoint with one under its key. Nothing else is unpickled."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise BundleError(f"{file.name} can not be read as weights: {_first_line(error)}") from error
+    if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+        content = content[key]
+    try:
+        network.load_state_dict(content)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise BundleError(f"{file.name} holds no weights of this network: {_first_line(error, 3)}") from error
+
+
+def _first_line(error: BaseException, lines: int = 1) -> str:
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])

@@ -1,0 +1,78 @@
+"""A MONAI bundle on Triton: the glue. What runs it is in bundle_engine/, the bundle itself in bundle/.
+
+Tensors cross by DLPack only: with NumPy 2 in the backend's interpreter, conversions to and from NumPy give empty
+tensors without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bundle_engine import BundleError, InvalidAffine, analyse, read_plan, workflow_of
+
+_HERE = Path(__file__).parent
+
+
+class TritonPythonModel:
+    """Answers one request at a time; a request that fails does not end the server."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self._name = args["model_name"]
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        device = _device(self._name, parameters.get("device", {}).get("string_value", "auto"))
+        try:
+            plan = read_plan(_HERE / "plan.json")
+            self._workflow = workflow_of(_HERE / "bundle", plan, device)
+        except ValueError as error:
+            raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        return [self._respond(request) for request in requests]
+
+    def _respond(self, request: Any) -> Any:
+        try:
+            volume, affine = (_tensor(request, name) for name in ("volume", "affine"))
+            if not volume.numel():
+                raise ValueError(f"the volume is empty: {list(volume.shape)}")
+            volumes = list(volume) if volume.ndim == 4 else [volume]
+            answer = analyse(self._workflow, volumes, affine)
+            return pb_utils.InferenceResponse(_outputs(self._workflow.plan.output, answer))
+        except (InvalidAffine, BundleError) as error:
+            return _failure(f"invalid input: {error}", pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:  # noqa: BLE001 - the client is told, and the next request is served
+            pb_utils.Logger.log_error(f"{self._name}: {type(error).__name__}: {error}")
+            return _failure(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+
+
+def _device(name: str, wanted: str) -> torch.device:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise pb_utils.TritonModelException(f"{name}: device is {wanted!r}; use auto, cpu or cuda")
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise pb_utils.TritonModelException(f"{name}: device is cuda, but torch finds no CUDA device")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def _tensor(request: Any, name: str) -> torch.Tensor:
+    tensor: torch.Tensor = torch.from_dlpack(pb_utils.get_input_tensor_by_name(request, name).to_dlpack())
+    return tensor
+
+
+def _outputs(output: str, answer: Any) -> list[Any]:
+    findings = bytearray(json.dumps({"notes": list(answer.notes)}).encode())
+    tensors = {
+        output: answer.values.cpu(),
+        "findings": torch.frombuffer(findings, dtype=torch.uint8),
+    }
+    return [pb_utils.Tensor.from_dlpack(name, tensor.contiguous()) for name, tensor in tensors.items()]
+
+
+def _failure(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
