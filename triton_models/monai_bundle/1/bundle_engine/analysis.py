@@ -65,7 +65,8 @@ def _first(output: Any, image: MetaTensor) -> torch.Tensor:
     plain: torch.Tensor = output.as_tensor() if isinstance(output, MetaTensor) else output
     if plain.shape[2:] != image.shape[1:]:
         return plain[0]
-    return MetaTensor(plain[0], affine=image.affine, meta=image.meta)
+    placed: torch.Tensor = MetaTensor(plain[0], affine=image.affine, meta=image.meta)
+    return placed
 
 
 def _on_grid(found: torch.Tensor, given: MetaTensor) -> torch.Tensor:
