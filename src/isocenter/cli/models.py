@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 @options.json_option
 @click.pass_context
 def command(context: click.Context, config: Path | None, as_json: bool) -> None:
-    """The models: list (what is done without a further word), import BUNDLE."""
+    """The models: list (what is done without a further word), import BUNDLE, check NAME."""
     context.obj = config
     if context.invoked_subcommand is None:
         context.invoke(listing, as_json=as_json)
@@ -117,6 +117,38 @@ def importing(
     else:
         print_lines(_told(imported.name, plan, description))
     return 0
+
+
+@command.command("check")
+@click.argument("name")
+@options.json_option
+@click.pass_obj
+def checking(config: Path | None, name: str, as_json: bool = False) -> int:
+    """Run the model NAME on the phantom, twice: what goes in, what comes out, how long it takes, how much memory."""
+    from isocenter.catalog import Catalog
+    from isocenter.cli.model_check import checked
+
+    settings = options.running_settings(config)
+    apps = [app for app in Catalog.weighed(settings).sound() if name in app.models]
+    if not apps:
+        raise ConfigurationError(f"no application has a model {name!r}; see `isocenter models`")
+    found = checked(settings, apps[0], name)
+    if as_json:
+        print_json(found.as_json())
+        return 0 if found.same_twice else 1
+    print_lines(
+        [
+            f"{found.model} version {found.version}",
+            f"given     int16 {found.given} (Z, Y, X): the phantom",
+            f"answered  {found.output} {found.answered}"
+            + ("" if found.same_twice else ", and not the same again"),
+            f"found     {', '.join(f'{label}: {count}' for label, count in found.found.items()) or 'nothing'}",
+            *(f"note      {note}" for note in found.notes),
+            f"time      {found.first_s:.2f} s the first time, {found.again_s:.2f} s again",
+            *([f"memory    {found.peak_mb} MB at most"] if found.peak_mb is not None else []),
+        ]
+    )
+    return 0 if found.same_twice else 1
 
 
 def _named(name: str) -> str:

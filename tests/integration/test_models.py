@@ -1,0 +1,85 @@
+"""A bundle of the Model Zoo from its import to its results, by the commands that a user types."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from pydicom import dcmread
+
+from isocenter_operators.dicom.rules.validate import dciodvfy, problems
+
+ROOT = Path(__file__).parents[2]
+ZOO = ROOT.parent / "shared" / "model-zoo"
+NAME = "ventricular_short_axis_3label"
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a configuration and a bundle whose weights were drawn by chance."""
+    folder = tmp_path_factory.mktemp("models")
+    bundle = folder / "bundle"
+    shutil.copytree(ZOO / NAME, bundle)
+    (bundle / "models").mkdir()
+    config = ConfigParser.load_config_file(str(bundle / "configs" / "inference.json"))
+    torch.manual_seed(0)
+    network = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
+    torch.save({"model": network.state_dict(), "epoch": 3}, bundle / "models" / "model.pt")
+    (folder / "isocenter.yaml").write_text(
+        json.dumps(
+            {
+                "data_dir": str(folder / "data"),
+                "apps_dir": str(ROOT / "apps"),
+                "triton": {"model_repository": str(ROOT / "triton_models")},
+            }
+        )
+    )
+    return folder
+
+
+def isocenter(place: Path, *words: str | Path) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "isocenter.cli", *map(str, words), "--json"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_a_bundle_is_imported_checked_and_run(place: Path, test_data: Path) -> None:
+    imported = isocenter(place, "models", "import", place / "bundle", "--name", NAME)
+    assert imported["code"] == []
+    listed = {row["model"]: row for row in isocenter(place, "models", "list")["models"]}
+    assert set(listed) == {"ct_lung_density", NAME}
+    assert len(listed[NAME]["weights_sha256"]) == 64
+
+    checked = isocenter(place, "models", "check", NAME)
+    assert checked["given"] == checked["answered"]
+    assert checked["same_twice"]
+    assert checked["peak_mb"] > 100
+
+    results = place / "results"
+    done = isocenter(place, "run", NAME, test_data / "mr-abdomen" / "t2_image", "--out", results)
+    assert done["status"] == "done"
+    files = {dcmread(file).Modality: file for file in results.glob("*.dcm")}
+    assert set(files) == {"SEG", "SR", "OT"}
+    for file in files.values():
+        assert [each for each in (*problems(file), *(dciodvfy(file) or ())) if each.severity == "error"] == []
+    labels = [segment.SegmentLabel for segment in dcmread(files["SEG"]).SegmentSequence]
+    assert labels == [group["label"] for group in done["groups"]]
+    volumes_ml = [group["volume_mL"] for group in done["groups"]]
+    assert all(volume > 0 for volume in volumes_ml)
+    assert not isocenter(place, "run", NAME, test_data / "ct-abdomen-41" / "image", "--out", results)[
+        "groups"
+    ]
