@@ -5,6 +5,7 @@ The bundles are the Model Zoo's own, unmodified; their weights are made here.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,56 @@ def test_the_numbers_are_the_authors(name: str, engine: Any, tmp_path: Path) -> 
     assert ours.shape == volume.shape == theirs.shape
     assert len(np.unique(theirs)) > 1  # or any two answers would agree
     assert (ours == theirs).mean() >= 0.999
+
+
+def small_bundle(folder: Path, *, inverted_first: bool, inferer: dict[str, Any]) -> Path:
+    """The spleen bundle with a small network of five classes, other windows, and either order of its last steps."""
+    bundle = folder / "small"
+    shutil.copytree(ZOO / "spleen_ct_segmentation", bundle)
+    file = bundle / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    config["network_def"] |= {"out_channels": 5, "channels": [4, 8], "strides": [2], "num_res_units": 0}
+    config["inferer"] |= inferer
+    softmax, invert, argmax, save = config["postprocessing"]["transforms"]
+    invert["nearest_interp"] = not inverted_first
+    config["postprocessing"]["transforms"] = [
+        softmax,
+        *((invert, argmax) if inverted_first else (argmax, invert)),
+        {"_target_": "FlipD", "keys": "pred", "spatial_axis": 0},
+        save,
+    ]
+    file.write_text(json.dumps(config))
+    torch.manual_seed(1)
+    network = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
+    (bundle / "models").mkdir()
+    torch.save(network.state_dict(), bundle / "models" / "model.pt")
+    return bundle
+
+
+@pytest.mark.parametrize("inverted_first", [True, False])
+@pytest.mark.parametrize(
+    "inferer",
+    [
+        {"roi_size": [32, 24, 40], "overlap": 0.5, "sw_batch_size": 3, "mode": "gaussian"},
+        {"roi_size": [200, 32, 32], "overlap": 0.25, "padding_mode": "replicate"},
+        {"roi_size": [16, -1, 300], "overlap": [0.6, 0.0, 0.25]},
+    ],
+)
+def test_deciding_early_changes_no_voxel(
+    inverted_first: bool,
+    inferer: dict[str, Any],
+    engine: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle = small_bundle(tmp_path, inverted_first=inverted_first, inferer=inferer)
+    with opened(bundle) as read:
+        plan, _ = plan_of(read)
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    phantom = thorax_phantom(size=(60, 50, 20), spacing_mm=(2.1, 2.5, 5.0), orientation="PIR")
+    given = [torch.from_numpy(phantom.hu.astype(np.int16))], torch.from_numpy(phantom.affine)
+    early = engine.analyse(workflow, *given).values
+    monkeypatch.setattr(sys.modules["bundle_engine.analysis"], "reduction_of", lambda workflow: None)
+    late = engine.analyse(workflow, *given).values
+    assert len(late.unique()) > 2
+    assert torch.equal(early, late)

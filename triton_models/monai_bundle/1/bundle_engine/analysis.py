@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import SpatialResample
+from monai.transforms import Compose, SpatialResample
 
+from bundle_engine.reduction import reduction_of
 from bundle_engine.volume import image_of, voxels_of
+from bundle_engine.windows import windows_of
 from bundle_engine.workflow import BundleError, Workflow
 
 __all__ = ["Answer", "analyse"]
@@ -42,15 +44,33 @@ def analyse(workflow: Workflow, volumes: Sequence[torch.Tensor], affine: torch.T
         raise BundleError(f"{len(volumes)} images were given, the bundle takes {plan.inputs}")
     given = image_of([volume.to(workflow.device) for volume in volumes], affine)
     item: Any = workflow.preprocessing({plan.image_key: given})
-    image = item[plan.image_key]
-    with _precision(workflow):
-        output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
-    item[plan.output_key] = _first(output, image)
-    item = workflow.postprocessing(item)
-    found = item[plan.output_key]
+    found = _found(workflow, item)
     if plan.output == "scores":
         return Answer(torch.as_tensor(found).reshape(-1).to(torch.float32))
     return Answer(_integers(voxels_of(_on_grid(found, given)), plan.output))
+
+
+def _found(workflow: Workflow, item: Any) -> torch.Tensor:
+    """From what the network is to see to what comes out in the end."""
+    plan = workflow.plan
+    image = item[plan.image_key]
+    reduction = reduction_of(workflow)
+    after: Any = workflow.postprocessing
+    windows = windows_of(workflow.inferer, image) if reduction and reduction.kind == "decided" else None
+    with _precision(workflow):
+        if reduction is not None and windows is not None:
+            given = image.as_tensor().to(workflow.device)
+            labels = windows.labels(given, workflow.network, reduction.decide)
+            item[plan.output_key] = MetaTensor(labels[None].float(), affine=image.affine, meta=image.meta)
+            after = Compose(reduction.rest)
+        else:
+            output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
+            item[plan.output_key] = _first(output, image)
+    if reduction is not None and reduction.kind == "inverted":
+        scores = item.pop(plan.output_key)
+        item[plan.output_key] = reduction.brought_back(item, plan.output_key, scores)
+        after = Compose(reduction.rest)
+    return after(item)[plan.output_key]  # type: ignore[no-any-return]
 
 
 def _precision(workflow: Workflow) -> Any:
