@@ -105,6 +105,7 @@ class BundleApplication(Application):
             self.add_flow(volume, taker, {("image", "image")})
         for taker in (volumes, seg, picture):
             self.add_flow(model, taker, {("pred", "seg_image")})
+        self.add_flow(model, volumes, {("tensors", "tensors")})
         for taker in (sr, picture):
             self.add_flow(volumes, taker, {("findings", "findings")})
         self.add_flow(seg, sr, {("dicom_instances", "dicom_seg")})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ class SegmentVolumesOperator(Operator):
     """Counts each segment's voxels. A model that finds nothing has found that: it is said in words.
 
     Named inputs: `image`: the volume that was looked at; `seg_image`: an SDK Image or an array, labels (Z, Y, X) or
-    masks (segments, Z, Y, X).
+    masks (segments, Z, Y, X); `tensors`: what else the model gave, of which `findings`, JSON as UTF-8 in bytes, may
+    hold a list of `notes`.
     Named output: `findings`.
 
     Parameters
@@ -31,7 +33,11 @@ class SegmentVolumesOperator(Operator):
         What each number stands for, in order from 1.
     notes
         What a reader has to know of every result.
+    takes_tensors
+        False: there is no input `tensors`.
     """
+
+    _takes_tensors = True
 
     def __init__(
         self,
@@ -39,9 +45,11 @@ class SegmentVolumesOperator(Operator):
         *args: Any,
         segments: Sequence[Segment],
         notes: Sequence[str] = (),
+        takes_tensors: bool = True,
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
+        self._takes_tensors = takes_tensors
         self._segments = tuple(segments)
         self._notes = tuple(notes)
         self._record = record or Record()
@@ -50,16 +58,25 @@ class SegmentVolumesOperator(Operator):
     def setup(self, spec: OperatorSpec) -> None:
         spec.input("image")
         spec.input("seg_image")
+        if self._takes_tensors:
+            spec.input("tensors")
         spec.output("findings")
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         image = op_input.receive("image")
         found = array_of(op_input.receive("seg_image"))
+        said = _notes(op_input.receive("tensors")) if self._takes_tensors else ()
         with self._record.step("volumes"):
             voxel_ml = abs(float(np.linalg.det(lps_affine(image)[:3, :3]))) / 1000
-            findings = volumes_of(found, self._segments, voxel_ml, self._notes)
+            findings = volumes_of(found, self._segments, voxel_ml, (*said, *self._notes))
         self._record.findings = findings
         op_output.emit(findings, "findings")
+
+
+def _notes(tensors: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    """What the model has said of how it came to its answer."""
+    said = json.loads(np.asarray(tensors["findings"]).tobytes()) if "findings" in tensors else {}
+    return tuple(str(note) for note in said.get("notes", ()))
 
 
 def volumes_of(

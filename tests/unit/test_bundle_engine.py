@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,37 @@ def test_deciding_early_changes_no_voxel(
     late = engine.analyse(workflow, *given).values
     assert len(late.unique()) > 2
     assert torch.equal(early, late)
+
+
+class Hungry(torch.nn.Module):
+    """A network for which there is no memory when it is given more than one window."""
+
+    def __init__(self, network: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.network, self.most = network, most
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        if len(windows) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        answer: torch.Tensor = self.network(windows)
+        return answer
+
+
+def test_what_does_not_fit_is_done_with_less_and_it_is_said(engine: Any, tmp_path: Path) -> None:
+    bundle = small_bundle(
+        tmp_path, inverted_first=False, inferer={"roi_size": [32, 24, 40], "sw_batch_size": 3}
+    )
+    with opened(bundle) as read:
+        plan, _ = plan_of(read)
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    phantom = thorax_phantom(size=(60, 50, 20), spacing_mm=(2.1, 2.5, 5.0))
+    given = [torch.from_numpy(phantom.hu.astype(np.int16))], torch.from_numpy(phantom.affine)
+    usual = engine.analyse_as_it_fits(workflow, *given)
+    assert usual.notes == ()
+    less = engine.analyse_as_it_fits(replace(workflow, network=Hungry(workflow.network, 1)), *given)
+    assert torch.equal(less.values, usual.values)
+    assert less.notes == (
+        "the memory was not enough for the usual way (the CPU): computed on the CPU, one window at a time",
+    )
+    with pytest.raises(MemoryError, match="out of memory: tried the CPU, then the CPU, one window at a time"):
+        engine.analyse_as_it_fits(replace(workflow, network=Hungry(workflow.network, 0)), *given)

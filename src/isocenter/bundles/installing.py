@@ -47,7 +47,8 @@ output [
   {{ name: "findings"  data_type: TYPE_UINT8  dims: [ -1 ] }}  # JSON as UTF-8
 ]
 parameters [
-  {{ key: "device"  value: {{ string_value: "auto" }} }}  # auto, cpu or cuda; auto takes CUDA where torch finds it
+  {{ key: "device"  value: {{ string_value: "auto" }} }},  # auto, cpu or cuda; auto takes CUDA where torch finds it
+  {{ key: "gpu_memory_mb"  value: {{ string_value: "0" }} }}  # the most that it may hold there, MB; 0: all there is
 ]
 dynamic_batching {{
   priority_levels: 4  # 1 STAT, 2 urgent, 3 routine, 4 batch

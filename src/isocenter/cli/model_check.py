@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelCheck", "checked"]
 
-_PHANTOM = {"size": (256, 192, 80), "spacing_mm": (1.4, 1.4, 4.0)}  # (x, y, z): a thorax on a coarse grid
+_PHANTOM = {"size": (128, 96, 48), "spacing_mm": (2.8, 2.8, 6.5)}  # (x, y, z): a thorax on a coarse grid
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,14 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bundle_engine import BundleError, InvalidAffine, analyse, read_plan, workflow_of
+from bundle_engine import (
+    BundleError,
+    InvalidAffine,
+    analyse_as_it_fits,
+    limit_memory,
+    read_plan,
+    workflow_of,
+)
 
 _HERE = Path(__file__).parent
 
@@ -28,6 +35,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"]).get("parameters", {})
         device = _device(self._name, parameters.get("device", {}).get("string_value", "auto"))
         try:
+            limit_memory(device, int(parameters.get("gpu_memory_mb", {}).get("string_value", "0")))
             plan = read_plan(_HERE / "plan.json")
             self._workflow = workflow_of(_HERE / "bundle", plan, device)
         except ValueError as error:
@@ -42,7 +50,7 @@ class TritonPythonModel:
             if not volume.numel():
                 raise ValueError(f"the volume is empty: {list(volume.shape)}")
             volumes = list(volume) if volume.ndim == 4 else [volume]
-            answer = analyse(self._workflow, volumes, affine)
+            answer = analyse_as_it_fits(self._workflow, volumes, affine)
             return pb_utils.InferenceResponse(_outputs(self._workflow.plan.output, answer))
         except (InvalidAffine, BundleError) as error:
             return _failure(f"invalid input: {error}", pb_utils.TritonError.INVALID_ARG)

@@ -1,6 +1,7 @@
 """Runs a MONAI bundle on whole volumes, by its own `inference.json`: what it says, in its own order."""
 
 from bundle_engine.analysis import Answer, analyse
+from bundle_engine.fallback import analyse_as_it_fits, limit_memory
 from bundle_engine.plan import Plan, read_plan
 from bundle_engine.volume import InvalidAffine
 from bundle_engine.workflow import BundleError, Workflow, workflow_of
@@ -12,6 +13,8 @@ __all__ = [
     "Plan",
     "Workflow",
     "analyse",
+    "analyse_as_it_fits",
+    "limit_memory",
     "read_plan",
     "workflow_of",
 ]

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 __all__ = ["SlidingWindows", "windows_of"]
 
-Network = Callable[[torch.Tensor], torch.Tensor]
+_Network = Callable[[torch.Tensor], torch.Tensor]
 _Window = tuple[slice, slice, slice]
 
 
@@ -36,7 +36,7 @@ class SlidingWindows:
     batch_size: int
 
     def labels(
-        self, image: torch.Tensor, network: Network, decide: Callable[[torch.Tensor], torch.Tensor]
+        self, image: torch.Tensor, network: _Network, decide: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         """The labels (X, Y, Z), int16, of an image (channels, X, Y, Z).
 
@@ -103,7 +103,7 @@ class SlidingWindows:
         return counts
 
     def _answers(
-        self, image: torch.Tensor, windows: list[_Window], network: Network
+        self, image: torch.Tensor, windows: list[_Window], network: _Network
     ) -> Iterator[tuple[list[_Window], torch.Tensor]]:
         for first in range(0, len(windows), self.batch_size):
             batch = windows[first : first + self.batch_size]
