@@ -89,7 +89,7 @@ def test_the_numbers_are_the_authors(name: str, engine: Any, tmp_path: Path) -> 
         plan, code = plan_of(read)
     assert code == []
     workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
-    answer = engine.analyse(workflow, [torch.from_numpy(volume)], torch.from_numpy(affine))
+    answer = engine.analyse(workflow, torch.from_numpy(volume), torch.from_numpy(affine))
     ours = answer.values.numpy()
     theirs = as_the_author_runs_it(bundle, volume, affine, tmp_path / "author")
     assert ours.shape == volume.shape == theirs.shape
@@ -142,7 +142,7 @@ def test_deciding_early_changes_no_voxel(
         plan, _ = plan_of(read)
     workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
     phantom = thorax_phantom(size=(60, 50, 20), spacing_mm=(2.1, 2.5, 5.0), orientation="PIR")
-    given = [torch.from_numpy(phantom.hu.astype(np.int16))], torch.from_numpy(phantom.affine)
+    given = torch.from_numpy(phantom.hu.astype(np.int16)), torch.from_numpy(phantom.affine)
     early = engine.analyse(workflow, *given).values
     monkeypatch.setattr(sys.modules["bundle_engine.analysis"], "reduction_of", lambda workflow: None)
     late = engine.analyse(workflow, *given).values
@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_done_with_less_and_it_is_said(engine: Any, tmp_pat
         plan, _ = plan_of(read)
     workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
     phantom = thorax_phantom(size=(60, 50, 20), spacing_mm=(2.1, 2.5, 5.0))
-    given = [torch.from_numpy(phantom.hu.astype(np.int16))], torch.from_numpy(phantom.affine)
+    given = torch.from_numpy(phantom.hu.astype(np.int16)), torch.from_numpy(phantom.affine)
     usual = engine.analyse_as_it_fits(workflow, *given)
     assert usual.notes == ()
     less = engine.analyse_as_it_fits(replace(workflow, network=Hungry(workflow.network, 1)), *given)

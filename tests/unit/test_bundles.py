@@ -75,7 +75,7 @@ def test_every_bundle_of_the_zoo_is_understood_and_none_of_its_words_is_code(
         "models/model.pt",
         "model",
     )
-    assert (plan.image_key, plan.output_key, plan.inputs, plan.output) == ("image", "pred", 1, "labels")
+    assert (plan.image_key, plan.output_key, plan.output) == ("image", "pred", "labels")
     assert plan.amp == (name != "ventricular_short_axis_3label")
     assert len(description.labels) == labels
     assert description.labels[1].lower() == first
@@ -182,6 +182,18 @@ def _drop(key: str) -> Callable[[dict[str, Any]], object]:
             lambda c: c["checkpointloader"].update(load_path="$@bundle_root + '/models/other.pt'"),
             lambda m: None,
             r"checkpointloader: its weights are to be in models/other\.pt, and the bundle has no such file",
+        ),
+        (
+            lambda c: None,
+            lambda m: m["network_data_format"]["inputs"]["image"].update(num_channels=4),
+            r"the network takes 4 images; one series can be served",
+        ),
+        (
+            lambda c: None,
+            lambda m: m["network_data_format"]["outputs"]["pred"].update(
+                channel_def={str(n): f"thing {n}" for n in range(300)}
+            ),
+            r"channel_def names 299 labels; at most 255 can be served",
         ),
         (lambda c: None, _drop("network_data_format"), r"metadata\.json: network_data_format\.outputs"),
         (

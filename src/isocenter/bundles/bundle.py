@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[Bundle]:
             yield _read(_root(Path(folder), path), path.stem)
     else:
         raise ConfigurationError(
-            f"{path}: there is no such folder or zip; a name of the Model Zoo is downloaded only with --download",
+            f"{path}: there is no such folder or zip; a bundle of the Model Zoo has to be fetched first",
             path=str(path),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from isocenter.bundles.bundle import Bundle
@@ -39,14 +39,10 @@ class Configuration:
     """The parts of one bundle's configuration. References go through it as MONAI has them: `@part`, `%part`."""
 
     bundle: Bundle
-    _root: Mapping[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_root", self.bundle.config)
 
     def part(self, id_: str) -> Part | None:
         """What stands at this ID, references followed; None where nothing does."""
-        content: Any = self._root
+        content: Any = self.bundle.config
         for key in id_.replace("#", _SEPARATOR).split(_SEPARATOR):
             if isinstance(content, Mapping) and key in content:
                 content = content[key]
@@ -113,7 +109,7 @@ class Configuration:
 
     def made_by(self, target: str) -> Iterator[Part]:
         """Every part, anywhere, that is made by this class."""
-        yield from (part for part in self._walk(Part("", self._root)) if part.target == target)
+        yield from (part for part in self._walk(Part("", self.bundle.config)) if part.target == target)
 
     def code(self, parts: list[Part]) -> list[str]:
         """What of these parts, and of all that they refer to, is code: each with where it stands."""

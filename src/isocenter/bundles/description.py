@@ -15,6 +15,7 @@ from isocenter_operators.errors import ConfigurationError, InputError
 
 __all__ = ["Description", "description_of"]
 
+_MOST_LABELS = 255  # of a uint8
 _MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR"}
 
 
@@ -58,14 +59,13 @@ def _modality(bundle: Bundle) -> str:
     if found is None:
         raise _refused(
             bundle,
-            f"network_data_format.inputs: modality is {said or 'missing'!r}; known are {', '.join(_MODALITIES)}. Give "
-            "it with --modality",
+            f"network_data_format.inputs: modality is {said or 'missing'!r}; known are {', '.join(_MODALITIES)}",
         )
     return found
 
 
 def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
-    """By number from 1. A label map's channel 0 is the background, and none of them; masks and scores have none."""
+    """By number from 1. A label map's channel 0 is the background, and none of them; masks have none."""
     said = _first(bundle, "outputs").get("channel_def")
     if not isinstance(said, Mapping) or not said:
         raise _refused(
@@ -81,6 +81,12 @@ def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
     if sorted(channels) != list(range(len(channels))):
         raise _refused(
             bundle, "network_data_format.outputs: channel_def does not name every channel from 0 on"
+        )
+    labels = len(channels) - (output == "labels")
+    if labels > _MOST_LABELS:
+        raise _refused(
+            bundle,
+            f"network_data_format.outputs: channel_def names {labels} labels; at most {_MOST_LABELS} can be served",
         )
     if output == "labels":
         return {number: name for number, name in channels.items() if number}

@@ -39,7 +39,7 @@ name: "{name}"
 backend: "python"
 max_batch_size: 0
 input [
-  {{ name: "volume"  data_type: TYPE_INT16  dims: [ {dims} ] }},  # {axes}
+  {{ name: "volume"  data_type: TYPE_INT16  dims: [ -1, -1, -1 ] }},  # (Z, Y, X)
   {{ name: "affine"  data_type: TYPE_FP64  dims: [ 4, 4 ] }}  # (x, y, z, 1) to LPS mm
 ]
 output [
@@ -64,7 +64,6 @@ instance_group [ {{ count: 1  kind: KIND_AUTO }} ]
 _OUTPUTS = {
     "labels": ("TYPE_UINT8", "-1, -1, -1"),
     "masks": ("TYPE_UINT8", "-1, -1, -1, -1"),
-    "scores": ("TYPE_FP32", "-1"),
 }
 
 
@@ -132,13 +131,10 @@ def _write_model(folder: Path, bundle: Bundle, plan: Plan, config: str, engine: 
 
 def _config(name: str, plan: Plan, description: Description) -> str:
     output_type, output_dims = _OUTPUTS[plan.output]
-    several = plan.inputs > 1
     return _CONFIG.format(
         title=_one_line(description.title),
         version=_one_line(description.version),
         name=name,
-        dims=f"{plan.inputs}, -1, -1, -1" if several else "-1, -1, -1",
-        axes="(images, Z, Y, X)" if several else "(Z, Y, X)",
         output=plan.output,
         output_type=output_type,
         output_dims=output_dims,

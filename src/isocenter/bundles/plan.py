@@ -18,10 +18,10 @@ from isocenter_operators.errors import ConfigurationError
 
 __all__ = ["Output", "Plan", "plan_of"]
 
-Output = Literal["labels", "masks", "scores"]
+Output = Literal["labels", "masks"]
 
-# What a transform with a name like this does is different every time, or needs a person's truth: none for inference.
-_NOT_HERE = re.compile(r"^(Rand|.*Cache|.*Labeld?$|Save(?!Image)|Load(?!Image))")
+# What a transform with a name like this does is different every time, or it reads or writes files.
+_NOT_HERE = re.compile(r"^(Rand|Save(?!Image)|Load(?!Image))")
 _READERS = frozenset({"LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict"})
 _WRITERS = frozenset({"SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict"})
 _ARGMAX = frozenset({"AsDiscreted", "AsDiscreteD", "AsDiscreteDict"})
@@ -41,7 +41,6 @@ class Plan(BaseModel):
     weights_key: str
     image_key: str
     output_key: str
-    inputs: int
     output: Output
     amp: bool
 
@@ -97,6 +96,7 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
     steps_after = reading.configuration.items(after) if after else []
     for step in (*steps_before, *steps_after):
         _refuse(reading, step)
+    _refuse_several_images(reading)
     weights, key = _weights(reading, network)
     plan = Plan(
         config=bundle.config_file,
@@ -108,7 +108,6 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
         weights_key=key,
         image_key=_key(reading, [step for step in steps_before if step.target in _READERS], "image"),
         output_key=_key(reading, [step for step in steps_after if step.target in _WRITERS], "pred"),
-        inputs=_inputs(bundle),
         output=_output(reading, steps_after),
         amp=_amp(reading),
     )
@@ -121,7 +120,7 @@ def _refuse(reading: _Reading, step: Part) -> None:
         raise reading.refuse(f"{step.id}: a transform was expected, there is {step.content!r}")
     if _NOT_HERE.match(step.target):
         raise reading.refuse(
-            f"{step.id}: {step.target} can not be honoured here: it is random, caches, or reads or writes files"
+            f"{step.id}: {step.target} can not be honoured here: it is random, or reads or writes files"
         )
 
 
@@ -168,20 +167,17 @@ def _key(reading: _Reading, steps: list[Part], usual: str) -> str:
     return usual
 
 
-def _inputs(bundle: Bundle) -> int:
-    """Of how many images the input is made: channels, where each is a sequence of its own."""
-    inputs = _formats(bundle, "inputs")
+def _refuse_several_images(reading: _Reading) -> None:
+    inputs = _formats(reading.bundle, "inputs")
     image: Any = next(iter(inputs.values()), {})
     count = image.get("num_channels", 1) if isinstance(image, Mapping) else 1
-    return int(count) if isinstance(count, int) and count > 0 else 1
+    if len(inputs) > 1 or count != 1:
+        raise reading.refuse(
+            f"metadata.json says that the network takes {max(len(inputs), int(count))} images; one series can be served"
+        )
 
 
 def _output(reading: _Reading, steps: list[Part]) -> Output:
-    outputs = _formats(reading.bundle, "outputs")
-    said: Any = next(iter(outputs.values()), {})
-    kind = str(said.get("type", "image")).lower() if isinstance(said, Mapping) else "image"
-    if kind in ("probabilities", "probability", "classification", "scores"):
-        return "scores"
     discrete = [step for step in steps if step.target in _ARGMAX]
     for step in discrete:
         if _is_true(reading, step, "argmax"):
@@ -189,8 +185,8 @@ def _output(reading: _Reading, steps: list[Part]) -> Output:
     if any("threshold" in step.content for step in discrete):
         return "masks"
     raise reading.refuse(
-        "its postprocessing ends in neither a label map (AsDiscreted with argmax) nor masks (with a threshold), and "
-        "metadata.json does not say that its output are probabilities of classes: what it means can not be told"
+        "its postprocessing ends in neither a label map (AsDiscreted with argmax) nor masks (with a threshold): only "
+        "segmentation can be served"
     )
 
 

@@ -167,7 +167,7 @@ def _show_code(code: list[str]) -> None:
 
 
 def _told(name: str, plan: Plan, description: Description) -> list[str]:
-    what = {"labels": "a label map", "masks": "masks that may overlap", "scores": "scores"}[plan.output]
+    what = {"labels": "a label map", "masks": "masks that may overlap"}[plan.output]
     return [
         f"{description.title} {description.version} is the application {name}",
         f"takes    {description.modality}, as {plan.preprocessing or 'it is'} has it",

@@ -49,8 +49,7 @@ class TritonPythonModel:
             volume, affine = (_tensor(request, name) for name in ("volume", "affine"))
             if not volume.numel():
                 raise ValueError(f"the volume is empty: {list(volume.shape)}")
-            volumes = list(volume) if volume.ndim == 4 else [volume]
-            answer = analyse_as_it_fits(self._workflow, volumes, affine)
+            answer = analyse_as_it_fits(self._workflow, volume, affine)
             return pb_utils.InferenceResponse(_outputs(self._workflow.plan.output, answer))
         except (InvalidAffine, BundleError) as error:
             return _failure(f"invalid input: {error}", pb_utils.TritonError.INVALID_ARG)

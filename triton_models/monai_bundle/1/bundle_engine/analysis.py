@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ __all__ = ["Answer", "analyse"]
 
 @dataclass(frozen=True)
 class Answer:
-    """`values`: uint8 or uint16 labels (Z, Y, X), uint8 masks (classes, Z, Y, X), or float32 scores (classes,).
+    """`values`: uint8: labels (Z, Y, X), or masks (classes, Z, Y, X).
 
     `notes`: what a person should know of how it came about.
     """
@@ -31,8 +30,10 @@ class Answer:
 
 
 @torch.inference_mode()
-def analyse(workflow: Workflow, volumes: Sequence[torch.Tensor], affine: torch.Tensor) -> Answer:
-    """The bundle's answer to these volumes of one grid, in its own order and meaning.
+def analyse(workflow: Workflow, volume: torch.Tensor, affine: torch.Tensor) -> Answer:
+    """The bundle's answer to a volume, in its own order and meaning.
+
+    volume: (Z, Y, X). affine: float64 (4, 4), index (x, y, z, 1) to LPS mm.
 
     It is what its SupervisedEvaluator would have done with the same voxels from files, batch size 1: the transforms
     before, the inferer, the transforms after, and what SaveImage would have done to bring it back to the first grid.
@@ -40,13 +41,9 @@ def analyse(workflow: Workflow, volumes: Sequence[torch.Tensor], affine: torch.T
     Raises InvalidAffine, BundleError, and whatever the bundle's own parts raise.
     """
     plan = workflow.plan
-    if len(volumes) != plan.inputs:
-        raise BundleError(f"{len(volumes)} images were given, the bundle takes {plan.inputs}")
-    given = image_of([volume.to(workflow.device) for volume in volumes], affine)
+    given = image_of(volume.to(workflow.device), affine)
     item: Any = workflow.preprocessing({plan.image_key: given})
     found = _found(workflow, item)
-    if plan.output == "scores":
-        return Answer(torch.as_tensor(found).reshape(-1).to(torch.float32))
     return Answer(_integers(voxels_of(_on_grid(found, given)), plan.output))
 
 
@@ -108,6 +105,5 @@ def _integers(found: torch.Tensor, output: str) -> torch.Tensor:
             if found.shape[0] != 1:
                 raise BundleError(f"the answer has {found.shape[0]} channels where a label map has one")
             found = found[0]
-        most = int(found.max()) if found.numel() else 0
-        return found.to(torch.uint8 if most < 256 else torch.uint16)
+        return found.to(torch.uint8)
     return (found > 0).to(torch.uint8)

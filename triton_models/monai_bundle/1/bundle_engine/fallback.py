@@ -26,7 +26,7 @@ def limit_memory(device: torch.device, budget_mb: int) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, (budget_mb << 20) / total), device)
 
 
-def analyse_as_it_fits(workflow: Workflow, volumes: Sequence[torch.Tensor], affine: torch.Tensor) -> Answer:
+def analyse_as_it_fits(workflow: Workflow, volume: torch.Tensor, affine: torch.Tensor) -> Answer:
     """The bundle's answer, by the first way that finds memory enough; every way gives the same voxels but for rounding.
 
     Raises what `analyse` raises, and MemoryError where no way found enough.
@@ -34,7 +34,7 @@ def analyse_as_it_fits(workflow: Workflow, volumes: Sequence[torch.Tensor], affi
     tried = []
     for way, changed in _ways(workflow):
         try:
-            answer = analyse(changed, volumes, affine)
+            answer = analyse(changed, volume, affine)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise

@@ -16,8 +16,8 @@ class Plan:
 
     `config`: the configuration, by its path in the bundle. `weights`: the state dict's, or the TorchScript file's; ""
     where the network has none. `weights_key`: under which name a checkpoint may hold the state dict.
-    `image_key`, `output_key`: of the dictionaries that the transforms work on. `inputs`: how many images they take.
-    `output`: a label map; masks that may overlap; or numbers, one for each class.
+    `image_key`, `output_key`: of the dictionaries that the transforms work on.
+    `output`: a label map, or masks that may overlap.
     `amp`: mixed precision on a GPU, as the bundle asks for it.
     """
 
@@ -30,8 +30,7 @@ class Plan:
     weights_key: str
     image_key: str
     output_key: str
-    inputs: int
-    output: Literal["labels", "masks", "scores"]
+    output: Literal["labels", "masks"]
     amp: bool
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from monai.data import MetaTensor
@@ -17,24 +16,22 @@ class InvalidAffine(ValueError):
     """The affine places no volume."""
 
 
-def image_of(volumes: Sequence[torch.Tensor], affine: torch.Tensor) -> MetaTensor:
-    """What MONAI's LoadImage gives for the same voxels in a file: float32 (X, Y, Z), or with channels before.
+def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
+    """What MONAI's LoadImage gives for the same voxels in a file: float32 (X, Y, Z), without channels.
 
-    volumes: each (Z, Y, X), all on one grid. affine: float64 (4, 4), index (x, y, z, 1) to LPS mm.
+    volume: (Z, Y, X). affine: float64 (4, 4), index (x, y, z, 1) to LPS mm. Raises InvalidAffine.
     """
     affine = affine.to("cpu", torch.float64)
     if affine.shape != (4, 4) or not torch.isfinite(affine).all() or abs(torch.linalg.det(affine)) < 1e-9:
         raise InvalidAffine(f"the affine is no map of voxels into space: {affine.tolist()}")
-    turned = [volume.permute(2, 1, 0).to(torch.float32) for volume in volumes]
-    several = len(turned) > 1
-    voxels = torch.stack(turned) if several else turned[0].contiguous()
+    voxels = volume.permute(2, 1, 0).to(torch.float32).contiguous()
     ras = _LPS_TO_RAS @ affine
     meta = {
         "affine": ras,
         "original_affine": ras.clone(),
-        "spatial_shape": torch.tensor(turned[0].shape),
+        "spatial_shape": torch.tensor(voxels.shape),
         "space": "RAS",
-        "original_channel_dim": 0 if several else math.nan,
+        "original_channel_dim": math.nan,
         "filename_or_obj": "",
     }
     return MetaTensor(voxels, affine=ras, meta=meta)
