@@ -131,9 +131,14 @@ class Router:
 
         Raises Unavailable for what nothing can be decided without.
         """
-        self._change_log.read()
-        compared = self._compare()
         missing = shortage(self._settings)
+        try:
+            self._change_log.read()
+            compared = self._compare()
+        except Unavailable as error:
+            if missing:  # whoever mends the archive should know of it too
+                raise Unavailable(f"{missing}; {error}") from error
+            raise
         if missing:
             raise Unavailable(missing)
         studies = dict.fromkeys(arrival.study_uid for arrival in self.arrivals.settling())
