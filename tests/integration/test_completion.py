@@ -347,9 +347,7 @@ def test_without_room_on_the_disk_nothing_is_begun_and_nothing_is_lost(
 
 
 def test_that_there_is_no_room_is_told_while_the_archive_is_away_too(tmp_path: Path) -> None:
-    nowhere = Settings(
-        data_dir=tmp_path / "data", orthanc={"http_port": 9}, limits={"free_disk_mb": 10**9}, routes=[]
-    )
+    nowhere = Settings(data_dir=tmp_path, orthanc={"http_port": 9}, limits={"free_disk_mb": 10**9}, routes=[])
     with routed(nowhere, {}) as router:
         wait_for(lambda: "does not answer" in router.status()["away"])
         assert "limits.free_disk_mb is 1000000000" in router.status()["away"]
