@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,7 @@ class Archive:
     refused: int = 0  # sendings that had to be repeated
     sent: set[str] = field(default_factory=set)  # SOP Instance UIDs that were acknowledged
     analysed: list[Analysed] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)  # nothing is tried again
 
     def send(self, study: Study, rng: random.Random) -> None:
         """Send the study in the way of its kind. Returns when the archive has acknowledged every image."""
@@ -163,7 +165,7 @@ class Archive:
     def _wait_for_results(self, study: Study, application: str) -> None:
         """Mostly until it has been analysed; of a hasty study, until the middle of that."""
         give_up = time.monotonic() + (1.5 if study.hasty else _ANALYSED_WITHIN_S)
-        while time.monotonic() < give_up:
+        while time.monotonic() < give_up and not self.over.is_set():
             job_id = self.done(study.uid, application)
             if job_id is not None:
                 self.analysed.append(Analysed(study, application, job_id))
@@ -193,9 +195,7 @@ class Archive:
                 if association.is_established:
                     association.release()
             if left:
-                self.refused += 1
-                assert time.monotonic() < give_up, "the archive does not take images any more"
-                time.sleep(_PAUSE_S)
+                self._refused(give_up)
 
     def _stow(self, images: Sequence[Dataset]) -> None:
         give_up = time.monotonic() + _SEND_WITHIN_S
@@ -204,10 +204,7 @@ class Archive:
                 with DICOMwebClient(f"{self.url}/dicom-web", timeout_s=10) as client:
                     client.store(images)
             except IsocenterError:
-                self.refused += 1
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(_PAUSE_S)
+                self._refused(give_up)
             else:
                 self.sent.update(str(image.SOPInstanceUID) for image in images)
                 return
@@ -224,8 +221,13 @@ class Archive:
                         deleted = httpx.delete(f"{self.url}{each['Path']}", timeout=10, trust_env=False)
                         assert deleted.status_code in (200, 404), deleted.text
             except httpx.HTTPError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(_PAUSE_S)
+                self._refused(give_up)
             else:
                 return
+
+    def _refused(self, give_up: float) -> None:
+        """Before it is tried again."""
+        self.refused += 1
+        assert not self.over.is_set(), "the run is over"
+        assert time.monotonic() < give_up, "the archive does not take images any more"
+        time.sleep(_PAUSE_S)

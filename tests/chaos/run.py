@@ -48,6 +48,9 @@ def run(site: Site, *, faults: int, studies: int, seed: int) -> Report:
         try:
             over = traffic.progress.step
             report.faults = break_things(site, faults_of(site), faults, rng, over)
+        except BaseException:
+            traffic.abandon()
+            raise
         finally:
             traffic.progress.finish()
             _mended(site)

@@ -83,6 +83,12 @@ class Traffic:
         self._pool.shutdown()
         self._urgent.shutdown()
 
+    def abandon(self) -> None:
+        """Whatever has not been sent never will be: the run has failed."""
+        self.archive.over.set()
+        for pool in (self._pool, self._urgent):
+            pool.shutdown(wait=False, cancel_futures=True)
+
     def _study(self, number: int) -> Study:
         return study(KINDS[number % len(KINDS)], number, self._rng, self._run)
 
