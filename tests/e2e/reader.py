@@ -125,6 +125,14 @@ class Reader:
         listed = self._page.locator('[data-cy="study-browser-thumbnail-no-image"]')
         listed.filter(has_text=f"S:{series_number}").dblclick()
 
+    def choose_images(self, series_number: int, *, slices_on: int = 0) -> None:
+        """Put a series of images into the active viewport, and go so many slices on from its first."""
+        listed = self._page.locator('[data-cy="study-browser-thumbnail"]')
+        listed.filter(has_text=f"S:{series_number}").dblclick()
+        self.wait_for(lambda seen: any("I:" in each.text for each in seen), "the first image")
+        for _ in range(slices_on):
+            self._page.keyboard.press("ArrowDown")
+
     def series(self) -> list[str]:
         """What the list says of each series: modality, description, number and how many images."""
         return self._page.locator('[data-cy^="study-browser-thumbnail"]').all_inner_texts()

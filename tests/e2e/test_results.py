@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -33,8 +33,9 @@ from scipy import ndimage
 
 from isocenter.settings import OrthancSettings
 from isocenter_operators.dicom import codes
-from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup
+from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup, Points
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.results.derived_series import derived_series
 from isocenter_operators.dicom.results.key_frames import key_frames
 from isocenter_operators.dicom.results.key_objects import key_images, result_set
 from isocenter_operators.dicom.results.outcome_note import (
@@ -46,6 +47,7 @@ from isocenter_operators.dicom.results.outcome_note import (
 from isocenter_operators.dicom.results.parametric_map import PROBABILITY, parametric_map
 from isocenter_operators.dicom.results.pdf_report import pdf_report, section_pictures
 from isocenter_operators.dicom.results.picture import overlay_pictures
+from isocenter_operators.dicom.results.presentation_state import presentation_states
 from isocenter_operators.dicom.results.rtstruct import structure_set
 from isocenter_operators.dicom.results.seg import segmentation
 from isocenter_operators.dicom.results.sr import measurement_report
@@ -84,11 +86,7 @@ def stored(orthanc: OrthancSettings) -> Stored:
         flipped = float(phantom.affine[:3, 2] @ volume.affine[:3, 2]) < 0
         labels = np.ascontiguousarray(phantom.labels[::-1] if flipped else phantom.labels)
         results = results_of(volume, labels)
-        with httpx.Client(base_url=orthanc.rest_url) as archive:
-            for instance in (*volume.sources, *results):
-                content = io.BytesIO()
-                instance.save_as(content, enforce_file_format=True)
-                archive.post("/instances", content=content.getvalue()).raise_for_status()
+        put(orthanc, [*volume.sources, *results])
         (document,) = (each for each in results if "EncapsulatedDocument" in each)
         return Study(
             str(volume.sources[0].StudyInstanceUID),
@@ -99,6 +97,14 @@ def stored(orthanc: OrthancSettings) -> Stored:
         )
 
     return store
+
+
+def put(orthanc: OrthancSettings, instances: Sequence[Dataset]) -> None:
+    with httpx.Client(base_url=orthanc.rest_url) as archive:
+        for instance in instances:
+            content = io.BytesIO()
+            instance.save_as(content, enforce_file_format=True)
+            archive.post("/instances", content=content.getvalue()).raise_for_status()
 
 
 def results_of(volume: Volume, labels: NDArray[np.uint8]) -> list[Dataset]:
@@ -320,3 +326,49 @@ def read(browser: Reader, series_number: int, sentence: str) -> str:
     seen = browser.wait_for(lambda seen: bool(seen) and sentence in seen[0].text, sentence)
     browser.screenshot(ARTIFACTS / f"results-{series_number}.png")
     return seen[0].text
+
+
+def test_derived_images_open_as_images_and_marked_places_are_listed(
+    gateway: str, orthanc: OrthancSettings
+) -> None:
+    phantom = thorax_phantom(size=(128, 112, 40), spacing_mm=(2.8, 2.8, 7.5), noise_hu=30.0)
+    volume = volume_of(as_datasets(phantom))
+    algorithm = Algorithm("nodule finder", "1.0", {"net": "1"})
+    sources = [str(each.SOPInstanceUID) for each in volume.sources]
+    job: dict[str, Any] = {
+        "frames": volume.frames,
+        "algorithm": algorithm,
+        "identity": JobIdentity.of(sources, algorithm, CREATED),
+    }
+    smooth = ndimage.gaussian_filter(volume.voxels.astype(np.float32), 1).round().astype(np.int16)
+    place = tuple((volume.affine @ (60, 50, 20, 1))[:3].tolist())
+    found = MeasurementGroup("Nodule", codes.LUNG, region=Points((place,)))  # type: ignore[arg-type]
+    results = [
+        *derived_series(voxels=smooth, what="Denoised", **job),
+        *presentation_states(findings=Findings((found,)), **job),
+    ]
+    put(orthanc, [*volume.sources, *results])
+    with reader(gateway) as browser:
+        browser.open(str(volume.sources[0].StudyInstanceUID))
+        browser.wait_for(lambda seen: len(seen) == 1 and "I:" in seen[0].text, "the images")
+        assert [line.split("\n")[:2] for line in sorted(browser.series())] == [
+            ["CT", "Chest phantom"],
+            ["CT", "Denoised (AI): Chest phantom"],
+            ["PR", "nodule finder findings"],
+        ]
+        browser.choose_images(9010, slices_on=20)
+        (seen,) = browser.wait_for(
+            lambda seen: "Denoised" in seen[0].text and "(21/40)" in seen[0].text, "it"
+        )
+        browser.screenshot(ARTIFACTS / "results-derived.png")
+    (shown,) = (z for z, each in enumerate(volume.sources) if each.InstanceNumber == seen.instance_number)
+    expected = np.clip((smooth[shown] + 1350) / 1500 * 255, 0, 255)  # W 1500, L -600
+    expected = ndimage.zoom(expected, seen.pixels.shape[0] / expected.shape[0], order=1)
+    left = (seen.pixels.shape[1] - expected.shape[1]) // 2
+    pixels = seen.pixels[: expected.shape[0], left : left + expected.shape[1], 0].astype(np.float32)
+    expected = expected[: len(pixels)]
+    difference = np.abs(pixels - expected).mean()
+    assert difference < 6, difference
+    for turned in (expected[:, ::-1], expected[::-1]):
+        assert np.abs(pixels - turned).mean() > 3 * difference
+    assert browser.complaints == []
