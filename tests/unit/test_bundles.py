@@ -288,3 +288,8 @@ def test_code_is_shown_and_needs_trust(
     assert json.loads(capfd.readouterr().out)["code"] == ["scripts/steps.py"]
     assert main(["models"]) == 0
     assert "spleen_ct_segmentation" in capfd.readouterr().out
+    assert main(["models", "remove", "ct_lung_density"]) == 2  # a route names it
+    assert main(["models", "remove", "spleen_ct_segmentation"]) == 0
+    assert main(["models", "remove", "spleen_ct_segmentation"]) == 2
+    assert "was not imported" in capfd.readouterr().err
+    assert not list((tmp_path / "data" / "models").iterdir())

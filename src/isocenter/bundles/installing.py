@@ -16,7 +16,7 @@ from isocenter.bundles.description import Description
 from isocenter.bundles.plan import Plan
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["Imported", "install"]
+__all__ = ["Imported", "install", "remove"]
 
 _ENGINE = "monai_bundle"  # in the installed model repository: what runs any bundle
 _VERSION = "1"
@@ -104,6 +104,17 @@ def install(
         model.rename(place.model)
         app.rename(place.app)
     return place
+
+
+def remove(name: str, *, models: Path, apps: Path) -> None:
+    """Delete an imported model and its application. Raises ConfigurationError where there is none of this name."""
+    if not (apps / name / "app.yaml").is_file():
+        raise ConfigurationError(f"{name!r} was not imported: there is no {apps / name}")
+    try:
+        shutil.rmtree(apps / name)  # first: an application without a model would fail its jobs
+        shutil.rmtree(models / name)
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} can not be deleted: {error.strerror}") from error
 
 
 @contextmanager

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 @options.json_option
 @click.pass_context
 def command(context: click.Context, config: Path | None, as_json: bool) -> None:
-    """The models: list (what is done without a further word), import BUNDLE, check NAME."""
+    """The models: list (what is done without a further word), import BUNDLE, check NAME, remove NAME."""
     context.obj = config
     if context.invoked_subcommand is None:
         context.invoke(listing, as_json=as_json)
@@ -116,6 +116,28 @@ def importing(
         )
     else:
         print_lines(_told(imported.name, plan, description))
+    return 0
+
+
+@command.command("remove")
+@click.argument("name")
+@options.json_option
+@click.pass_obj
+def removing(config: Path | None, name: str, as_json: bool = False) -> int:
+    """Delete the imported model NAME and its application. What they have made stays in the archive."""
+    from isocenter.bundles.installing import remove
+
+    settings = options.running_settings(config)
+    routes = [route.name for route in settings.routes if name in route.applications]
+    if routes:
+        raise ConfigurationError(
+            f"route {routes[0]!r} names the application {name!r}: take it out there first"
+        )
+    remove(name, models=settings.data_dir / "models", apps=settings.imported_apps_dir)
+    if as_json:
+        print_json({"removed": name})
+    else:
+        print_lines([f"{name} is removed; restart `isocenter up` where it runs"])
     return 0
 
 
