@@ -58,7 +58,7 @@ def _found(workflow: Workflow, item: Any) -> torch.Tensor:
         if reduction is not None and windows is not None:
             given = image.as_tensor().to(workflow.device)
             labels = windows.labels(given, workflow.network, reduction.decide)
-            item[plan.output_key] = MetaTensor(labels[None].float(), affine=image.affine, meta=image.meta)
+            item[plan.output_key] = MetaTensor(labels[None].float(), meta=image.meta)
             after = Compose(reduction.rest)
         else:
             output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
@@ -82,7 +82,7 @@ def _first(output: Any, image: MetaTensor) -> torch.Tensor:
     plain: torch.Tensor = output.as_tensor() if isinstance(output, MetaTensor) else output
     if plain.shape[2:] != image.shape[1:]:
         return plain[0]
-    placed: torch.Tensor = MetaTensor(plain[0], affine=image.affine, meta=image.meta)
+    placed: torch.Tensor = MetaTensor(plain[0], meta=image.meta)
     return placed
 
 

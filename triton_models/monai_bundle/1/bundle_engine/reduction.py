@@ -53,7 +53,7 @@ class Reduction:
             best = torch.maximum(best, found)
         if best is None or labels is None:
             raise ValueError("the network gives no classes")
-        return MetaTensor(labels, affine=best.affine, meta=best.meta)
+        return MetaTensor(labels, meta=best.meta)
 
 
 def reduction_of(workflow: Workflow) -> Reduction | None:
@@ -95,5 +95,5 @@ def _as_is(score: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """With the place of all of them."""
     placed: torch.Tensor = score
     if isinstance(scores, MetaTensor) and not isinstance(score, MetaTensor):
-        placed = MetaTensor(score, affine=scores.affine, meta=scores.meta)
+        placed = MetaTensor(score, meta=scores.meta)
     return placed

@@ -34,7 +34,7 @@ def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
         "original_channel_dim": math.nan,
         "filename_or_obj": "",
     }
-    return MetaTensor(voxels, affine=ras, meta=meta)
+    return MetaTensor(voxels, meta=meta)
 
 
 def voxels_of(image: torch.Tensor) -> torch.Tensor:
