@@ -134,7 +134,7 @@ def _script(file: Path, device: torch.device) -> torch.nn.Module:
 def _load(network: torch.nn.Module, file: Path, key: str) -> None:
     """A state dict, or a checkpoint with one under its key. Nothing else is unpickled."""
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise BundleError(f"{file.name} can not be read as weights: {_first_line(error)}") from error
     if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
