@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from isocenter_operators.dicom.gate.region_tag import Region
+from isocenter_operators.dicom.gate.region import Region
 
 __all__ = ["Acceptance", "FieldOfView", "QualityLimits", "Range"]
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from isocenter_operators.dicom.gate.overview import Overview
-from isocenter_operators.dicom.gate.region_tag import REGIONS, Region
+from isocenter_operators.dicom.gate.region import REGIONS, Region
 
 __all__ = ["BodyRegions", "regions_in", "structure_in"]
 

@@ -12,7 +12,8 @@ from isocenter_operators.dicom.gate.body_region import BodyRegions, regions_in, 
 from isocenter_operators.dicom.gate.contrast import contrast_of
 from isocenter_operators.dicom.gate.overview import overview_of
 from isocenter_operators.dicom.gate.quality import Quality, quality_of
-from isocenter_operators.dicom.gate.region_tag import REGIONS, Region, regions_of_tag, tag_of
+from isocenter_operators.dicom.gate.region import REGIONS, Region
+from isocenter_operators.dicom.gate.region_tag import regions_of_tag, tag_of
 from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.dicom.value import term
 

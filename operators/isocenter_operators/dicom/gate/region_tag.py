@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
+from isocenter_operators.dicom.gate.region import REGIONS, Region
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.value import term
 
-__all__ = ["REGIONS", "Region", "regions_of_tag", "tag_of"]
-
-Region = Literal["head", "neck", "chest", "abdomen"]
-REGIONS: tuple[Region, ...] = get_args(Region)  # from the head down
+__all__ = ["regions_of_tag", "tag_of"]
 
 # The defined terms of Body Part Examined, as far as they say some of our regions, or clearly another part.
 _PARTS: tuple[tuple[str, tuple[Region, ...]], ...] = (
