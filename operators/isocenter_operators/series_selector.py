@@ -60,7 +60,9 @@ class SeriesSelectorOperator(DICOMSeriesSelectorOperator):
         with self._record.step("select"):
             selected = self._matching(studies)
         if not selected:
-            raise NotApplicable(f"no series matches the selection rules; there were {_seen(studies)}")
+            raise NotApplicable(
+                f"none of the series is of the kind that this application is for; there is {_seen(studies)}"
+            )
         matching = {each.series.SeriesInstanceUID for study in selected for each in study.selected_series}
         if len(matching) > 1:
             left = len(matching) - 1
@@ -113,11 +115,15 @@ def _modality(series: DICOMSeries) -> str:
     return term(series.Modality) if series.Modality else "no modality"
 
 
+def _counted(instances: int) -> str:
+    return "1 image" if instances == 1 else f"{instances} images"
+
+
 def _seen(studies: list[DICOMStudy]) -> str:
     kinds = Counter(
-        f"{_modality(series)} with {len(series.get_sop_instances())} instances"
+        f"{_modality(series)} of {_counted(len(series.get_sop_instances()))}"
         for study in studies
         for series in study.get_all_series()
     )
-    shown = [f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.most_common(5)]
+    shown = [f"{count} times {kind}" if count > 1 else kind for kind, count in kinds.most_common(5)]
     return ", ".join([*shown, f"{len(kinds) - 5} other kinds"] if len(kinds) > 5 else shown)

@@ -60,9 +60,8 @@ class Catalog:
         folders = {folder.name: folder for folder in self._folders()}
         if name not in folders:
             there = ", ".join(folders) or "none"
-            raise ConfigurationError(
-                f"there is no application {name!r} in {self._places[0]} (installed: {there})"
-            )
+            places = " or ".join(map(str, self._places))
+            raise ConfigurationError(f"there is no application {name!r} in {places} (installed: {there})")
         app = read_manifest(folders[name])
         if not self._repositories:
             return app

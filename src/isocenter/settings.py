@@ -74,6 +74,11 @@ class GatewaySettings(_Section):
     ohif: Path | None = None  # the viewer's built files; None: the copy that `make` fetched
 
     @property
+    def viewer(self) -> Path:
+        """The folder of the viewer's built files, which may not be there."""
+        return self.ohif or _here_or_source(".cache/ohif/dist")
+
+    @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 

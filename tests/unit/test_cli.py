@@ -270,6 +270,20 @@ def test_the_doctor_fails_only_for_what_is_required(site: Path, capfd: pytest.Ca
     assert "there is no application 'gone' in apps_dir" in capfd.readouterr().out
 
 
+def test_the_doctor_looks_for_the_folders_that_results_go_to(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (site / "there").mkdir()
+    (site / "isocenter.yaml").write_text(
+        "peers: {share: {kind: folder, path: there}, lost: {kind: folder, path: nowhere}}"
+    )
+    assert main(["doctor", "--json"]) == 1
+    checks = {each["what"]: each for each in json.loads(capfd.readouterr().out)["checks"]}
+    assert checks["peer share"]["ok"]
+    assert not checks["peer lost"]["ok"]
+    assert "peers.lost.path" in checks["peer lost"]["advice"]
+
+
 def test_tables() -> None:
     groups = [{"label": "Both", "notes": [], "volume_mL": None, "mean_density_HU": -812.34}]
     assert groups_table(groups) == [

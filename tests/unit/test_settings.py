@@ -266,6 +266,15 @@ def test_results_are_written_so_that_the_archive_and_every_destination_can_take_
     assert written("small", "new") == ("LABELMAP", (), 20)
 
 
+def test_the_viewer_that_make_fetched_is_found_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(gateway={"ohif": "mine"}).gateway.viewer == Path("mine")
+    if (ROOT / ".cache" / "ohif" / "dist").is_dir():
+        assert Settings().gateway.viewer == ROOT / ".cache" / "ohif" / "dist"
+
+
 def test_a_profile_that_a_peer_can_not_have_is_refused() -> None:
     with pytest.raises(ValidationError, match="there is none called 'latest'"):
         Settings(peers={"vna": {"kind": "folder", "path": "there", "profile": "latest"}})

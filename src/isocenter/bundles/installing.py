@@ -95,7 +95,9 @@ def install(
     for taken in (place.model, place.app, installed / name):
         if taken.exists():
             raise ConfigurationError(
-                f"{taken} is there already: choose another --name, or delete it first", path=str(taken)
+                f"{taken} is there already: choose another --name, or take it away with `isocenter models remove "
+                f"{name}`",
+                path=str(taken),
             )
     with _beside(models) as model, _beside(apps) as app:
         engine = installed / _ENGINE / _VERSION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import httpx
 
 from isocenter.catalog import Catalog
 from isocenter.pacs import Orthanc
+from isocenter.peer import FolderPeer
 from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter.stack import ports
@@ -29,7 +31,6 @@ __all__ = ["Finding", "examine"]
 _DISK_GB = 5
 _SHARED_MEMORY_MB = 512  # a volume of 300 slices in, its labels out, and room for another
 _STACK_MB = 32
-_VIEWER = Path(".cache/ohif/dist")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def examine(settings: Settings) -> list[Finding]:
         _shared_memory(),
         _stack_limit(),
         _applications(settings),
+        *_folder_peers(settings),
         *(_service(settings) if there else _ports(settings)),
     ]
 
@@ -106,9 +108,11 @@ def _triton(settings: Settings) -> Iterator[Finding]:
 
 
 def _viewer(settings: Settings) -> Finding:
-    folder = settings.gateway.ohif or _VIEWER
+    folder = settings.gateway.viewer
     there = (folder / "index.html").is_file()
-    advice = "run `make ohif` (needs npm, or the network once); all but the viewer works without it"
+    advice = (
+        "run `make ohif` (needs npm, or the network once), or set gateway.ohif; all else works without it"
+    )
     return Finding("OHIF", there, str(folder) if there else "not found", advice, required=False)
 
 
@@ -150,6 +154,17 @@ def _applications(settings: Settings) -> Finding:
         return ", ".join(f"{app.name} {app.version}" for app in catalog.all())
 
     return _attempt("applications and rules", installed)
+
+
+def _folder_peers(settings: Settings) -> Iterator[Finding]:
+    for name, peer in settings.peers.items():
+        if isinstance(peer, FolderPeer):
+            advice = (
+                f"make the folder, mount its disk, or correct peers.{name}.path: what is to go there waits"
+            )
+            there = peer.path.is_dir() and os.access(peer.path, os.W_OK)
+            seen = str(peer.path) if there else f"{peer.path} is not there, or can not be written to"
+            yield Finding(f"peer {name}", there, seen, advice)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -91,11 +91,11 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
 @contextmanager
 def _served(settings: Settings, model: str) -> Iterator[Settings]:
     """Settings of a server that has the model: the running one, or one for this check only."""
+    from isocenter.cli.run import serves
     from isocenter.stack.ports import any_for_triton
-    from isocenter.stack.running import running
     from isocenter.stack.triton import running_triton
 
-    if not settings.triton.embedded or running(settings) is not None:
+    if not settings.triton.embedded or serves(settings, (model,)):
         yield settings
         return
     own = any_for_triton(settings)

@@ -66,7 +66,7 @@ def listing(config: Path | None, as_json: bool = False) -> int:
 
 @command.command("import")
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
-@click.option("--name", help="Of the model and the application; the bundle's own by default.")
+@click.option("--name", help="Of the model and the application; by default, as its metadata.json names it.")
 @click.option("--trust-code", is_flag=True, help="Let the bundle's own code run, inside the model's process.")
 @options.json_option
 @click.pass_obj
@@ -98,7 +98,7 @@ def importing(
             bundle,
             plan,
             description,
-            name=_named(name or bundle.name),
+            name=_named(name or description.title),
             models=settings.data_dir / "models",
             apps=settings.imported_apps_dir,
             installed=settings.triton.model_repository,
@@ -128,6 +128,10 @@ def removing(config: Path | None, name: str, as_json: bool = False) -> int:
     from isocenter.bundles.installing import remove
 
     settings = options.running_settings(config)
+    if not (settings.imported_apps_dir / name).is_dir():
+        raise ConfigurationError(
+            f"{name!r} was not imported: there is no {settings.imported_apps_dir / name}"
+        )
     routes = [route.name for route in settings.routes if name in route.applications]
     if routes:
         raise ConfigurationError(

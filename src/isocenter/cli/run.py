@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from isocenter_operators.manifest import AppManifest
     from isocenter_operators.run import Outcome
 
-__all__ = ["command"]
+__all__ = ["command", "serves"]
 
 
 @click.command()
@@ -112,15 +112,25 @@ def _graph(
 def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str]]:
     """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
     from isocenter.stack.ports import any_for_triton
-    from isocenter.stack.running import running
     from isocenter.stack.triton import starting_triton
 
-    if not app.models or not settings.triton.embedded or running(settings) is not None:
+    if not app.models or not settings.triton.embedded or serves(settings, app.models):
         yield lambda: settings.triton.grpc_url
         return
     say("starting Triton for this run")
     with starting_triton(any_for_triton(settings), tuple(app.models)) as address:
         yield address
+
+
+def serves(settings: Settings, models: Iterable[str]) -> bool:
+    """Whether a stack runs that has these models loaded; one that was imported since it was started is not."""
+    from isocenter.stack.running import running
+    from isocenter_operators.inference.triton import TritonClient
+
+    if running(settings) is None:
+        return False
+    with TritonClient(settings.triton.grpc_url, shared_memory=False) as client:
+        return all(client.ready(model) for model in models)
 
 
 def _quiet() -> None:

@@ -27,7 +27,8 @@ def command(path: Path, aet: str | None, stow: bool, config: Path | None, as_jso
     for file, reason in sent.skipped.items():
         say(f"not sent: {file}: {reason}")
     if sent.not_dicom:
-        say(f"{counted(len(sent.not_dicom), 'file')} passed over, not DICOM: {sent.not_dicom[0].name} ...")
+        more = " and others" if len(sent.not_dicom) > 1 else ""
+        say(f"{counted(len(sent.not_dicom), 'file')} passed over, not DICOM: {sent.not_dicom[0].name}{more}")
     if as_json:
         print_json(sent.as_json())
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -27,8 +26,6 @@ from isocenter_operators.errors import IsocenterError, Unavailable
 
 __all__ = ["create_app"]
 
-_FETCHED_VIEWER = Path(".cache/ohif/dist")
-
 
 def create_app(
     settings: Settings, *, router: RouterLike, jobs: JobsLike, couriers: CouriersLike | None = None
@@ -38,7 +35,7 @@ def create_app(
     Starting and stopping `router` and `couriers` is the caller's business.
     """
     proxy = DICOMwebProxy(settings.orthanc, Marking(settings))
-    viewer = Viewer(settings.gateway.ohif or _FETCHED_VIEWER)
+    viewer = Viewer(settings.gateway.viewer)
 
     def orthanc_missing() -> str | None:
         with Orthanc(settings.orthanc, timeout_s=1.5) as orthanc:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def problems(routes: Sequence[Route], applications: Collection[str]) -> list[Pro
             found.append(Problem((*place, "name"), "another rule has this name too", route.name))
         names.add(route.name)
         found += [
-            Problem((*place, "applications", at), f"there is no application {name!r} in apps_dir", route.name)
+            Problem((*place, "applications", at), _unknown_application(name, applications), route.name)
             for at, name in enumerate(route.applications)
             if name not in applications
         ]
@@ -43,6 +44,11 @@ def problems(routes: Sequence[Route], applications: Collection[str]) -> list[Pro
                 for problem in read(conditions).problems
             ]
     return found
+
+
+def _unknown_application(name: str, applications: Collection[str]) -> str:
+    near = get_close_matches(name, applications, 1)
+    return f"there is no application {name!r} in apps_dir" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def refuse_wrong_rules(settings: Settings, file: Path | None, catalog: Catalog) -> None:

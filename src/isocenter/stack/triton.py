@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from isocenter.settings import Settings
@@ -156,6 +157,7 @@ def running_triton(settings: Settings, models: Sequence[str]) -> Iterator[str]:
 def starting_triton(settings: Settings, models: Sequence[str]) -> Iterator[Callable[[], str]]:
     """As `running_triton`, but yields at once: what it yields waits until the server serves, and gives its address."""
     child = triton_child(settings, models)
+    child = replace(child, log=child.log.with_name("run.log"))  # beside that of a stack which may be running
     _refuse_ports_in_use(settings)
     process = _start(child)
 
