@@ -57,9 +57,9 @@ class Catalog:
 
     def get(self, name: str) -> AppManifest:
         """The application of this name. Raises ConfigurationError, naming those that are installed."""
-        folders = {folder.name: folder for folder in self._folders()}
+        folders = {folder.name: folder for folder in reversed(self._folders())}  # what is installed wins
         if name not in folders:
-            there = ", ".join(folders) or "none"
+            there = ", ".join(sorted(folders)) or "none"
             places = " or ".join(map(str, self._places))
             raise ConfigurationError(f"there is no application {name!r} in {places} (installed: {there})")
         app = read_manifest(folders[name])
@@ -73,4 +73,9 @@ class Catalog:
         return tuple(sorted({model for app in self.all() for model in app.models}))
 
     def _folders(self) -> list[Path]:
-        return [file.parent for place in self._places for file in sorted(place.glob("*/app.yaml"))]
+        return [
+            file.parent
+            for place in self._places
+            for file in sorted(place.glob("*/app.yaml"))
+            if not file.parent.name.startswith(".")  # an import that is not whole yet
+        ]

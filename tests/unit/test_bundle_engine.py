@@ -110,7 +110,7 @@ def small_bundle(folder: Path, *, inverted_first: bool, inferer: dict[str, Any])
     config["postprocessing"]["transforms"] = [
         softmax,
         *((invert, argmax) if inverted_first else (argmax, invert)),
-        {"_target_": "FlipD", "keys": "pred", "spatial_axis": 0},
+        {"_target_": "KeepLargestConnectedComponentd", "keys": "pred"},
         save,
     ]
     file.write_text(json.dumps(config))
@@ -182,3 +182,31 @@ def test_what_does_not_fit_is_done_with_less_and_it_is_said(engine: Any, tmp_pat
     )
     with pytest.raises(MemoryError, match="out of memory: tried the CPU, then the CPU, one window at a time"):
         engine.analyse_as_it_fits(replace(workflow, network=Hungry(workflow.network, 0)), *given)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ({"_target_": "EnsureTyped", "keys": "pred", "track_meta": False}, "does not say where it lies"),
+        (None, "values from 0 to .*, where whole numbers from 0 to 255 are expected"),
+    ],
+)
+def test_an_answer_whose_place_or_meaning_is_lost_is_refused(
+    last: dict[str, Any] | None, said: str, engine: Any, tmp_path: Path
+) -> None:
+    """Without its affine a label map is mirrored and nobody sees it; halfway between 1 and 3 is no 2."""
+    bundle = small_bundle(tmp_path, inverted_first=False, inferer={"roi_size": [32, 24, 40]})
+    file = bundle / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    _, argmax, invert, *_ = config["postprocessing"]["transforms"]
+    steps = [argmax, last] if last else [argmax, invert | {"nearest_interp": False}]
+    config["postprocessing"]["transforms"] = steps
+    file.write_text(json.dumps(config))
+    with opened(bundle) as read:
+        plan, _ = plan_of(read)
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    phantom = thorax_phantom(size=(60, 50, 20), spacing_mm=(2.1, 2.5, 5.0))
+    with pytest.raises(engine.BundleError, match=said):
+        engine.analyse(
+            workflow, torch.from_numpy(phantom.hu.astype(np.int16)), torch.from_numpy(phantom.affine)
+        )

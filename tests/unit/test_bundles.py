@@ -69,12 +69,9 @@ def test_every_bundle_of_the_zoo_is_understood_and_none_of_its_words_is_code(
         plan, code = plan_of(read)
         description = description_of(read, plan.output)
     assert code == []
-    assert (plan.network, plan.preprocessing, plan.inferer) == ("network", "preprocessing", "inferer")
-    assert (plan.postprocessing, plan.weights, plan.weights_key) == (
-        "postprocessing",
-        "models/model.pt",
-        "model",
-    )
+    assert set(plan.configuration) >= {"network", "preprocessing", "inferer", "postprocessing"}
+    assert not {"evaluator", "dataloader", "datalist", "run"} & set(plan.configuration)
+    assert (plan.weights, plan.weights_key, plan.own_code) == ("models/model.pt", "model", False)
     assert (plan.image_key, plan.output_key, plan.output) == ("image", "pred", "labels")
     assert plan.amp == (name != "ventricular_short_axis_3label")
     assert len(description.labels) == labels
@@ -88,11 +85,20 @@ def test_parts_are_found_by_the_evaluator_whatever_they_are_called(bundle: Calla
         config["before"] = config.pop("preprocessing")
         config["evaluator"]["network"] = "@net"
         config["dataset"]["transform"] = "@before"
+        config["postprocessing"]["transforms"][1]["transform"] = "@before"
         config["evaluator"]["inferer"] = config.pop("inferer")
         config["checkpointloader"]["load_dict"] = {"state": "@net"}
 
-    plan, _ = planned(bundle(change=rename))
-    assert (plan.network, plan.preprocessing, plan.inferer) == ("net", "before", "evaluator::inferer")
+    plan, code = planned(bundle(change=rename))
+    assert code == []
+    assert plan.configuration["network"] == "$@network_def.to(@device)"
+    assert plan.configuration["inferer"]["_target_"] == "SlidingWindowInferer"
+    steps = plan.configuration["preprocessing"]["transforms"]
+    assert [step["_target_"] for step in steps][:2] == ["EnsureChannelFirstd", "Orientationd"]
+    (inverse,) = (
+        step for step in plan.configuration["postprocessing"]["transforms"] if step["_target_"] == "Invertd"
+    )
+    assert inverse["transform"] == "@preprocessing"
     assert plan.weights_key == "state"
 
 
@@ -105,14 +111,64 @@ def test_what_is_code_is_shown_with_where_it_stands(bundle: Callable[..., Path])
 
     folder = bundle(change=with_code)
     (folder / "scripts").mkdir()
-    (folder / "scripts" / "net.py").write_text("raise SystemExit('it ran')")
-    _, code = planned(folder)
-    assert code == [
-        "imports: $import scripts",
-        "preprocessing::transforms::3::pixdim: $scripts.spacing()",
+    for name in ("net.py", "fast.so"):
+        (folder / "scripts" / name).write_text("raise SystemExit('it ran')")
+    plan, code = planned(folder)
+    assert plan.own_code
+    assert "somewhere else" not in plan.configuration
+    assert sorted(code) == [
+        "imports::3: $import scripts",
         "network_def: scripts.net.Net",
+        "preprocessing::transforms::2::pixdim: $scripts.spacing()",
+        "scripts/fast.so",
         "scripts/net.py",
     ]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"_target_": "run_cmd", "cmd_list": ["touch", "x"]},
+        {"_target_": "monai.utils.misc.os.system", "command": "touch x"},
+        {"_target_": "os.system", "command": "touch x"},
+        {"_target_": "torch.hub.load", "repo_or_dir": "x", "model": "y"},
+        {"_target_": "monai.bundle.download", "name": "x"},
+        {"_target_": "@t"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "_mode_": "debug"},
+        {"_target_": "Lambdad", "keys": "image", "func": "$__import__('os').system"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "$@hidden"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "https://elsewhere/axcodes"},
+    ],
+)
+def test_nothing_runs_without_trust(bundle: Callable[..., Path], step: dict[str, Any]) -> None:
+    def with_step(config: dict[str, Any]) -> None:
+        config["t"] = "os.system"
+        config["hidden"] = "$[each for each in ().__class__.__bases__]"
+        config["preprocessing"]["transforms"].append(step)
+
+    plan, code = planned(bundle(change=with_step))
+    assert len(code) == 1
+    assert plan.own_code
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("$@##hidden", "a relative reference is not followed here"),
+        ("@##hidden", "a relative reference is not followed here"),
+        ("%other.json::key", "a macro is not followed here"),
+        ("@nowhere", "there is no part 'nowhere'"),
+    ],
+)
+def test_a_reference_that_can_not_be_followed_is_refused(
+    bundle: Callable[..., Path], text: str, said: str
+) -> None:
+    def refer(config: dict[str, Any]) -> None:
+        config["preprocessing"]["transforms"][2]["axcodes"] = text
+
+    folder = bundle(change=refer)
+    with pytest.raises(ConfigurationError, match=said):
+        planned(folder)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +233,52 @@ def _drop(key: str) -> Callable[[dict[str, Any]], object]:
             lambda c: (c.pop("network"), c.pop("network_def"), c["evaluator"].pop("network")),
             lambda m: None,
             r"inference\.json: there is no network in it",
+        ),
+        (
+            lambda c: c["preprocessing"]["transforms"].append({"_target_": "Compose", "transforms": []}),
+            lambda m: None,
+            r"preprocessing::transforms::6: Compose in a Compose can not be honoured",
+        ),
+        (
+            lambda c: c["postprocessing"]["transforms"].insert(
+                3, {"_target_": "MapLabelValued", "keys": "pred", "orig_labels": [1], "target_labels": [7]}
+            ),
+            lambda m: None,
+            r"MapLabelValued after the network can not be honoured: what its labels mean then is not known",
+        ),
+        (
+            lambda c: c["postprocessing"]["transforms"][2].update(to_onehot=2),
+            lambda m: None,
+            r"AsDiscreted with to_onehot can not be honoured",
+        ),
+        (
+            lambda c: c["evaluator"].update(_target_="EnsembleEvaluator"),
+            lambda m: None,
+            r"evaluator: EnsembleEvaluator can not be honoured, only SupervisedEvaluator",
+        ),
+        (
+            lambda c: c["evaluator"].update(prepare_batch="$scripts.prepare"),
+            lambda m: None,
+            r"evaluator: SupervisedEvaluator with prepare_batch can not be honoured",
+        ),
+        (
+            lambda c: c["preprocessing"]["transforms"][0].update(reader="NumpyReader"),
+            lambda m: None,
+            r"LoadImaged with reader NumpyReader can not be honoured",
+        ),
+        (
+            lambda c: c["checkpointloader"].update(
+                load_path="$@bundle_root + '/../../../../../../etc/passwd'"
+            ),
+            lambda m: None,
+            r"its weights are to be in .*passwd, and the bundle has no such file",
+        ),
+        (
+            lambda c: None,
+            lambda m: m["network_data_format"]["outputs"]["pred"].update(
+                channel_def={"0": "liver", "1": "spleen"}
+            ),
+            r"channel_def: channel 0 is 'liver', and not the background",
         ),
         (
             lambda c: c["checkpointloader"].update(load_path="$@bundle_root + '/models/other.pt'"),

@@ -515,7 +515,7 @@ def test_truncated_file_is_an_error(results: dict[str, Dataset], tmp_path: Path)
     assert [problem.severity for problem in problems(path)] == ["error"]
 
 
-def test_checks_500_frames_within_half_a_second() -> None:
+def test_checks_of_500_frames_do_not_grow_with_their_square() -> None:
     volume, _ = phantom_case(size=(16, 16, 250), spacing_mm=(22.0, 22.0, 1.2))
     labels = np.zeros(volume.voxels.shape, np.uint8)
     labels[:, :, :8], labels[:, :, 8:] = 1, 2
@@ -523,7 +523,7 @@ def test_checks_500_frames_within_half_a_second() -> None:
     assert int(seg.NumberOfFrames) == 500
     started = time.process_time()
     check(seg)
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 5  # 0.3 s; each frame with each other one would take minutes
 
 
 def test_dciodvfy_speaks_without_the_patients_name(results: dict[str, Dataset], tmp_path: Path) -> None:

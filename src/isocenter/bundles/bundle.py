@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from isocenter_operators.errors import ConfigurationError
 __all__ = ["Bundle", "opened"]
 
 _CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+_PROGRAMS = frozenset({".py", ".pyc", ".so", ".pyd", ".egg", ".whl"})
 _LARGEST_ZIP_MB = 32_768  # of what comes out of it
 
 
@@ -32,9 +34,18 @@ class Bundle:
     config_file: str
 
     @property
-    def scripts(self) -> list[str]:
-        """The Python files that it brings, as paths in the bundle."""
-        return sorted(file.relative_to(self.folder).as_posix() for file in self.folder.rglob("*.py"))
+    def programs(self) -> list[str]:
+        """The files that it brings and Python could import, as paths in the bundle."""
+        return sorted(
+            file.relative_to(self.folder).as_posix()
+            for file in self.folder.rglob("*")
+            if file.suffix in _PROGRAMS and "__pycache__" not in file.parts
+        )
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file of this path, and in the bundle itself."""
+        file = (self.folder / path).resolve()
+        return file.is_file() and file.is_relative_to(self.folder.resolve())
 
 
 @contextmanager
@@ -89,7 +100,7 @@ def _unpack(path: Path, folder: Path) -> None:
                 if place.is_absolute() or ".." in place.parts:
                     raise ConfigurationError(f"{path}: {each.filename!r} would lie outside of the bundle")
             archive.extractall(folder)
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:  # the last: one with a password
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:  # the last: one with a password
         raise ConfigurationError(f"{path}: can not be unpacked: {error}", path=str(path)) from error
 
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from isocenter.bundles.bundle import Bundle
+from isocenter.bundles.component import is_known
 from isocenter.bundles.expression import CannotTell, is_plain, references_in, value_of
+from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["Configuration", "Part"]
+__all__ = ["Configuration", "Part", "code_in", "walked"]
 
 _SEPARATOR = "::"
-# Made by MONAI or torch, by a name that they look up among their own, or by its whole name.
-_KNOWN_PACKAGES = ("monai.", "torch.nn.", "torchvision.models.")
-_KNOWN_IMPORTS = frozenset(
+_IMPORTS = frozenset(
     f"$import {name}"
     for name in ("glob", "json", "math", "monai", "numpy", "os", "re", "torch", "numpy as np")
 )
+_DOWNLOADS = ("http://", "https://", "ftp://")
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,26 @@ class Part:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The parts of one bundle's configuration. References go through it as MONAI has them: `@part`, `%part`."""
+    """The parts of one bundle's configuration. References go through it as MONAI has them: `@part`, `@part::child`."""
 
     bundle: Bundle
 
     def part(self, id_: str) -> Part | None:
         """What stands at this ID, references followed; None where nothing does."""
         content: Any = self.bundle.config
-        for key in id_.replace("#", _SEPARATOR).split(_SEPARATOR):
+        for key in _keys(id_):
             if isinstance(content, Mapping) and key in content:
                 content = content[key]
             elif isinstance(content, list) and key.isdecimal() and int(key) < len(content):
                 content = content[int(key)]
             else:
                 return None
-        return self.followed(Part(id_.replace("#", _SEPARATOR), content))
+        return self.followed(Part(_SEPARATOR.join(_keys(id_)), content))
 
     def followed(self, part: Part) -> Part | None:
-        """The part itself, where it is only a reference to another one: that one."""
+        """The part itself; where it is only a reference to another one, that one."""
         seen = set()
-        while isinstance(part.content, str) and part.content[:1] in ("@", "%") and part.content not in seen:
+        while isinstance(part.content, str) and part.content.startswith("@") and part.content not in seen:
             seen.add(part.content)
             there = self.part(part.content[1:])
             if there is None:
@@ -70,16 +71,12 @@ class Configuration:
         return None
 
     def items(self, part: Part) -> list[Part]:
-        """The items of a list, or of a Compose, references followed."""
-        content, id_ = part.content, part.id
-        if isinstance(content, Mapping) and part.target == "Compose":
-            inner = self.child(part, "transforms")
-            if inner is None:
-                return []
-            content, id_ = inner.content, inner.id
-        if not isinstance(content, list):
+        """The items of a list, references followed."""
+        if not isinstance(part.content, list):
             return []
-        found = (self.followed(Part(f"{id_}{_SEPARATOR}{place}", each)) for place, each in enumerate(content))
+        found = (
+            self.followed(Part(f"{part.id}{_SEPARATOR}{n}", each)) for n, each in enumerate(part.content)
+        )
         return [each for each in found if each is not None]
 
     def value(self, part: Part | None) -> Any:
@@ -108,48 +105,91 @@ class Configuration:
         return part
 
     def made_by(self, target: str) -> Iterator[Part]:
-        """Every part, anywhere, that is made by this class."""
-        yield from (part for part in self._walk(Part("", self.bundle.config)) if part.target == target)
+        """Every part, anywhere, that is made by this class and not switched off."""
+        for part in walked(Part("", self.bundle.config)):
+            if part.target == target and not part.content.get("_disabled_"):
+                yield part
 
-    def code(self, parts: list[Part]) -> list[str]:
-        """What of these parts, and of all that they refer to, is code: each with where it stands."""
-        found: dict[str, None] = {}
-        imports = self.part("imports")
-        for each in imports.content if imports and isinstance(imports.content, list) else []:
-            if str(each).strip() not in _KNOWN_IMPORTS:
-                found[f"imports: {each}"] = None
-        seen: set[str] = set()
-        waiting = list(parts)
+    def closed(self, roots: Mapping[str, Any]) -> dict[str, Any]:
+        """These parts, and whole every part at the top that they refer to, and so on: a configuration of its own.
+
+        Raises ConfigurationError for a reference that leads nowhere, or is of a kind that is not followed here.
+        """
+        found = dict(roots)
+        waiting = [Part(id_, content) for id_, content in roots.items()]
+        imports = self.bundle.config.get("imports")
+        if imports is not None:
+            found["imports"] = imports
+            waiting.append(Part("imports", imports))
         while waiting:
-            for part in self._walk(waiting.pop()):
-                if part.id in seen:
-                    continue
-                seen.add(part.id)
-                if reason := _code_in(part):
-                    found[reason] = None
-                if isinstance(part.content, str) and part.content[:1] in "$@%":
-                    there = (self.part(id_) for id_ in references_in(part.content.replace("%", "@")))
-                    waiting += [each for each in there if each is not None]
-        return list(found)
+            for part in walked(waiting.pop()):
+                for top in self._tops(part):
+                    if top in found or top in _GIVEN:
+                        continue
+                    if top not in self.bundle.config:
+                        raise self._refused(part, f"there is no part {top!r}")
+                    found[top] = self.bundle.config[top]
+                    waiting.append(Part(top, found[top]))
+        return found
 
-    def _walk(self, part: Part) -> Iterator[Part]:
-        yield part
-        content = part.content
-        prefix = f"{part.id}{_SEPARATOR}" if part.id else ""
-        if isinstance(content, Mapping):
-            for key, each in content.items():
-                yield from self._walk(Part(f"{prefix}{key}", each))
-        elif isinstance(content, list):
-            for place, each in enumerate(content):
-                yield from self._walk(Part(f"{prefix}{place}", each))
+    def _tops(self, part: Part) -> Iterator[str]:
+        """The parts at the top that a text refers to."""
+        text = part.content
+        if not isinstance(text, str):
+            return
+        if text.startswith("%"):
+            raise self._refused(part, "a macro is not followed here: write what it stands for")
+        if not text.startswith(("@", "$")):
+            return
+        if text.count("@") != len(references_in(text)):
+            raise self._refused(part, "a relative reference is not followed here: name the part from the top")
+        yield from (_keys(id_)[0] for id_ in references_in(text))
+
+    def _refused(self, part: Part, why: str) -> ConfigurationError:
+        file = self.bundle.folder / self.bundle.config_file
+        return ConfigurationError(f"{file}: {part.id}: {part.content!r}: {why}", path=str(file))
 
 
-def _code_in(part: Part) -> str:
+_GIVEN = frozenset({"bundle_root", "device"})  # what the model's process sets
+
+
+def code_in(configuration: Mapping[str, Any]) -> list[str]:
+    """What of a closed configuration is more than plain words: each with where it stands."""
+    return [reason for part in walked(Part("", configuration)) if (reason := _code(part))]
+
+
+def walked(part: Part) -> Iterator[Part]:
+    """The part, and all that lies in it."""
+    yield part
+    prefix = f"{part.id}{_SEPARATOR}" if part.id else ""
+    if isinstance(part.content, Mapping):
+        for key, each in part.content.items():
+            yield from walked(Part(f"{prefix}{key}", each))
+    elif isinstance(part.content, list):
+        for place, each in enumerate(part.content):
+            yield from walked(Part(f"{prefix}{place}", each))
+
+
+def _code(part: Part) -> str:
     content = part.content
-    if isinstance(content, Mapping):
-        name = str(content.get("_target_", ""))
-        if "." in name and not name.startswith(_KNOWN_PACKAGES):
-            return f"{part.id}: {name}"
-    if isinstance(content, str) and content.startswith("$") and not is_plain(content[1:]):
-        return f"{part.id}: {content}"
+    if isinstance(content, Mapping) and "_target_" in content:
+        return _code_of_target(part.id, content)
+    if not isinstance(content, str):
+        return ""
+    runs = content.startswith("$") and content.strip() not in _IMPORTS and not is_plain(content[1:])
+    return f"{part.id}: {content}" if runs or content.lower().startswith(_DOWNLOADS) else ""
+
+
+def _code_of_target(id_: str, content: Mapping[str, Any]) -> str:
+    target = content["_target_"]
+    if not isinstance(target, str) or not is_known(target):
+        return f"{id_}: {target}"
+    if content.get("_mode_", "default") != "default":
+        return f"{id_}: {target}, _mode_ {content['_mode_']}"
+    if content.get("pretrained") or content.get("pretrained_url"):
+        return f"{id_}: {target} downloads weights"
     return ""
+
+
+def _keys(id_: str) -> list[str]:
+    return id_.replace("#", _SEPARATOR).split(_SEPARATOR)

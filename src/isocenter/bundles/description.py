@@ -88,9 +88,23 @@ def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
             bundle,
             f"network_data_format.outputs: channel_def names {labels} labels; at most {_MOST_LABELS} can be served",
         )
+    is_background = [_is_background(name) for _, name in sorted(channels.items())]
+    if output == "labels" and not is_background[0]:
+        raise _refused(
+            bundle,
+            f"network_data_format.outputs: channel_def: channel 0 is {channels[0]!r}, and not the background",
+        )
+    if any(is_background[1:] if output == "labels" else is_background):
+        raise _refused(
+            bundle, "network_data_format.outputs: channel_def: the background is no channel of its own"
+        )
     if output == "labels":
         return {number: name for number, name in channels.items() if number}
     return {number + 1: name for number, name in channels.items()}
+
+
+def _is_background(name: str) -> bool:
+    return "".join(each for each in name.lower() if each.isalpha()) in ("background", "bg", "backgrounds")
 
 
 def _first(bundle: Bundle, which: str) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["CannotTell", "is_plain", "references_in", "value_of"]
 
 # An ID as MONAI writes it: names and numbers, joined by # or ::
-_REFERENCE = re.compile(r"@((?:\w|#|::)+)")
+_REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
 _PLAIN_NAMES = frozenset(
     {
         *("torch.device", "torch.cuda.is_available", "torch.float16", "torch.float32", "torch.float64"),

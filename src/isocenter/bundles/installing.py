@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,36 +85,44 @@ def install(
     models: Path,
     apps: Path,
     installed: Path,
+    taken: Collection[str] = (),
 ) -> Imported:
     """Write the model to `models` and the application to `apps`, under `name`.
 
-    installed: the model repository that the engine is copied from. Raises ConfigurationError where the name is taken or
-    something can not be written; then nothing is left of either.
+    installed: the model repository that the engine is copied from. taken: the names of all applications. Raises
+    ConfigurationError where the name is taken or something can not be written; then nothing is left of either.
     """
     place = Imported(name, models / name, apps / name)
-    for taken in (place.model, place.app, installed / name):
-        if taken.exists():
+    if name in taken and not place.app.exists():
+        raise ConfigurationError(f"there is an application {name!r} already: choose another --name")
+    for there in (place.model, place.app, installed / name):
+        if there.exists():
             raise ConfigurationError(
-                f"{taken} is there already: choose another --name, or take it away with `isocenter models remove "
+                f"{there} is there already: choose another --name, or take it away with `isocenter models remove "
                 f"{name}`",
-                path=str(taken),
+                path=str(there),
             )
     with _beside(models) as model, _beside(apps) as app:
         engine = installed / _ENGINE / _VERSION
         _write_model(model, bundle, plan, _config(name, plan, description), engine)
         _write_app(app, plan, description, name)
         model.rename(place.model)
-        app.rename(place.app)
+        try:
+            app.rename(place.app)
+        except OSError:
+            shutil.rmtree(place.model, ignore_errors=True)
+            raise
     return place
 
 
 def remove(name: str, *, models: Path, apps: Path) -> None:
     """Delete an imported model and its application. Raises ConfigurationError where there is none of this name."""
-    if not (apps / name / "app.yaml").is_file():
+    folders = [each / name for each in (apps, models) if (each / name).is_dir()]
+    if Path(name).name != name or not folders:
         raise ConfigurationError(f"{name!r} was not imported: there is no {apps / name}")
     try:
-        shutil.rmtree(apps / name)  # first: an application without a model would fail its jobs
-        shutil.rmtree(models / name)
+        for folder in folders:  # the application first: without its model it would fail its jobs
+            shutil.rmtree(folder)
     except OSError as error:
         raise ConfigurationError(f"{error.filename} can not be deleted: {error.strerror}") from error
 

@@ -1,18 +1,19 @@
 """Which parts of a bundle are run, and what comes out of them: found by reading alone.
 
-The same plan is read by `bundle_engine` in the model's process, which makes the parts.
+The same plan is read by `bundle_engine` in the model's process, which makes the parts: of the configuration in the plan
+and of no other, so that what was looked at is what is run.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from isocenter.bundles.bundle import Bundle
-from isocenter.bundles.configuration import Configuration, Part
+from isocenter.bundles.chain import Chain, plain_name, refused, steps_of
+from isocenter.bundles.configuration import Configuration, Part, code_in
 from isocenter.bundles.expression import CannotTell
 from isocenter_operators.errors import ConfigurationError
 
@@ -20,29 +21,25 @@ __all__ = ["Output", "Plan", "plan_of"]
 
 Output = Literal["labels", "masks"]
 
-# What a transform with a name like this does is different every time, or it reads or writes files.
-_NOT_HERE = re.compile(r"^(Rand|Save(?!Image)|Load(?!Image))")
-_READERS = frozenset({"LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict"})
-_WRITERS = frozenset({"SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict"})
-_ARGMAX = frozenset({"AsDiscreted", "AsDiscreteD", "AsDiscreteDict"})
+_NETWORK, _BEFORE, _INFERER, _AFTER = "network", "preprocessing", "inferer", "postprocessing"
+# What makes of an evaluation something else than transforms, network, inferer, transforms.
+_OTHER_WAYS = ("prepare_batch", "iteration_update", "networks", "amp_kwargs", "decollate")
 
 
 class Plan(BaseModel):
-    """Parts are named by their IDs in the configuration; see bundle_engine.plan for what each field means."""
+    """`configuration`: the parts network, preprocessing, inferer and postprocessing, as far as the bundle has them, and
+    all that they refer to. See bundle_engine.plan for what each other field means."""
 
     model_config = ConfigDict(frozen=True)
 
-    config: str
-    network: str
-    preprocessing: str
-    inferer: str
-    postprocessing: str
+    configuration: dict[str, Any]
     weights: str
     weights_key: str
     image_key: str
     output_key: str
     output: Output
     amp: bool
+    own_code: bool
 
 
 class _Reading:
@@ -57,8 +54,18 @@ class _Reading:
         for id_ in ("evaluator", "validator", "inference"):
             part = self.configuration.part(id_)
             if part is not None and isinstance(part.content, Mapping):
+                self._refuse_other_ways(part)
                 return part
         return Part("evaluator", {})
+
+    def _refuse_other_ways(self, evaluator: Part) -> None:
+        if evaluator.target not in ("SupervisedEvaluator", ""):
+            raise self.refuse(
+                f"{evaluator.id}: {evaluator.target} can not be honoured, only SupervisedEvaluator"
+            )
+        for key in _OTHER_WAYS:
+            if evaluator.content.get(key) is not None:
+                raise self.refuse(f"{evaluator.id}: {evaluator.target} with {key} can not be honoured")
 
     def part(self, *names: str) -> Part | None:
         """The evaluator's own, by the first of these names, or what stands at the top under one of them."""
@@ -85,90 +92,75 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
     Raises ConfigurationError, naming the file and the transform, for what can not be honoured.
     """
     reading = _Reading(bundle)
+    configuration = reading.configuration
     network = reading.part("network", "network_def")
     if network is None:
         raise reading.refuse(
             "there is no network in it: neither network, network_def nor one of an evaluator"
         )
-    before, after = reading.preprocessing(), reading.part("postprocessing")
-    inferer = reading.part("inferer")
-    steps_before = reading.configuration.items(before) if before else []
-    steps_after = reading.configuration.items(after) if after else []
-    for step in (*steps_before, *steps_after):
-        _refuse(reading, step)
     _refuse_several_images(reading)
+    preprocessing = reading.preprocessing()
+    before = Chain(configuration, preprocessing, "image")
+    after = Chain(configuration, reading.part("postprocessing"), "pred")
+    steps = steps_of(after, configuration, preprocessing.id if preprocessing else "")
+    roots = {_NETWORK: network.content, _BEFORE: before.content, _AFTER: _inverting(after.content)}
+    inferer = reading.part("inferer")
+    if inferer is not None:
+        roots[_INFERER] = inferer.content
+    closed = configuration.closed(roots)
     weights, key = _weights(reading, network)
+    code = [*code_in(closed), *bundle.programs, *([weights] if weights.endswith(".ts") else [])]
     plan = Plan(
-        config=bundle.config_file,
-        network=network.id,
-        preprocessing=before.id if before else "",
-        inferer=inferer.id if inferer else "",
-        postprocessing=after.id if after else "",
+        configuration=closed,
         weights=weights,
         weights_key=key,
-        image_key=_key(reading, [step for step in steps_before if step.target in _READERS], "image"),
-        output_key=_key(reading, [step for step in steps_after if step.target in _WRITERS], "pred"),
-        output=_output(reading, steps_after),
+        image_key=before.key,
+        output_key=after.key,
+        output=_output(reading, steps),
         amp=_amp(reading),
+        own_code=bool(code),
     )
-    used = [part for part in (network, before, inferer, after) if part is not None]
-    return plan, [*reading.configuration.code(used), *bundle.scripts]
+    return plan, code
 
 
-def _refuse(reading: _Reading, step: Part) -> None:
-    if not step.target:
-        raise reading.refuse(f"{step.id}: a transform was expected, there is {step.content!r}")
-    if _NOT_HERE.match(step.target):
-        raise reading.refuse(
-            f"{step.id}: {step.target} can not be honoured here: it is random, or reads or writes files"
-        )
+def _inverting(after: Mapping[str, Any]) -> dict[str, Any]:
+    """Whatever the bundle calls what comes before the network, it has the name of its role here."""
+    steps = [
+        {**step, "transform": f"@{_BEFORE}"} if plain_name(Part("", step)) == "Invert" else step
+        for step in after["transforms"]
+    ]
+    return {**after, "transforms": steps}
 
 
 def _weights(reading: _Reading, network: Part) -> tuple[str, str]:
     """The file, as a path in the bundle, and the name under which a checkpoint may hold the state dict."""
-    folder = reading.bundle.folder
     for loader in reading.configuration.made_by("CheckpointLoader"):
         names = loader.content.get("load_dict")
         key = next(iter(names), "model") if isinstance(names, Mapping) else "model"
         try:
-            path = str(reading.configuration.value(reading.configuration.child(loader, "load_path")))
+            said = str(reading.configuration.value(reading.configuration.child(loader, "load_path")))
         except CannotTell:
             continue
-        root = str(reading.bundle.config.get("bundle_root", "."))
-        path = path.removeprefix(root).lstrip("/")
-        if (folder / path).is_file():
-            return path, key
-        if (folder / "models" / "model.ts").is_file():
+        path = said.removeprefix(str(reading.bundle.config.get("bundle_root", "."))).lstrip("/")
+        if reading.bundle.has(path):
+            return path, str(key)
+        if reading.bundle.has("models/model.ts"):
             break
         raise reading.refuse(
             f"{loader.id}: its weights are to be in {path}, and the bundle has no such file; put them there"
         )
     for path in ("models/model.pt", "models/model.ts"):
-        if (folder / path).is_file():
+        if reading.bundle.has(path):
             return path, "model"
     raise reading.refuse(
         f"no weights of {network.id} were found: the bundle has no models/model.pt or model.ts"
     )
 
 
-def _key(reading: _Reading, steps: list[Part], usual: str) -> str:
-    for step in steps:
-        try:
-            keys = reading.configuration.value(reading.configuration.child(step, "keys"))
-        except CannotTell:
-            continue
-        names = [keys] if isinstance(keys, str) else list(keys or [])
-        if len(names) > 1:
-            raise reading.refuse(
-                f"{step.id}: {step.target} is for {len(names)} entries ({', '.join(names)}); one can be served"
-            )
-        if names:
-            return str(names[0])
-    return usual
-
-
 def _refuse_several_images(reading: _Reading) -> None:
-    inputs = _formats(reading.bundle, "inputs")
+    formats = reading.bundle.metadata.get("network_data_format")
+    said = formats.get("inputs") if isinstance(formats, Mapping) else None
+    inputs = said if isinstance(said, Mapping) else {}
     image: Any = next(iter(inputs.values()), {})
     count = image.get("num_channels", 1) if isinstance(image, Mapping) else 1
     if len(inputs) > 1 or count != 1:
@@ -178,7 +170,7 @@ def _refuse_several_images(reading: _Reading) -> None:
 
 
 def _output(reading: _Reading, steps: list[Part]) -> Output:
-    discrete = [step for step in steps if step.target in _ARGMAX]
+    discrete = [step for step in steps if plain_name(step) == "AsDiscrete"]
     for step in discrete:
         if _is_true(reading, step, "argmax"):
             return "labels"
@@ -193,8 +185,8 @@ def _output(reading: _Reading, steps: list[Part]) -> Output:
 def _is_true(reading: _Reading, step: Part, key: str) -> bool:
     try:
         value: Any = reading.configuration.value(reading.configuration.child(step, key))
-    except CannotTell:
-        return False
+    except CannotTell as error:
+        raise refused(reading.configuration, step, f"{key} can be told only by running it") from error
     return bool(value[0] if isinstance(value, list) and value else value)
 
 
@@ -203,9 +195,3 @@ def _amp(reading: _Reading) -> bool:
         return bool(reading.configuration.value(reading.configuration.child(reading.evaluator, "amp")))
     except CannotTell:
         return False
-
-
-def _formats(bundle: Bundle, which: str) -> Mapping[str, Any]:
-    formats = bundle.metadata.get("network_data_format")
-    found = formats.get(which) if isinstance(formats, Mapping) else None
-    return found if isinstance(found, Mapping) else {}

@@ -81,6 +81,7 @@ def importing(
     from isocenter.bundles.description import description_of
     from isocenter.bundles.installing import install
     from isocenter.bundles.plan import plan_of
+    from isocenter.catalog import Catalog
 
     settings = options.running_settings(config)
     with opened(path) as bundle:
@@ -99,6 +100,7 @@ def importing(
             plan,
             description,
             name=_named(name or description.title),
+            taken={app.name for app in Catalog.of(settings).sound()},
             models=settings.data_dir / "models",
             apps=settings.imported_apps_dir,
             installed=settings.triton.model_repository,
@@ -128,16 +130,15 @@ def removing(config: Path | None, name: str, as_json: bool = False) -> int:
     from isocenter.bundles.installing import remove
 
     settings = options.running_settings(config)
-    if not (settings.imported_apps_dir / name).is_dir():
-        raise ConfigurationError(
-            f"{name!r} was not imported: there is no {settings.imported_apps_dir / name}"
-        )
+    models, apps = settings.data_dir / "models", settings.imported_apps_dir
+    if not _NAME.fullmatch(name) or not any((each / name).is_dir() for each in (models, apps)):
+        raise ConfigurationError(f"{name!r} was not imported: there is no {apps / name}")
     routes = [route.name for route in settings.routes if name in route.applications]
     if routes:
         raise ConfigurationError(
             f"route {routes[0]!r} names the application {name!r}: take it out there first"
         )
-    remove(name, models=settings.data_dir / "models", apps=settings.imported_apps_dir)
+    remove(name, models=models, apps=apps)
     if as_json:
         print_json({"removed": name})
     else:
@@ -196,7 +197,7 @@ def _told(name: str, plan: Plan, description: Description) -> list[str]:
     what = {"labels": "a label map", "masks": "masks that may overlap"}[plan.output]
     return [
         f"{description.title} {description.version} is the application {name}",
-        f"takes    {description.modality}, as {plan.preprocessing or 'it is'} has it",
+        f"takes    {description.modality}",
         f"gives    {what} of {len(description.labels)}: {', '.join(list(description.labels.values())[:8])}"
         + (" ..." if len(description.labels) > 8 else ""),
         f"weights  {plan.weights}",

@@ -88,22 +88,29 @@ def _first(output: Any, image: MetaTensor) -> torch.Tensor:
 
 def _on_grid(found: torch.Tensor, given: MetaTensor) -> torch.Tensor:
     """As SaveImage does: what was not inverted is brought back to the first grid, each voxel its nearest."""
-    shape = given.shape[-3:]
-    if found.shape[-3:] == shape and (
-        not isinstance(found, MetaTensor) or torch.allclose(found.affine, given.affine, atol=1e-3)
-    ):
-        return found
     if not isinstance(found, MetaTensor):
-        raise BundleError(f"the answer has {tuple(found.shape)} voxels, the volume {tuple(shape)} (X, Y, Z)")
+        raise BundleError("the answer does not say where it lies: its transforms drop the affine")
+    shape = given.shape[-3:]
+    if found.shape[-3:] == shape and torch.allclose(found.affine, given.affine, atol=1e-3):
+        placed: torch.Tensor = found
+        return placed
     back = SpatialResample(mode="nearest", padding_mode="border", align_corners=False)
-    return back(found, dst_affine=given.affine, spatial_size=tuple(shape))  # type: ignore[no-any-return]
+    placed = back(found, dst_affine=given.affine, spatial_size=tuple(shape))
+    return placed
 
 
 def _integers(found: torch.Tensor, output: str) -> torch.Tensor:
-    if output == "labels":
-        if found.ndim == 4:
-            if found.shape[0] != 1:
-                raise BundleError(f"the answer has {found.shape[0]} channels where a label map has one")
-            found = found[0]
-        return found.to(torch.uint8)
-    return (found > 0).to(torch.uint8)
+    """uint8, of what is nothing else: a fraction between two labels would be the label of a third."""
+    whole = found.to(torch.int32)
+    most = 255 if output == "labels" else 1
+    fits = bool(torch.equal(whole.to(found.dtype), found) and whole.min() >= 0 and whole.max() <= most)
+    if not fits:
+        raise BundleError(
+            f"the answer has values from {float(found.min()):g} to {float(found.max()):g}, where whole numbers from 0 "
+            f"to {most} are expected: is it made discrete before it is brought back to the first grid?"
+        )
+    if output == "labels" and found.ndim == 4:
+        if found.shape[0] != 1:
+            raise BundleError(f"the answer has {found.shape[0]} channels where a label map has one")
+        whole = whole[0]
+    return whole.to(torch.uint8)

@@ -11,7 +11,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 
 from bundle_engine.analysis import Answer, analyse
-from bundle_engine.workflow import Workflow
+from bundle_engine.workflow import Workflow, workflow_of
 
 __all__ = ["analyse_as_it_fits", "limit_memory"]
 
@@ -58,8 +58,8 @@ def _ways(workflow: Workflow) -> Iterator[tuple[str, Workflow]]:
         workflow = replace(workflow, inferer=one)
         yield f"{where}, one window at a time", workflow
     if workflow.device.type == "cuda":
-        device = torch.device("cpu")
-        yield "the CPU", replace(workflow, device=device, network=copy.deepcopy(workflow.network).to(device))
+        # All of it anew: the parts may hold the device that they were made for.
+        yield "the CPU", workflow_of(workflow.bundle, workflow.plan, torch.device("cpu"))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

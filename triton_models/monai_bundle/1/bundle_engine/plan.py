@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["Plan", "read_plan"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Parts are named by their IDs in the bundle's configuration, as `evaluator#network`; "" where there is none.
+    """`configuration`: the parts that are run, `network`, `preprocessing`, `postprocessing` and, where the bundle has
+    one, `inferer`, with all that they refer to. Nothing else of the bundle's configuration is read: this is what the
+    import has looked at.
 
-    `config`: the configuration, by its path in the bundle. `weights`: the state dict's, or the TorchScript file's; ""
-    where the network has none. `weights_key`: under which name a checkpoint may hold the state dict.
-    `image_key`, `output_key`: of the dictionaries that the transforms work on.
-    `output`: a label map, or masks that may overlap.
-    `amp`: mixed precision on a GPU, as the bundle asks for it.
+    `weights`: the state dict's path in the bundle, or the TorchScript file's. `weights_key`: under which name a
+    checkpoint may hold the state dict. `image_key`, `output_key`: of the dictionaries that the transforms work on.
+    `output`: a label map, or masks that may overlap. `amp`: mixed precision on a GPU, as the bundle asks for it.
+    `own_code`: whoever imported it has said that the bundle's own code may run.
     """
 
-    config: str
-    network: str
-    preprocessing: str
-    inferer: str
-    postprocessing: str
+    configuration: Mapping[str, Any]
     weights: str
     weights_key: str
     image_key: str
     output_key: str
     output: Literal["labels", "masks"]
     amp: bool
+    own_code: bool
 
 
 def read_plan(file: Path) -> Plan:

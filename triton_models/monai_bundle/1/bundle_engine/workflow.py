@@ -21,8 +21,6 @@ from bundle_engine.plan import Plan
 
 __all__ = ["BundleError", "Workflow", "workflow_of"]
 
-_READERS = frozenset({"LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict"})
-_WRITERS = frozenset({"SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict"})
 # What networks took once and MONAI no longer has, because it changed nothing.
 _RETIRED = {"SwinUNETR": ("img_size",)}
 
@@ -33,8 +31,9 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Workflow:
-    """`network` is on `device`, in evaluation mode."""
+    """`network` is on `device`, in evaluation mode. `bundle` is the folder that all of it is of."""
 
+    bundle: Path
     plan: Plan
     device: torch.device
     preprocessing: Compose
@@ -45,30 +44,29 @@ class Workflow:
 
 def workflow_of(bundle: Path, plan: Plan, device: torch.device) -> Workflow:
     """The bundle's parts on this device. Raises BundleError."""
-    if (bundle / "scripts").is_dir():
-        sys.path.insert(0, str(bundle))
+    if plan.own_code and str(bundle) not in sys.path:
+        sys.path.append(
+            str(bundle)
+        )  # behind all else: a file of the bundle stands for no module that is installed
     parser = _parser(bundle, plan, device)
-    network = _network(parser, bundle, plan, device)
-    inferer = _made(parser, plan.inferer) if plan.inferer else SimpleInferer()
+    inferer = _made(parser, "inferer") if "inferer" in plan.configuration else SimpleInferer()
     if not isinstance(inferer, Inferer):
-        raise BundleError(f"{plan.config}: {plan.inferer} is a {type(inferer).__name__}, not an inferer")
+        raise BundleError(f"the inferer is a {type(inferer).__name__}, which is none")
     return Workflow(
+        bundle=bundle,
         plan=plan,
         device=device,
-        preprocessing=_transforms(parser, plan, plan.preprocessing),
-        network=network,
+        preprocessing=_transforms(parser, "preprocessing"),
+        network=_network(parser, bundle, plan, device),
         inferer=inferer,
-        postprocessing=_transforms(parser, plan, plan.postprocessing),
+        postprocessing=_transforms(parser, "postprocessing"),
     )
 
 
 def _parser(bundle: Path, plan: Plan, device: torch.device) -> ConfigParser:
-    parser = ConfigParser(_current(ConfigParser.load_config_file(str(bundle / plan.config))))
+    parser = ConfigParser(_current(dict(plan.configuration)))
     parser["bundle_root"] = str(bundle)
     parser["device"] = f"$torch.device('{device}')"
-    for part in (plan.preprocessing, plan.postprocessing):
-        if part:
-            _leave_out_files(parser, part)
     return parser
 
 
@@ -80,25 +78,10 @@ def _current(content: Any) -> Any:
     return [_current(each) for each in content] if isinstance(content, list) else content
 
 
-def _leave_out_files(parser: ConfigParser, part: str) -> None:
-    """What reads and writes files is done by DICOM here. A part that is referred to, as by Invertd, stays the same."""
-    chain = parser[part]
-    steps = chain.get("transforms") if isinstance(chain, dict) else chain
-    kept = [step for step in steps or [] if _name(parser, step) not in _READERS | _WRITERS]
-    parser[part] = {"_target_": "Compose", "transforms": kept}
-
-
-def _name(parser: ConfigParser, step: Any) -> str:
-    if isinstance(step, str) and step.startswith("@"):
-        step = parser[step[1:]]
-    target = step.get("_target_", "") if isinstance(step, Mapping) else ""
-    return str(target).rpartition(".")[2]
-
-
-def _transforms(parser: ConfigParser, plan: Plan, part: str) -> Compose:
-    made = _made(parser, part) if part else Compose([])
+def _transforms(parser: ConfigParser, part: str) -> Compose:
+    made = _made(parser, part)
     if not isinstance(made, Compose):
-        raise BundleError(f"{plan.config}: {part} is a {type(made).__name__}, not a Compose")
+        raise BundleError(f"{part} is a {type(made).__name__}, not a Compose")
     return made
 
 
@@ -113,11 +96,10 @@ def _network(parser: ConfigParser, bundle: Path, plan: Plan, device: torch.devic
     if plan.weights.endswith(".ts"):
         network: Any = _script(bundle / plan.weights, device)
     else:
-        network = _made(parser, plan.network)
+        network = _made(parser, "network")
         if not isinstance(network, torch.nn.Module):
-            raise BundleError(f"{plan.config}: {plan.network} is a {type(network).__name__}, not a network")
-        if plan.weights:
-            _load(network, bundle / plan.weights, plan.weights_key)
+            raise BundleError(f"the network is a {type(network).__name__}, which is none")
+        _load(network, bundle / plan.weights, plan.weights_key)
     return network.to(device).eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
