@@ -83,6 +83,7 @@ class Ledger:
                 }
                 if changed["destinations"] != known["destinations"]:
                     changed["posted"] = False
+                    notices.note_destinations(connection, job_id)
                 is_newest = known["generation"] == _newest(connection, subject)
                 if not is_newest:
                     changed |= {"generation": _following(connection), "superseded_by": None}

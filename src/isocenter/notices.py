@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from isocenter.database import engine
 from isocenter.route import OutcomeWanted, Superseded
 
-__all__ = ["Ending", "Notice", "Notices", "note_end", "tables"]
+__all__ = ["Ending", "Notice", "Notices", "note_destinations", "note_end", "tables"]
 
 Ending = Literal["done", "not_applicable", "refused", "failed"]
 
@@ -130,6 +130,12 @@ def note_end(
             posted=True,
         )
     )
+
+
+def note_destinations(connection: sa.Connection, job_id: str) -> None:
+    """A job goes to more destinations than before: these have to get its notes too."""
+    known = (_notice.c.job_id == job_id) & (_notice.c.stored == sa.true())
+    connection.execute(sa.update(_notice).where(known).values(posted=False))
 
 
 class Notices:

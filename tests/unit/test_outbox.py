@@ -409,9 +409,8 @@ def _collector(database: str, outbox: Outbox) -> tuple[Ledger, Notices, Collecto
     return ledger, notices, Collector(settings, ledger, notices, outbox, queue)  # type: ignore[arg-type]
 
 
-def _failed_and_told(ledger: Ledger, notices: Notices, *destinations: str) -> tuple[str, Notice]:
-    """A job whose note is in the archive."""
-    spec = JobSpec(
+def _spec(*destinations: str) -> JobSpec:
+    return JobSpec(
         algorithm=Algorithm("app", "1"),
         study_uid="1.2",
         series_uids=("1.2.3",),
@@ -420,6 +419,11 @@ def _failed_and_told(ledger: Ledger, notices: Notices, *destinations: str) -> tu
         destinations=destinations,
         outcome="always",
     )
+
+
+def _failed_and_told(ledger: Ledger, notices: Notices, *destinations: str) -> tuple[str, Notice]:
+    """A job whose note is in the archive."""
+    spec = _spec(*destinations)
     job = spec.identity.job_id
     ledger.enter(spec)
     ledger.end(job, "failed", reason="the slices are not parallel")
@@ -477,7 +481,34 @@ def test_a_note_that_is_valid_again_is_not_taken_back(outbox: Outbox, database: 
     valid = replace(valid, stored=True, instances=(instance(5),))
     outbox.post_note(valid, ["pacs"])
     send(outbox)
-    outbox.post_note(replace(valid, withdrawn_by="b" * 64, marks=(instance(6),)), ["pacs"])
+    withdrawn = replace(valid, withdrawn_by="b" * 64, marks=(instance(6),))
+    outbox.post_note(withdrawn, ["pacs"])
     assert due(outbox).what == "note_withdrawn"
     assert outbox.post_note(valid, ["pacs"]) == set()
     assert outbox.due("pacs", time.time()) is None
+    # And once more: it must not look valid there.
+    assert outbox.post_note(withdrawn, ["pacs"]) == {"pacs"}
+    assert send(outbox).instances == (instance(6),)
+
+
+def test_a_note_that_is_valid_again_before_it_was_sent_is_sent(outbox: Outbox, database: str) -> None:
+    ledger, notices, _ = _collector(database, outbox)
+    _, valid = _failed_and_told(ledger, notices, "pacs")
+    valid = replace(valid, stored=True, instances=(instance(5),))
+    outbox.post_note(valid, ["pacs"])
+    outbox.post_note(replace(valid, withdrawn_by="b" * 64, marks=(instance(6),)), ["pacs"])
+    assert outbox.due("pacs", time.time()) is None
+    assert outbox.post_note(valid, ["pacs"]) == {"pacs"}
+    assert send(outbox).instances == (instance(5),)
+
+
+def test_a_destination_that_is_added_later_gets_the_note_too(outbox: Outbox, database: str) -> None:
+    ledger, notices, collector = _collector(database, outbox)
+    job, _ = _failed_and_told(ledger, notices, "pacs")
+    collector.collect()
+    send(outbox)
+    ledger.enter(_spec("vna"))
+    assert collector.collect() == {"vna"}
+    assert send(outbox, "vna").instances == (instance(5),)
+    assert outbox.due("pacs", time.time()) is None
+    assert {each.destination for each in outbox.of_job(job)} == {"pacs", "vna"}

@@ -216,8 +216,14 @@ class Outbox:
         instances = notice.instances if valid else notice.marks
         if not instances or (not valid and attempts == 0):
             return False  # there is nothing to send, or the destination never got what is not valid any more
-        if connection.execute(sa.select(_delivery.c.id).where(_delivery.c.key == key)).first():
-            return False
+        known: str | None = connection.execute(
+            sa.select(_delivery.c.state).where(_delivery.c.key == key)
+        ).scalar_one_or_none()
+        if known == "dropped":  # it was not how the note stood, and is again
+            again = {**_UNTRIED, "next_at": time.time()}
+            connection.execute(sa.update(_delivery).where(_delivery.c.key == key).values(**again))
+        if known is not None:
+            return known == "dropped"
         _add(connection, notice, destination, key=key, what=what, instances=instances, news={})
         return True
 

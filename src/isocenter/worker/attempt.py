@@ -265,7 +265,7 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
         created=spec.created,
         deadline_s=app.deadline_s,
         rejected=folder / "rejected",
-        form=settings.result_form(spec.destinations),
+        form=settings.result_form(_destinations(work, spec)),
         sop_instance_uids=frozenset(spec.sop_instance_uids),
         priority=spec.rank,
         priors=priors,
@@ -277,6 +277,15 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
         before_store=lambda results: _store(work, job_id, attempt, results),
         after_store=lambda results: _stored(work, job_id, attempt, results),
     )
+
+
+def _destinations(work: Work, spec: JobSpec) -> tuple[str, ...]:
+    """Of the job by now: another route may have asked for the same work since, for destinations of its own."""
+    try:
+        entry = work.ledger.entry(spec.identity.job_id)
+    except SQLAlchemyError as error:
+        raise database_error(work.settings, error) from error
+    return spec.destinations if entry is None else entry.destinations
 
 
 def _of_other_weights(app: AppManifest, spec: JobSpec) -> str:
