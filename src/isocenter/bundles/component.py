@@ -6,6 +6,7 @@ Names are looked up as MONAI does, in MONAI and torch alone: nothing of the bund
 from __future__ import annotations
 
 import importlib
+import warnings
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,11 @@ _PACKAGES = ("monai.", "torch.nn.")
 @cache
 def is_known(target: str) -> bool:
     """Whether this name, the value of a `_target_`, can be made and do nothing else: a class of one of these kinds."""
-    return any(_is_harmless(found) for found in _named(target))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # what MONAI and Holoscan say when they are imported is of no use here
+        return any(_is_harmless(found) for found in _named(target))
 
 
 def _named(target: str) -> list[Any]:
