@@ -137,9 +137,9 @@ def test_of_several_series_the_largest_is_measured_and_the_others_are_mentioned(
             "ct-head-phantom/S4010",
             "none of the series is of the kind that this application is for",
         ),  # an exam summary
-        ("mr-abdomen/adc_image", "there were MR with 36 instances"),
-        ("mr-abdomen/t2_image", "there were MR with 33 instances"),
-        ("transfer-syntaxes/In", "there were MR with 9 instances"),
+        ("mr-abdomen/adc_image", "there is MR of 36 images"),
+        ("mr-abdomen/t2_image", "there is MR of 33 images"),
+        ("transfer-syntaxes/In", "there is MR of 9 images"),
         (
             "reference-results/dcmqi/segmentations/ct-3slice",
             "mm from head to foot, at least 80 mm is accepted",

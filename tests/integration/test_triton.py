@@ -431,7 +431,7 @@ def test_a_model_that_can_not_be_loaded_is_named(settings: Settings, tmp_path: P
     triton = settings.triton.model_copy(update={"model_repository": repository})
     settings = settings.model_copy(update={"triton": triton})
     with (
-        pytest.raises(InferenceUnavailable, match=r"'broken'.*no_such_package.*triton\.log"),
+        pytest.raises(InferenceUnavailable, match=r"'broken'.*no_such_package.*run\.log"),
         running_triton(settings, ["broken"]),
     ):
         pass

@@ -131,14 +131,15 @@ class Router:
 
         Raises Unavailable for what nothing can be decided without.
         """
-        missing = shortage(self._settings)
         try:
             self._change_log.read()
             compared = self._compare()
         except Unavailable as error:
+            missing = shortage(self._settings)
             if missing:  # whoever mends the archive should know of it too
                 raise Unavailable(f"{missing}; {error}") from error
             raise
+        missing = shortage(self._settings)
         if missing:
             raise Unavailable(missing)
         studies = dict.fromkeys(arrival.study_uid for arrival in self.arrivals.settling())
