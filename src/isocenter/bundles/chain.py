@@ -7,7 +7,6 @@ from typing import Any
 
 from isocenter.bundles.configuration import Configuration, Part
 from isocenter.bundles.expression import CannotTell
-from isocenter_operators.errors import ConfigurationError
 
 __all__ = ["Chain", "steps_of"]
 
@@ -54,7 +53,7 @@ class Chain:
     def _add(self, step: Part) -> None:
         name = plain_name(step)
         if not name:
-            raise refused(self._configuration, step, f"a transform was expected, there is {step.content!r}")
+            raise self._configuration.refused(f"a transform was expected, there is {step.content!r}", step)
         if step.content.get("_disabled_"):
             return
         if name in (_READER, _WRITER):
@@ -62,12 +61,10 @@ class Chain:
             if name == _READER:
                 self._read(step)
         elif name in _COMPOSITIONS:
-            raise refused(self._configuration, step, f"{step.target} in a Compose can not be honoured")
+            raise self._configuration.refused(f"{step.target} in a Compose can not be honoured", step)
         elif name.startswith(("Rand", "Load", "Save")):
-            raise refused(
-                self._configuration,
-                step,
-                f"{step.target} can not be honoured here: it is random, or reads or writes files",
+            raise self._configuration.refused(
+                f"{step.target} can not be honoured here: it is random, or reads or writes files", step
             )
         else:
             self.steps.append(step)
@@ -77,7 +74,7 @@ class Chain:
         unknown = sorted(set(step.content) - _OF_READING)
         if unknown or (reader is not None and str(reader).rpartition(".")[2] not in _READERS):
             what = unknown[0] if unknown else f"reader {reader}"
-            raise refused(self._configuration, step, f"{step.target} with {what} can not be honoured")
+            raise self._configuration.refused(f"{step.target} with {what} can not be honoured", step)
         if step.content.get("ensure_channel_first"):
             added = {"_target_": "EnsureChannelFirstd", "keys": self.key}
             self.steps.append(Part(step.id, added))
@@ -89,10 +86,9 @@ class Chain:
             keys = None
         names = [keys] if isinstance(keys, str) else list(keys or [])
         if len(names) != 1:
-            raise refused(
-                self._configuration,
-                step,
+            raise self._configuration.refused(
                 f"{step.target} is for {len(names)} entries ({', '.join(map(str, names))}); one can be served",
+                step,
             )
         return str(names[0])
 
@@ -105,16 +101,15 @@ def steps_of(chain: Chain, configuration: Configuration, before: str) -> list[Pa
     for step in chain.steps:
         name = plain_name(step)
         if name not in _AFTER:
-            raise refused(
-                configuration,
-                step,
+            raise configuration.refused(
                 f"{step.target} after the network can not be honoured: what its labels mean then is not known",
+                step,
             )
         if name == "AsDiscrete" and step.content.get("to_onehot"):
-            raise refused(configuration, step, f"{step.target} with to_onehot can not be honoured")
+            raise configuration.refused(f"{step.target} with to_onehot can not be honoured", step)
         inverted = configuration.child(step, "transform") if name == "Invert" else None
         if name == "Invert" and (inverted is None or inverted.id != before):
-            raise refused(configuration, step, f"{step.target} can invert only what comes before the network")
+            raise configuration.refused(f"{step.target} can invert only what comes before the network", step)
     return chain.steps
 
 
@@ -125,8 +120,3 @@ def plain_name(step: Part) -> str:
         if name != step.target and step.target not in ("Pad",):
             return name
     return step.target
-
-
-def refused(configuration: Configuration, part: Part, what: str) -> ConfigurationError:
-    file = configuration.bundle.folder / configuration.bundle.config_file
-    return ConfigurationError(f"{file}: {part.id}: {what}", path=str(file))

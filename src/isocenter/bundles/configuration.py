@@ -127,7 +127,7 @@ class Configuration:
                     if top in found or top in _GIVEN:
                         continue
                     if top not in self.bundle.config:
-                        raise self._refused(part, f"there is no part {top!r}")
+                        raise self.refused(f"{part.content!r}: there is no part {top!r}", part)
                     found[top] = self.bundle.config[top]
                     waiting.append(Part(top, found[top]))
         return found
@@ -138,16 +138,20 @@ class Configuration:
         if not isinstance(text, str):
             return
         if text.startswith("%"):
-            raise self._refused(part, "a macro is not followed here: write what it stands for")
+            raise self.refused(f"{text!r}: a macro is not followed here: write what it stands for", part)
         if not text.startswith(("@", "$")):
             return
         if text.count("@") != len(references_in(text)):
-            raise self._refused(part, "a relative reference is not followed here: name the part from the top")
+            raise self.refused(
+                f"{text!r}: a relative reference is not followed here: name the part from the top", part
+            )
         yield from (_keys(id_)[0] for id_ in references_in(text))
 
-    def _refused(self, part: Part, why: str) -> ConfigurationError:
+    def refused(self, what: str, part: Part | None = None) -> ConfigurationError:
+        """The error that says what can not be honoured, in which file, and where in it."""
         file = self.bundle.folder / self.bundle.config_file
-        return ConfigurationError(f"{file}: {part.id}: {part.content!r}: {why}", path=str(file))
+        where = f"{file}: {part.id}" if part is not None else str(file)
+        return ConfigurationError(f"{where}: {what}", path=str(file))
 
 
 _GIVEN = frozenset({"bundle_root", "device"})  # what the model's process sets

@@ -12,10 +12,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from isocenter.bundles.bundle import Bundle
-from isocenter.bundles.chain import Chain, plain_name, refused, steps_of
+from isocenter.bundles.chain import Chain, plain_name, steps_of
 from isocenter.bundles.configuration import Configuration, Part, code_in
 from isocenter.bundles.expression import CannotTell
-from isocenter_operators.errors import ConfigurationError
 
 __all__ = ["Output", "Plan", "plan_of"]
 
@@ -60,12 +59,14 @@ class _Reading:
 
     def _refuse_other_ways(self, evaluator: Part) -> None:
         if evaluator.target not in ("SupervisedEvaluator", ""):
-            raise self.refuse(
+            raise self.configuration.refused(
                 f"{evaluator.id}: {evaluator.target} can not be honoured, only SupervisedEvaluator"
             )
         for key in _OTHER_WAYS:
             if evaluator.content.get(key) is not None:
-                raise self.refuse(f"{evaluator.id}: {evaluator.target} with {key} can not be honoured")
+                raise self.configuration.refused(
+                    f"{evaluator.id}: {evaluator.target} with {key} can not be honoured"
+                )
 
     def part(self, *names: str) -> Part | None:
         """The evaluator's own, by the first of these names, or what stands at the top under one of them."""
@@ -81,10 +82,6 @@ class _Reading:
             part = self.configuration.child(part, key) if part is not None else None
         return part or self.configuration.part("preprocessing")
 
-    def refuse(self, what: str) -> ConfigurationError:
-        file = self.bundle.folder / self.bundle.config_file
-        return ConfigurationError(f"{file}: {what}", path=str(file))
-
 
 def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
     """How the bundle is run, and what of it is code, each line with where it stands.
@@ -95,7 +92,7 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
     configuration = reading.configuration
     network = reading.part("network", "network_def")
     if network is None:
-        raise reading.refuse(
+        raise reading.configuration.refused(
             "there is no network in it: neither network, network_def nor one of an evaluator"
         )
     _refuse_several_images(reading)
@@ -146,13 +143,13 @@ def _weights(reading: _Reading, network: Part) -> tuple[str, str]:
             return path, str(key)
         if reading.bundle.has("models/model.ts"):
             break
-        raise reading.refuse(
+        raise reading.configuration.refused(
             f"{loader.id}: its weights are to be in {path}, and the bundle has no such file; put them there"
         )
     for path in ("models/model.pt", "models/model.ts"):
         if reading.bundle.has(path):
             return path, "model"
-    raise reading.refuse(
+    raise reading.configuration.refused(
         f"no weights of {network.id} were found: the bundle has no models/model.pt or model.ts"
     )
 
@@ -164,7 +161,7 @@ def _refuse_several_images(reading: _Reading) -> None:
     image: Any = next(iter(inputs.values()), {})
     count = image.get("num_channels", 1) if isinstance(image, Mapping) else 1
     if len(inputs) > 1 or count != 1:
-        raise reading.refuse(
+        raise reading.configuration.refused(
             f"metadata.json says that the network takes {max(len(inputs), int(count))} images; one series can be served"
         )
 
@@ -176,7 +173,7 @@ def _output(reading: _Reading, steps: list[Part]) -> Output:
             return "labels"
     if any("threshold" in step.content for step in discrete):
         return "masks"
-    raise reading.refuse(
+    raise reading.configuration.refused(
         "its postprocessing ends in neither a label map (AsDiscreted with argmax) nor masks (with a threshold): only "
         "segmentation can be served"
     )
@@ -186,7 +183,7 @@ def _is_true(reading: _Reading, step: Part, key: str) -> bool:
     try:
         value: Any = reading.configuration.value(reading.configuration.child(step, key))
     except CannotTell as error:
-        raise refused(reading.configuration, step, f"{key} can be told only by running it") from error
+        raise reading.configuration.refused(f"{key} can be told only by running it", step) from error
     return bool(value[0] if isinstance(value, list) and value else value)
 
 

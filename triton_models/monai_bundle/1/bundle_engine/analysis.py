@@ -53,7 +53,7 @@ def _found(workflow: Workflow, item: Any) -> torch.Tensor:
     image = item[plan.image_key]
     reduction = reduction_of(workflow)
     after: Any = workflow.postprocessing
-    windows = windows_of(workflow.inferer, image) if reduction and reduction.kind == "decided" else None
+    windows = windows_of(workflow.inferer, image) if reduction and reduction.inverse is None else None
     with _precision(workflow):
         if reduction is not None and windows is not None:
             given = image.as_tensor().to(workflow.device)
@@ -63,7 +63,7 @@ def _found(workflow: Workflow, item: Any) -> torch.Tensor:
         else:
             output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
             item[plan.output_key] = _first(output, image)
-    if reduction is not None and reduction.kind == "inverted":
+    if reduction is not None and reduction.inverse is not None:
         scores = item.pop(plan.output_key)
         item[plan.output_key] = reduction.brought_back(item, plan.output_key, scores)
         after = Compose(reduction.rest)

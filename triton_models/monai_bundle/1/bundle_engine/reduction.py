@@ -11,7 +11,7 @@ Both do what the transforms in a row would have done, voxel by voxel. Whatever f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from monai.data import MetaTensor
@@ -24,9 +24,11 @@ __all__ = ["Reduction", "reduction_of"]
 
 @dataclass(frozen=True)
 class Reduction:
-    """`decided` first, and then brought back; or `inverted` first, class by class. `rest`: the transforms after it."""
+    """`inverse`: what brings each class back before one is chosen; None where the classes are decided first.
 
-    kind: Literal["decided", "inverted"]
+    `rest`: the transforms after that.
+    """
+
     softmax: bool
     inverse: Invertd | None
     rest: tuple[Transform, ...]
@@ -63,9 +65,9 @@ def reduction_of(workflow: Workflow) -> Reduction | None:
     if softmax:
         steps = steps[1:]
     if steps and _is_argmax(steps[0], key):
-        return Reduction("decided", softmax, None, tuple(steps[1:]))
+        return Reduction(softmax, None, tuple(steps[1:]))
     if len(steps) > 1 and _is_linear_inverse(steps[0], key) and _is_argmax(steps[1], key):
-        return Reduction("inverted", softmax, steps[0], tuple(steps[2:]))
+        return Reduction(softmax, steps[0], tuple(steps[2:]))
     return None
 
 
