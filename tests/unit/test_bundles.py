@@ -15,7 +15,7 @@ import yaml
 from isocenter.bundles.bundle import opened
 from isocenter.bundles.description import description_of
 from isocenter.bundles.expression import CannotTell, is_plain, value_of
-from isocenter.bundles.installing import install
+from isocenter.bundles.installing import install, remove
 from isocenter.bundles.plan import Plan, plan_of
 from isocenter.cli import main
 from isocenter_operators.errors import ConfigurationError
@@ -395,3 +395,37 @@ def test_code_is_shown_and_needs_trust(
     assert main(["models", "remove", "spleen_ct_segmentation"]) == 2
     assert "was not imported" in capfd.readouterr().err
     assert not list((tmp_path / "data" / "models").iterdir())
+
+
+def test_an_import_that_breaks_off_leaves_nothing_and_takes_no_name(
+    bundle: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"models": tmp_path / "models", "apps": tmp_path / "apps"}
+    rename = Path.rename
+
+    def no_room_for_apps(self: Path, target: Path) -> Path:
+        if target.parent == places["apps"]:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with opened(bundle()) as read:
+        plan, _ = plan_of(read)
+        given: dict[str, Any] = {"installed": ROOT / "triton_models", **places}
+        description = description_of(read, plan.output)
+        with pytest.raises(ConfigurationError, match="there is an application 'lung' already"):
+            install(read, plan, description, name="lung", taken={"lung"}, **given)
+        monkeypatch.setattr(Path, "rename", no_room_for_apps)
+        with pytest.raises(ConfigurationError, match="No space left on device"):
+            install(read, plan, description, name="spleen", **given)
+    assert [list(each.iterdir()) for each in places.values()] == [[], []]
+
+
+def test_only_what_was_imported_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for name in (str(tmp_path / "other"), "../other", "nothing"):
+        with pytest.raises(ConfigurationError, match="was not imported"):
+            remove(name, models=tmp_path / "models", apps=tmp_path / "apps")
+    assert (tmp_path / "other").is_dir()
+    (tmp_path / "models" / "half").mkdir(parents=True)
+    remove("half", models=tmp_path / "models", apps=tmp_path / "apps")
+    assert not (tmp_path / "models" / "half").exists()

@@ -134,3 +134,19 @@ def test_an_unknown_application_is_told_with_those_that_are_there(tmp_path: Path
         Catalog(tmp_path).get("lung")
     with pytest.raises(ConfigurationError, match="there is no folder"):
         Catalog(tmp_path / "nowhere")
+
+
+def test_an_imported_application_stands_for_no_installed_one_and_half_an_import_is_none(
+    tmp_path: Path,
+) -> None:
+    for place, version in (
+        ("apps/lung", "1"),
+        ("data/lung", "2"),
+        ("data/liver", "3"),
+        ("data/.import-x", "4"),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "app.yaml").write_text(f"application: {{title: T, version: '{version}'}}")
+    catalog = Catalog(tmp_path / "apps", tmp_path / "data")
+    assert (catalog.get("lung").version, catalog.get("liver").version) == ("1", "3")
+    assert ".import-x" not in {app.name for app in catalog.all()}
