@@ -8,6 +8,7 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
+from isocenter_operators.dicom.series.part10 import Seen
 from isocenter_operators.dicom.series.read import read_bytes
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, InputError
@@ -85,8 +86,9 @@ def retrieve(archive: Archive) -> list[Dataset]:
             str(found["0020000E"]["Value"][0]) for found in client.search_series(archive.study_uid)
         )
         for series_uid in series_uids:
+            seen, origin = Seen(), f"an instance of series {series_uid}"
             for content in client.retrieve_series(archive.study_uid, series_uid):
-                instance = read_bytes(content, origin=f"an instance of series {series_uid}")
+                instance = read_bytes(content, origin=origin, seen=seen)
                 if instance is not None:
                     instances.append(instance)
     if not instances:

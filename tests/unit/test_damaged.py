@@ -18,8 +18,8 @@ from pydicom.encaps import encapsulate
 from isocenter_operators.dicom.series import decoder
 from isocenter_operators.dicom.series.codestream import fragments_of, read_codestream
 from isocenter_operators.dicom.series.read import read_bytes, read_folder
-from isocenter_operators.dicom.series.room import require_room
 from isocenter_operators.errors import UnreadableInput
+from isocenter_operators.room import require_room
 
 COMPRESSED = range(4, 10)
 

@@ -14,13 +14,17 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.errors import UnreadableInput
 
-__all__ = ["converted", "named", "term", "whole_number"]
+__all__ = ["converted", "named", "term", "whole", "whole_number"]
 
 _TERM = re.compile(r"[A-Z][A-Z0-9_]{1,8}")
 
 
-def converted(dataset: Dataset, keyword: str, origin: str) -> Any:
-    """The attribute's value, None where it is absent or empty. Raises UnreadableInput where it can not be read."""
+def converted(dataset: Dataset, keyword: str, origin: object) -> Any:
+    """The attribute's value, None where it is absent or empty.
+
+    origin: what names the dataset, as text; asked for its text in a refusal alone. Raises UnreadableInput where the
+    value can not be read.
+    """
     try:
         value = dataset.get(keyword)
         # Not asked of a sequence: highdicom's own can not be compared with anything else.
@@ -30,27 +34,31 @@ def converted(dataset: Dataset, keyword: str, origin: str) -> Any:
         raise
     except Exception as error:
         raise UnreadableInput(
-            f"{origin} is damaged: its {keyword} can not be read ({type(error).__name__})", path=origin
+            f"{origin} is damaged: its {keyword} can not be read ({type(error).__name__})", path=str(origin)
         ) from error
 
 
 def whole_number(
-    dataset: Dataset, keyword: str, origin: str, default: int | None = None, *, bits: int = 16
+    dataset: Dataset, keyword: str, origin: object, default: int | None = None, *, bits: int = 16
 ) -> int:
     """The attribute as one whole number of so many bits, a VR of US as most have: so messages may tell it.
 
     Raises UnreadableInput where it is none, or absent with no default.
     """
-    value = converted(dataset, keyword, origin)
+    return whole(converted(dataset, keyword, origin), keyword, origin, default, bits=bits)
+
+
+def whole(value: Any, keyword: str, origin: object, default: int | None = None, *, bits: int = 16) -> int:
+    """As `whole_number`, of a value that was read."""
     if value is None and default is not None:
         return default
     try:
-        whole = int(value)
-        if whole == float(value) and abs(whole) < 1 << bits:
-            return whole
+        number = int(value)
+        if number == float(value) and abs(number) < 1 << bits:
+            return number
     except (TypeError, ValueError, OverflowError):
         pass
-    raise UnreadableInput(f"{origin} is damaged: its {keyword} is not one whole number", path=origin)
+    raise UnreadableInput(f"{origin} is damaged: its {keyword} is not one whole number", path=str(origin))
 
 
 def term(value: object) -> str:

@@ -14,6 +14,7 @@ import httpx
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicomweb.credentials import Credentials
+from isocenter_operators.dicomweb.download import CONNECT_S, DownloadError, Downloads
 from isocenter_operators.dicomweb.multipart import boundary_of, parts
 from isocenter_operators.dicomweb.trust import distrust
 from isocenter_operators.errors import (
@@ -29,7 +30,7 @@ __all__ = ["DICOMwebClient"]
 
 # Any transfer syntax, as stored: asking for one makes the archive transcode.
 _WHOLE_INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_CHUNK_BYTES = 1 << 20
+_REASON_BYTES = 1 << 16  # at most, of an answer that is an error
 _PASSING = {408, 425, 429}
 _PROCESSING_FAILURE = 0x0110  # PS3.7, C.5.8: nothing is said of its cause
 
@@ -58,8 +59,9 @@ class DICOMwebClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._downloads = Downloads(credentials, timeout_s, tls)
         self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
             # Archives that compress what is already DICOM cost ten times the transfer.
             headers={"Accept-Encoding": "identity"},
             auth=(credentials.username, credentials.password) if credentials else None,
@@ -79,26 +81,25 @@ class DICOMwebClient:
         """Close the connections."""
         self._http.close()
 
-    def retrieve_series(self, study_uid: str, series_uid: str) -> Iterator[bytes]:
+    def retrieve_series(self, study_uid: str, series_uid: str) -> Iterator[memoryview]:
         """Each instance of the series, as a DICOM file's bytes, while the next ones are still on their way.
 
         WADO-RS (PS3.18, 10.4). Raises InputError where the archive does not know the series, ArchiveUnavailable where
         it does not answer or stops in the middle.
         """
+        doing = f"retrieving series {series_uid}"
         url = f"{self.base_url}/studies/{study_uid}/series/{series_uid}"
-        with (
-            self._translated(f"retrieving series {series_uid}"),
-            self._http.stream("GET", url, headers={"Accept": _WHOLE_INSTANCES}) as response,
-        ):
-            if response.is_error:
-                response.read()
-            self._refuse_error(response, f"retrieving series {series_uid}")
+        with self._translated(doing), self._downloads.get(url, accept=_WHOLE_INSTANCES) as download:
+            if not 200 <= download.status < 300:
+                said = download.read(_REASON_BYTES)
+                self._refuse_error(
+                    httpx.Response(download.status, headers=[*download.headers.items()], content=said), doing
+                )
             try:
-                boundary = boundary_of(response.headers.get("Content-Type", ""))
-                yield from parts(response.iter_raw(_CHUNK_BYTES), boundary)
+                yield from parts(download, boundary_of(download.headers.get("Content-Type", "")))
             except ValueError as error:
                 raise ArchiveUnavailable(
-                    f"{self.base_url}: retrieving series {series_uid}: {error}", series_uid=series_uid
+                    f"{self.base_url}: {doing}: {error}", series_uid=series_uid
                 ) from error
 
     def search_series(self, study_uid: str, **matching: str) -> list[dict[str, Any]]:
@@ -153,9 +154,9 @@ class DICOMwebClient:
     def _translated(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, TimeoutError) as error:
             raise DeadlineExceeded(f"{self.base_url}: no answer in time, {doing}") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, DownloadError) as error:
             said = distrust(error) or str(error) or type(error).__name__
             raise ArchiveUnavailable(f"{self.base_url}: {doing}: {said}") from error
         except (httpx.InvalidURL, UnicodeError) as error:

@@ -51,7 +51,7 @@ def fetch(archive: DICOMwebClient, wanted: Sequence[Mapping[str, str]], folder: 
     return [found[uid] for uid in dict.fromkeys(order)]
 
 
-def _instance(content: bytes, path: Path) -> Instance:
+def _instance(content: memoryview, path: Path) -> Instance:
     meta = dcmread(BytesIO(content), specific_tags=["SOPInstanceUID"], stop_before_pixels=True).file_meta
     return Instance(
         path,
@@ -61,7 +61,7 @@ def _instance(content: bytes, path: Path) -> Instance:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: memoryview) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:

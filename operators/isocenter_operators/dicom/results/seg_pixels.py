@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
 
 from isocenter_operators.dicom.results.run_length import run_length_encoded
-from isocenter_operators.dicom.series.room import require_room
 from isocenter_operators.errors import InvalidResult
+from isocenter_operators.room import require_room
 
 __all__ = ["SegFrames", "fractional_frames", "label_frames", "mask_frames"]
 

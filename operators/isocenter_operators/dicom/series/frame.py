@@ -8,14 +8,17 @@ by the attribute's keyword, so that nothing that comes after has to know which k
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.value import converted, named, whole_number
+from isocenter_operators.dicom.series.part10 import tag_of
+from isocenter_operators.dicom.value import converted, named, whole, whole_number
 from isocenter_operators.errors import GeometryError
 
 __all__ = ["Frame", "frames_of", "instances_of"]
@@ -59,38 +62,71 @@ _UNASSIGNED = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedShare
 _GROUPS = "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"
 
 
+_SHORT_BYTES = 256
+_NOT_ASKED = object()
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One image plane.
+    """One image plane. What it was asked once it answers again, whatever becomes of the instance.
 
     `number`: which frame of a multi-frame instance, from 1 (Referenced Frame Number); None of a single-frame instance.
+    `shared`: what the values of frames of one series were converted to, by their bytes.
     """
 
     instance: Dataset
     number: int | None = None
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _values: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def get(self, keyword: str) -> Any:
         """The attribute's value for this frame: from its own functional group, the shared one, or the instance.
 
         None where it is absent or empty. Raises UnreadableInput where it can not be read.
         """
+        value = self._values.get(keyword, _NOT_ASKED)
+        if value is _NOT_ASKED:
+            value = self._values[keyword] = self._read(keyword)
+        return value
+
+    def whole_number(self, keyword: str, default: int | None = None, *, bits: int = 16) -> int:
+        """As `value.whole_number`, of this frame."""
+        return whole(self.get(keyword), keyword, self, default, bits=bits)
+
+    def _read(self, keyword: str) -> Any:
         for group in self._groups():
             for macro in _MACROS.get(keyword, _UNASSIGNED):
-                items = converted(group, macro, self.name)
+                items = converted(group, macro, self)
                 if items:
-                    value = converted(items[0], keyword, self.name)
+                    value = converted(items[0], keyword, self)
                     if value is not None:
                         return value
-        return converted(self.instance, keyword, self.name)
+        return self._of_instance(keyword)
+
+    def _of_instance(self, keyword: str) -> Any:
+        """Nearly all slices of a series say the same: that is converted once for all of them."""
+        tag = tag_of(keyword)
+        element: object = self.instance.get_item(tag, keep_deferred=True)
+        if element is None:
+            return None
+        if not isinstance(element, RawDataElement) or not element.value or len(element.value) > _SHORT_BYTES:
+            return converted(self.instance, keyword, self)
+        stored = tag, element.VR, element.value, str(self.instance.original_character_set)
+        if stored not in self.shared:
+            self.shared[stored] = converted(self.instance, keyword, self)
+        return self.shared[stored]
 
     def _groups(self) -> Iterator[Dataset]:
         if self.number is None:
             return
         for keyword in _GROUPS:
-            items = converted(self.instance, keyword, self.name)
+            items = converted(self.instance, keyword, self)
             place = self.number - 1 if keyword == _GROUPS[0] else 0
             if items and place < len(items):
                 yield items[place]
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def name(self) -> str:
@@ -99,28 +135,34 @@ class Frame:
 
     @property
     def series_uid(self) -> str:
-        return str(self.instance.SeriesInstanceUID)
+        return str(self.get("SeriesInstanceUID"))
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        return int(self.instance.Rows), int(self.instance.Columns)
+        return int(self.get("Rows")), int(self.get("Columns"))
 
-    @property
+    @cached_property
     def position_mm(self) -> NDArray[np.float64]:
         """Image Position (Patient): the centre of the first voxel, in LPS (3,)."""
-        return np.array(self.get("ImagePositionPatient"), np.float64)
+        return _constant(self.get("ImagePositionPatient"))
 
-    @property
+    @cached_property
     def directions(self) -> NDArray[np.float64]:
         """Image Orientation (Patient): unit vectors along a row and along a column, in LPS (2, 3)."""
-        return np.array(self.get("ImageOrientationPatient"), np.float64).reshape(2, 3)
+        return _constant(self.get("ImageOrientationPatient")).reshape(2, 3)
 
-    @property
+    @cached_property
     def spacing_mm(self) -> tuple[float, float]:
         """Pixel Spacing: between the centres of rows, and of columns."""
         row_mm, column_mm = (float(value) for value in self.get("PixelSpacing"))
         return row_mm, column_mm
+
+
+def _constant(values: Any) -> NDArray[np.float64]:
+    array = np.array(values, np.float64)
+    array.setflags(write=False)
+    return array
 
 
 def frames_of(instances: Iterable[Dataset]) -> list[Frame]:
@@ -130,11 +172,13 @@ def frames_of(instances: Iterable[Dataset]) -> list[Frame]:
     does not describe each of its frames.
     """
     frames: list[Frame] = []
+    shared: dict[Any, Any] = {}
     for instance in instances:
-        count = whole_number(instance, "NumberOfFrames", named(instance), 1, bits=31)
-        described = converted(instance, _GROUPS[0], named(instance))
+        frame = Frame(instance, shared=shared)
+        count = whole_number(instance, "NumberOfFrames", frame, 1, bits=31)
+        described = converted(instance, _GROUPS[0], frame)
         if count == 1 and not described:
-            frames.append(Frame(instance))
+            frames.append(frame)
             continue
         if not described or len(described) != count:
             raise GeometryError(
@@ -142,7 +186,7 @@ def frames_of(instances: Iterable[Dataset]) -> list[Frame]:
                 "in the patient is not known (PS3.3, C.7.6.16)",
                 series_uid=str(instance.SeriesInstanceUID),
             )
-        frames.extend(Frame(instance, number) for number in range(1, count + 1))
+        frames.extend(Frame(instance, number, shared) for number in range(1, count + 1))
     return frames
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.series.frame import Frame, frames_of, instances_of
-from isocenter_operators.dicom.series.room import require_room
 from isocenter_operators.dicom.series.separation import STRICT, StackPolicy
 from isocenter_operators.dicom.series.stack import Stack, stack_of
 from isocenter_operators.dicom.series.voxels import rescale_into
 from isocenter_operators.errors import GeometryError
+from isocenter_operators.room import require_room
 
 __all__ = ["Volume", "on_frames", "slices_of", "volume_of"]
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isocenter_operators.dicom.series.frame import Frame
-from isocenter_operators.dicom.value import converted, whole_number
 from isocenter_operators.errors import GeometryError
 
 __all__ = ["PLANE_TOLERANCE", "SAME_PLACE_MM", "in_order", "require_plane"]
@@ -24,16 +23,16 @@ _FARTHEST_MM = 1e6  # no scanner is a kilometre long; numbers far beyond it over
 def require_plane(frame: Frame) -> None:
     """Raise GeometryError where the frame does not say where its pixels lie in the patient, or holds colours."""
     uid = frame.series_uid
-    if whole_number(frame.instance, "SamplesPerPixel", frame.name, 1) != 1:
+    if frame.whole_number("SamplesPerPixel", 1) != 1:
         raise GeometryError(f"series {uid} holds colour images, not a volume", series_uid=uid)
     missing = [keyword for keyword in _PLANE_KEYWORDS if frame.get(keyword) in (None, "", [])]
-    missing += [k for k in ("Rows", "Columns") if not converted(frame.instance, k, frame.name)]
+    missing += [k for k in ("Rows", "Columns") if not frame.get(k)]
     if missing:
         raise GeometryError(
             f"{frame.name}: no {', '.join(missing)}, so its place in the patient is not known", series_uid=uid
         )
     for keyword in ("Rows", "Columns"):
-        whole_number(frame.instance, keyword, frame.name)
+        frame.whole_number(keyword)
     for keyword, count in _VALUES.items():
         _refuse_no_numbers(frame, keyword, count)
     cosines = frame.directions

@@ -6,8 +6,10 @@ that a file says of itself is believed before it was looked at: sizes cost no me
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -17,9 +19,18 @@ from pydicom.filereader import _read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from isocenter_operators.dicom.series.codestream import Codestream, fragments_of, read_codestream
-from isocenter_operators.dicom.series.room import require_room
+from isocenter_operators.dicom.series.part10 import (
+    PIXEL_DATA,
+    PixelBytes,
+    Regular,
+    Seen,
+    regular,
+    stored_pixels,
+    tag_of,
+)
 from isocenter_operators.dicom.value import converted, whole_number
 from isocenter_operators.errors import UnreadableInput
+from isocenter_operators.room import require_room
 
 __all__ = ["read_bytes", "read_file", "read_folder"]
 
@@ -57,8 +68,20 @@ _USED = (
     "PatientSex",
 )
 _PIXEL_DESCRIPTION = ("Rows", "Columns", "BitsAllocated")
+_WHOLE_NUMBERS = ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration")
 _PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _BITS = (1, 8, 16, 32, 64)
+# What most instances of a series have in common, and what is looked at together.
+_COMMON = tuple(
+    tag_of(keyword)
+    for keyword in (
+        *("MediaStorageSOPClassUID", "TransferSyntaxUID", "SpecificCharacterSet"),
+        *("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"),
+        *(*_PIXEL_DESCRIPTION, *_WHOLE_NUMBERS, "SamplesPerPixel", "NumberOfFrames"),
+        *_PIXEL_ELEMENTS[1:],
+    )
+)
+_USED_KEYWORDS = {tag_of(keyword): keyword for keyword in _USED}
 _SUFFIXES = (".dcm", ".dicom")
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)+")
 _MB = 1 << 20
@@ -71,15 +94,17 @@ _LARGEST_DEFLATED_MB = 256  # of one instance, once it is inflated: a kilobyte i
 def read_folder(path: Path, passed_over: list[Path] | None = None) -> list[Dataset]:
     """Every DICOM instance below `path` (or the one file it is), in no meaningful order.
 
-    Files that are not DICOM, and DICOMDIR, are passed over, and added to `passed_over`. Raises UnreadableInput when
-    nothing is left, or when an instance is truncated: half a series is not the series.
+    Files that are not DICOM, and DICOMDIR, are passed over, and added to `passed_over`. Pixels that are not compressed
+    are read when they are asked for: the files have to stay as they are until then. Raises UnreadableInput when nothing
+    is left, or when an instance is truncated: half a series is not the series.
     """
     if not path.exists():
         raise UnreadableInput(f"{path} does not exist", path=str(path))
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     instances: list[Dataset] = []
+    seen = Seen()
     for file in files:
-        instance = read_file(file)
+        instance = read_file(file, seen=seen)
         if instance is not None:
             instances.append(instance)
         elif passed_over is not None:
@@ -90,23 +115,28 @@ def read_folder(path: Path, passed_over: list[Path] | None = None) -> list[Datas
     return instances
 
 
-def read_file(file: Path) -> FileDataset | None:
-    """One instance, or None where the file is not DICOM (or is a DICOMDIR).
+def read_file(file: Path, *, seen: Seen | None = None) -> FileDataset | None:
+    """One instance, or None where the file is not DICOM (or is a DICOMDIR). Its pixels are read as in `read_folder`.
 
-    Raises UnreadableInput for a DICOM file that can not be read to its end, or is one by its name alone.
+    seen: of the instances of its series that were read before. Raises UnreadableInput for a DICOM file that can not be
+    read to its end, or is one by its name alone.
     """
+    origin, seen = str(file), seen or Seen()
     try:
-        with file.open("rb") as opened:
-            if opened.read(132)[128:] != b"DICM":
+        with file.open("rb", buffering=0) as opened:
+            head = opened.read(seen.head_bytes)
+            if head[128:132] != b"DICM":
                 _refuse_misnamed(file)
                 return None
-            _refuse_large(file.stat().st_size, str(file))
-            require_room(file.stat().st_size)
-            opened.seek(0)
-            content = opened.read()
+            size = os.fstat(opened.fileno()).st_size
+            _refuse_large(size, origin)
+            read = regular(head, size, seen, file)
+            if read is None:
+                require_room(size)
+                content = head + opened.readall()
     except OSError as error:
-        raise UnreadableInput(f"{file} can not be read: {error.strerror}", path=str(file)) from error
-    return read_bytes(content, origin=str(file))
+        raise UnreadableInput(f"{file} can not be read: {error.strerror}", path=origin) from error
+    return _parsed_whole(content, origin) if read is None else _sound_as_before(read, origin, seen)
 
 
 def _refuse_misnamed(file: Path) -> None:
@@ -118,14 +148,47 @@ def _refuse_misnamed(file: Path) -> None:
         )
 
 
-def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
+def read_bytes(content: bytes | memoryview, *, origin: str, seen: Seen | None = None) -> FileDataset | None:
     """One instance in the DICOM file format (PS3.10, 7), or None for a DICOMDIR.
 
-    `origin` names the source in messages. Raises UnreadableInput when it is truncated, damaged or not DICOM.
+    `origin` names the source in messages. A memoryview is not copied: its bytes have to stay. seen: see `read_file`.
+    Raises UnreadableInput when it is truncated, damaged or not DICOM.
     """
     _refuse_large(len(content), origin)
+    seen = seen or Seen()
+    source = PixelBytes(memoryview(content))
+    read = regular(source.content[: seen.head_bytes], len(content), seen, source)
+    return _parsed_whole(bytes(content), origin) if read is None else _sound_as_before(read, origin, seen)
+
+
+def _parsed_whole(content: bytes, origin: str) -> FileDataset | None:
+    """By pydicom, which reads whatever can be read; our own way of reading only what is as it should be."""
     require_room(2 * len(content))  # pydicom reads from one copy into another
-    instance = _parsed(content, origin)
+    instance = _sound(_parsed(content, origin), origin)
+    if instance is not None:
+        instance.buffer = None  # pydicom would keep the whole file a second time
+    return instance
+
+
+def _sound_as_before(read: Regular, origin: str, seen: Seen) -> FileDataset | None:
+    """As `_sound`, of an instance of which little is new."""
+    common = [read.elements.get(tag) for tag in _COMMON]
+    pixels = read.elements.get(PIXEL_DATA)
+    pixel_bytes = -1 if pixels is None else pixels.length
+    if not seen.is_sound(common, pixel_bytes):
+        instance = _sound(read.instance, origin)
+        if instance is not None:
+            seen.found_sound(common, pixel_bytes)
+        return instance
+    _refuse_unnamed(read.instance, origin, _REQUIRED[1:2])
+    for element in read.unseen:
+        if element.tag in _USED_KEYWORDS:
+            converted(read.instance, _USED_KEYWORDS[element.tag], origin)
+    return read.instance
+
+
+def _sound(instance: FileDataset, origin: str) -> FileDataset | None:
+    """The instance, with whatever it is used for looked at; None where it is a DICOMDIR."""
     meta = instance.file_meta
     if converted(meta, "MediaStorageSOPClassUID", origin) == MediaStorageDirectoryStorage:
         return None
@@ -139,7 +202,6 @@ def read_bytes(content: bytes, *, origin: str) -> FileDataset | None:
     for keyword in _USED:
         converted(instance, keyword, origin)
     _refuse_broken_pixels(instance, syntax, origin)
-    instance.buffer = None  # pydicom would keep the whole file a second time
     return instance
 
 
@@ -188,13 +250,13 @@ def _refuse_bomb(content: bytes, origin: str) -> None:
     require_room(3 * size)
 
 
-def _refuse_unnamed(instance: FileDataset, origin: str) -> None:
-    missing = [keyword for keyword in _REQUIRED if not converted(instance, keyword, origin)]
+def _refuse_unnamed(instance: FileDataset, origin: str, required: Sequence[str] = _REQUIRED) -> None:
+    missing = [keyword for keyword in required if not converted(instance, keyword, origin)]
     if missing:
         raise UnreadableInput(
             f"{origin} is truncated or damaged: it has no {', '.join(missing)}", path=origin
         )
-    for keyword in _REQUIRED:
+    for keyword in required:
         if not _UID.fullmatch(str(instance[keyword].value)):
             raise UnreadableInput(f"{origin} is damaged: its {keyword} is no UID (PS3.5, 9.1)", path=origin)
 
@@ -206,8 +268,8 @@ def _refuse_broken_pixels(instance: FileDataset, syntax: UID, origin: str) -> No
         raise UnreadableInput(f"{origin} is truncated: its pixel data is missing", path=origin)
     if "PixelData" not in instance:
         return
-    pixels = converted(instance, "PixelData", origin)
-    if not isinstance(pixels, bytes):
+    size = _pixel_bytes(instance, origin)
+    if not size:
         raise UnreadableInput(f"{origin} is damaged: its pixel data is empty, or no pixel data", path=origin)
     undescribed = [keyword for keyword in _PIXEL_DESCRIPTION if not converted(instance, keyword, origin)]
     if undescribed:
@@ -215,10 +277,19 @@ def _refuse_broken_pixels(instance: FileDataset, syntax: UID, origin: str) -> No
     frames, expected = _expected_size(instance, origin)
     if syntax.is_compressed:
         _refuse_broken_fragments(instance, syntax, frames, expected, origin)
-    elif not _is_subsampled(instance) and len(pixels) < expected:
+    elif not _is_subsampled(instance) and size < expected:
         raise UnreadableInput(
-            f"{origin} is truncated: {len(pixels)} of {expected} bytes of pixel data are there", path=origin
+            f"{origin} is truncated: {size} of {expected} bytes of pixel data are there", path=origin
         )
+
+
+def _pixel_bytes(instance: FileDataset, origin: str) -> int:
+    """How many bytes of pixel data there are; 0 where they are none."""
+    stored = stored_pixels(instance)
+    if stored is not None:
+        return stored.length
+    pixels = converted(instance, "PixelData", origin)
+    return len(pixels) if isinstance(pixels, bytes) else 0
 
 
 def _is_subsampled(instance: FileDataset) -> bool:
@@ -230,7 +301,7 @@ def _expected_size(instance: FileDataset, origin: str) -> tuple[int, int]:
     rows, columns, bits = (whole_number(instance, keyword, origin) for keyword in _PIXEL_DESCRIPTION)
     samples = whole_number(instance, "SamplesPerPixel", origin, 1)
     frames = whole_number(instance, "NumberOfFrames", origin, 1, bits=31) or 1
-    for keyword in ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"):
+    for keyword in _WHOLE_NUMBERS:
         whole_number(instance, keyword, origin, 0)
     if min(rows, columns, samples, frames) < 1 or bits not in _BITS:
         raise UnreadableInput(

@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.series.placement import PLANE_TOLERANCE, SAME_PLACE_MM, in_order, require_plane
+from isocenter_operators.dicom.value import converted
 from isocenter_operators.errors import GeometryError
 
 __all__ = [
@@ -286,9 +287,8 @@ def _same_pixels(one: Frame, other: Frame) -> bool:
         return False  # frames of one instance are not written twice
     # Air at one time looks as at another: what tells of two acquisitions is no copy, whatever the pixels are.
     alike = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored", *_TELLING[:-1])
-    return one.get("PixelData") == other.get("PixelData") and all(
-        one.get(keyword) == other.get(keyword) for keyword in alike
-    )
+    pixels = [converted(frame.instance, "PixelData", frame) for frame in (one, other)]
+    return pixels[0] == pixels[1] and all(one.get(keyword) == other.get(keyword) for keyword in alike)
 
 
 def _apart(frames: list[Frame]) -> tuple[str, list[list[Frame]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from pydicom.uid import UID
 from isocenter_operators.dicom.series.codestream import fragments_of
 from isocenter_operators.dicom.series.decoder import decode
 from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.series.pixels import read_pixels
 from isocenter_operators.dicom.value import converted, named, whole_number
 from isocenter_operators.errors import InputError, UnreadableInput
 
@@ -34,8 +35,8 @@ def rescale_into(plane: NDArray[np.int16] | NDArray[np.float32], frame: Frame) -
     become Hounsfield units, where values need a Modality LUT, or where one does not fit 16 bits.
     """
     slope, intercept = _rescale_of(frame)
-    stored = _stored_values(frame)
     if plane.dtype == np.float32:
+        stored, _ = _stored_values(frame)
         # In double precision, and rounded once: the product of two floats of 24 bits has more.
         np.copyto(plane, stored.astype(np.float64) * slope + intercept, casting="same_kind")
         return
@@ -45,21 +46,31 @@ def rescale_into(plane: NDArray[np.int16] | NDArray[np.float32], frame: Frame) -
             "float32",
             series_uid=frame.series_uid,
         )
-    low, high = sorted(float(value) * slope + intercept for value in (stored.min(), stored.max()))
+    stored, ends = _stored_values(frame, cast("NDArray[np.int16]", plane))
+    low, high = _rescaled(ends, slope, intercept)
+    if low < _LOWEST or high > _HIGHEST:
+        # The most that so many bits may hold does not fit; what they do hold may.
+        low, high = _rescaled((int(stored.min()), int(stored.max())), slope, intercept)
     if low < _LOWEST or high > _HIGHEST:
         values = stored.astype(np.float64) * slope + intercept
         _refuse_wide(values[~_padding(stored, frame.instance)], frame)
         np.rint(values.clip(_LOWEST, _HIGHEST), out=plane, casting="unsafe")
     elif slope == 1 and intercept.is_integer():
         # Sums modulo 2**16 are right whenever the result fits, which was just checked.
-        np.add(stored.astype(np.uint16, copy=False), int(intercept) % 65536, out=plane.view(np.uint16))
+        unsigned = stored.view(np.uint16) if stored.itemsize == 2 else stored.astype(np.uint16)
+        np.add(unsigned, int(intercept) % 65536, out=plane.view(np.uint16))
     else:
         np.rint(stored.astype(np.float64) * slope + intercept, out=plane, casting="unsafe")
 
 
+def _rescaled(ends: tuple[int, int], slope: float, intercept: float) -> tuple[float, float]:
+    low, high = sorted(end * slope + intercept for end in ends)
+    return low, high
+
+
 def _rescale_of(frame: Frame) -> tuple[float, float]:
     """Slope and intercept. Of CT they are type 1 (PS3.3, C.8.2.1): without them nobody knows what the values are."""
-    if converted(frame.instance, "ModalityLUTSequence", frame.name):
+    if frame.get("ModalityLUTSequence"):
         raise InputError(
             f"{frame.name}: its values need a Modality LUT, which is not read", series_uid=frame.series_uid
         )
@@ -122,49 +133,55 @@ def _as_stored(value: int, instance: Dataset) -> int:
     return unsigned - modulus if negative else unsigned
 
 
-def _stored_values(frame: Frame) -> NDArray[Any]:
-    """The stored pixel values (Y, X): only the stored bits, with their sign (PS3.5, 8.1.1)."""
-    instance, where = frame.instance, frame.name
-    rows, columns, bits = (
-        whole_number(instance, word, where) for word in ("Rows", "Columns", "BitsAllocated")
-    )
-    stored_bits = whole_number(instance, "BitsStored", where)
-    if not 1 <= stored_bits <= bits:
-        raise UnreadableInput(
-            f"{where}: Bits Stored is {stored_bits} of {bits} Bits Allocated (PS3.5, 8.1.1)",
-            series_uid=frame.series_uid,
-        )
-    _refuse_high_bit(instance, stored_bits)
-    signed = whole_number(instance, "PixelRepresentation", where) == 1
-    syntax = instance.file_meta.TransferSyntaxUID
-    if bits == 16 and not syntax.is_compressed and syntax.is_little_endian:
-        start = 2 * rows * columns * ((frame.number or 1) - 1)
-        values: NDArray[Any] = np.frombuffer(
-            instance.PixelData, "<i2" if signed else "<u2", count=rows * columns, offset=start
-        )
-        values = values.reshape(rows, columns)
+def _stored_values(
+    frame: Frame, plane: NDArray[np.int16] | None = None
+) -> tuple[NDArray[Any], tuple[int, int]]:
+    """The stored pixel values (Y, X): only the stored bits, with their sign (PS3.5, 8.1.1); and ends that none passes.
+
+    plane: int16 (Y, X), which may be written over to hold them.
+    """
+    rows, columns = frame.shape
+    bits, stored_bits, signed = _format_of(frame)
+    syntax = frame.instance.file_meta.TransferSyntaxUID
+    plain = bits == 16 and not syntax.is_compressed and syntax.is_little_endian
+    if plain:
+        dtype = np.dtype("<i2" if signed else "<u2")
+        values: NDArray[Any] = (np.empty((rows, columns), dtype) if plane is None else plane).view(dtype)
+        read_pixels(frame, values)
     else:
         values = _decoded(frame, syntax)
         if values.shape != (rows, columns):
             raise UnreadableInput(
-                f"{where}: its pixel data is no image of {columns} x {rows} pixels",
+                f"{frame.name}: its pixel data is no image of {columns} x {rows} pixels",
                 series_uid=frame.series_uid,
             )
     unused = bits - stored_bits
     if unused and bits == 16 and not syntax.is_compressed:
         # Old scanners leave overlays in the unused high bits: shift them out, and the sign back in.
-        values = (values << unused) >> unused
-    return values
+        out = values if plain else None
+        values = np.right_shift(np.left_shift(values, unused, out=out), unused, out=out)
+    if not plain:
+        return values, (int(values.min()), int(values.max()))
+    low = -(1 << stored_bits - 1) if signed else 0
+    return values, (low, low + (1 << stored_bits) - 1)
 
 
-def _refuse_high_bit(instance: Dataset, stored_bits: int) -> None:
-    high_bit = whole_number(instance, "HighBit", named(instance), stored_bits - 1)
+def _format_of(frame: Frame) -> tuple[int, int, bool]:
+    """Bits Allocated, Bits Stored, and whether values have a sign."""
+    bits, stored_bits = frame.whole_number("BitsAllocated"), frame.whole_number("BitsStored")
+    if not 1 <= stored_bits <= bits:
+        raise UnreadableInput(
+            f"{frame.name}: Bits Stored is {stored_bits} of {bits} Bits Allocated (PS3.5, 8.1.1)",
+            series_uid=frame.series_uid,
+        )
+    high_bit = frame.whole_number("HighBit", stored_bits - 1)
     if high_bit != stored_bits - 1:
         raise UnreadableInput(
-            f"{named(instance)}: High Bit is {high_bit} for {stored_bits} Bits Stored; values that do not end "
+            f"{frame.name}: High Bit is {high_bit} for {stored_bits} Bits Stored; values that do not end "
             "at the lowest bit (PS3.5, 8.1.1) are not read",
-            series_uid=str(instance.SeriesInstanceUID),
+            series_uid=frame.series_uid,
         )
+    return bits, stored_bits, frame.whole_number("PixelRepresentation") == 1
 
 
 def _decoded(frame: Frame, syntax: UID) -> NDArray[Any]:
@@ -192,8 +209,7 @@ def _codestream(frame: Frame) -> bytes:
     instance = frame.instance
     if frame.number is None:
         return b"".join(fragments_of(instance.PixelData))
-    table = converted(instance, "ExtendedOffsetTable", frame.name)
-    lengths = converted(instance, "ExtendedOffsetTableLengths", frame.name)
+    table, lengths = frame.get("ExtendedOffsetTable"), frame.get("ExtendedOffsetTableLengths")
     return get_frame(
         instance.PixelData,
         frame.number - 1,
