@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.series.frame import frames_of
 from isocenter_operators.dicom.series.geometry import Volume, volume_of
+from isocenter_operators.dicom.series.part10 import release_pixels
 from isocenter_operators.dicom.series.separation import STRICT, StackPolicy
 from isocenter_operators.dicom.value import term
 from isocenter_operators.errors import InputError, NotApplicable
@@ -85,7 +86,7 @@ class VolumeOperator(Operator):
             self._record.notes.extend(volume.notes)
             if self._release_pixels:
                 for instance in volume.sources:
-                    del instance.PixelData
+                    release_pixels(instance)
             image = image_of(volume, ras=self._ras)
             selected = selection[0].selected_series[0]
             _put_in_order(selected.series, volume.sources)

@@ -27,6 +27,7 @@ __all__ = [
     "Seen",
     "StoredPixels",
     "regular",
+    "release_pixels",
     "stored_pixels",
     "tag_of",
 ]
@@ -169,6 +170,13 @@ class StoredPixels(NamedTuple):
     where: str | memoryview
     offset: int
     length: int
+
+
+def release_pixels(instance: Dataset) -> None:
+    """Take the pixel data from the instance, wherever it lies."""
+    del instance.PixelData
+    if isinstance(instance, FileDataset) and isinstance(instance.buffer, PixelBytes):
+        instance.buffer = None
 
 
 def tag_of(keyword: str) -> BaseTag:
