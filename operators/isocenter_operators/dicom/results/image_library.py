@@ -13,25 +13,25 @@ from highdicom.sr import (
     ContentItem,
     ContentSequence,
     DateContentItem,
-    ImageContentItem,
     NumContentItem,
     RelationshipTypeValues,
     TextContentItem,
     UIDRefContentItem,
 )
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as ItemSequence
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code
-from isocenter_operators.dicom.header import has_sound, referenced
+from isocenter_operators.dicom.header import coded, has_sound, referenced
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.errors import UnreadableInput
 
-__all__ = ["image_library"]
+__all__ = ["add_entries", "image_library"]
 
 _CONTEXT = RelationshipTypeValues.HAS_ACQ_CONTEXT
 # TID 1601 asks for no purpose, but highdicom reads no report with an item that has none.
-_SOURCE = CodedConcept("260753009", "SCT", "Source")
+_SOURCE = Code("260753009", "SCT", "Source")
 _PIXELS = CodedConcept("{pixels}", "UCUM", "pixels")
 _MILLIMETER = CodedConcept("mm", "UCUM", "millimeter")
 _COSINE = CodedConcept("{-1:1}", "UCUM", "{-1:1}")
@@ -70,14 +70,41 @@ _ORIENTATION = tuple(
 def image_library(frames: Sequence[Frame], priors: Sequence[Dataset] = ()) -> ContainerContentItem:
     """One Image Library Group for each series, with what its images have in common (TID 1602 to 1606).
 
-    frames: the images that the report is about; of a multi-frame instance, the entry names the frames.
-    priors: instances of earlier studies that they were compared with. Their entries are named as such.
+    frames: the images that the report is about.
+    priors: instances of earlier studies that they were compared with.
+
+    The entries are not among it: highdicom copies and searches whatever it is given several times, which takes seconds
+    for the images of one scan. `add_entries` writes them into the report that it has made.
     """
     library = _container("111028", "Image Library")
-    earlier = [Frame(instance) for instance in priors]
-    for images, purpose in ((frames, _SOURCE), (earlier, _named(codes.PRIOR))):
-        library.ContentSequence.extend(_group(series, purpose) for series in _by_series(images))
+    for series, _ in _series(frames, priors):
+        group = _container("126200", "Image Library Group")
+        group.ContentSequence.extend(_descriptors(series[0]))
+        library.ContentSequence.append(group)
     return library
+
+
+def add_entries(report: Dataset, frames: Sequence[Frame], priors: Sequence[Dataset] = ()) -> None:
+    """Write the entries of its image library (TID 1601) into a report that has the groups `image_library` made.
+
+    The parameters are those of `image_library`; of a multi-frame instance an entry names the frames, those of priors
+    are named as such.
+    """
+    (library,) = [item for item in report.ContentSequence if _concept(item) == "111028"]
+    for group, (series, purpose) in zip(library.ContentSequence, _series(frames, priors), strict=True):
+        entries = [_entry(reference, purpose) for reference in referenced(series)]
+        group["ContentSequence"].value = ItemSequence([*group.ContentSequence, *entries])
+
+
+def _series(frames: Sequence[Frame], priors: Sequence[Dataset]) -> Iterator[tuple[list[Frame], Code]]:
+    """The images of each series, and what they are to the report."""
+    for images, purpose in ((frames, _SOURCE), ([Frame(instance) for instance in priors], codes.PRIOR)):
+        for series in _by_series(images):
+            yield series, purpose
+
+
+def _concept(item: Dataset) -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue)
 
 
 def _by_series(frames: Iterable[Frame]) -> Iterable[list[Frame]]:
@@ -85,13 +112,6 @@ def _by_series(frames: Iterable[Frame]) -> Iterable[list[Frame]]:
     for frame in frames:
         series.setdefault(frame.series_uid, []).append(frame)
     return series.values()
-
-
-def _group(frames: Sequence[Frame], purpose: CodedConcept) -> ContainerContentItem:
-    group = _container("126200", "Image Library Group")
-    group.ContentSequence.extend(_descriptors(frames[0]))
-    group.ContentSequence.extend(_entry(item, purpose) for item in referenced(frames))
-    return group
 
 
 def _container(value: str, meaning: str) -> ContainerContentItem:
@@ -102,16 +122,14 @@ def _container(value: str, meaning: str) -> ContainerContentItem:
     return container
 
 
-def _entry(reference: Dataset, purpose: CodedConcept) -> ImageContentItem:
-    """TID 1601."""
-    numbers = reference.get("ReferencedFrameNumber")
-    return ImageContentItem(
-        name=purpose,
-        referenced_sop_class_uid=reference.ReferencedSOPClassUID,
-        referenced_sop_instance_uid=reference.ReferencedSOPInstanceUID,
-        referenced_frame_numbers=None if numbers is None else [int(n) for n in _many(numbers)],
-        relationship_type=RelationshipTypeValues.CONTAINS,
-    )
+def _entry(reference: Dataset, purpose: Code) -> Dataset:
+    """TID 1601: an IMAGE content item."""
+    entry = Dataset()
+    entry.RelationshipType = RelationshipTypeValues.CONTAINS.value
+    entry.ValueType = "IMAGE"
+    entry.ConceptNameCodeSequence = [coded(purpose)]
+    entry.ReferencedSOPSequence = [reference]
+    return entry
 
 
 def _descriptors(frame: Frame) -> Iterator[ContentItem]:

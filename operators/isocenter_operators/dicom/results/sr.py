@@ -21,7 +21,7 @@ from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code, Findings, Segment
 from isocenter_operators.dicom.header import DISCLAIMER, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
-from isocenter_operators.dicom.results.image_library import image_library
+from isocenter_operators.dicom.results.image_library import add_entries, image_library
 from isocenter_operators.dicom.results.observer import device_observer
 from isocenter_operators.dicom.results.sr_groups import Grouping, algorithm_identification, comment, concept
 from isocenter_operators.dicom.schemes import declare_schemes
@@ -103,11 +103,7 @@ def measurement_report(
     )
     description = series_description or f"{algorithm.name} measurements"
     result = Comprehensive3DSR(
-        evidence=[
-            *_references(sources),
-            *_references([seg] if seg is not None else []),
-            *_references(priors),
-        ],
+        evidence=[*_references([*sources, *([] if seg is None else [seg]), *priors])],
         content=_root(
             sources[0],
             [
@@ -126,6 +122,7 @@ def measurement_report(
         previous_versions=_documents(predecessors) or None,
         series_description=description[:64],
     )
+    add_entries(result, frames, priors)
     declare_schemes(result)
     stamp(
         result,
@@ -187,20 +184,24 @@ def _container(name: Code) -> ContainerContentItem:
 
 
 def _references(instances: Iterable[Dataset]) -> Iterator[Dataset]:
-    """As much of each instance as a reference to it needs; highdicom asks for a patient too, whom `stamp` writes."""
-    for instance in instances:
+    """What a reference to each instance needs; of the first highdicom wants a patient too, whom `stamp` writes."""
+    for place, instance in enumerate(instances):
         reference = Dataset()
         for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
             setattr(reference, keyword, str(instance[keyword].value))
         for keyword in (
-            "PatientID",
-            "PatientName",
-            "PatientBirthDate",
-            "PatientSex",
-            "AccessionNumber",
-            "StudyID",
-            "StudyDate",
-            "StudyTime",
+            ()
+            if place
+            else (
+                "PatientID",
+                "PatientName",
+                "PatientBirthDate",
+                "PatientSex",
+                "AccessionNumber",
+                "StudyID",
+                "StudyDate",
+                "StudyTime",
+            )
         ):
             setattr(reference, keyword, None)
         yield reference

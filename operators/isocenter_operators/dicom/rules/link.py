@@ -11,9 +11,13 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.rules.problem import Problem, error, warning
+from isocenter_operators.dicom.series.part10 import tag_of
 
 __all__ = ["link_problems"]
 
+_STUDY, _SERIES, _REFERENCED = map(
+    tag_of, ("StudyInstanceUID", "SeriesInstanceUID", "ReferencedSOPInstanceUID")
+)
 _REFERENCED_SEGMENT, _TRACKING_UID = "121191", "112040"
 
 
@@ -41,7 +45,7 @@ def link_problems(result: Dataset, others: Mapping[str, Dataset]) -> Iterator[Pr
 
     What is not among them is told only where other instances of its series are.
     """
-    references = list(_references(result, None, None))
+    references = list(_references(result))
     missing = _missing(result, references, others)
     if missing:
         text = f"are made to {len(missing)} instances that are not among the given ones of their series"
@@ -119,18 +123,21 @@ def _groups(item: Dataset) -> Iterator[Dataset]:
         yield from _groups(child)
 
 
-def _references(dataset: Dataset, study: str | None, series: str | None) -> Iterator[_Reference]:
-    if "SOPInstanceUID" not in dataset:  # of the object itself these say where it is, not what it refers to
-        study = str(dataset.StudyInstanceUID) if "StudyInstanceUID" in dataset else study
-        series = str(dataset.SeriesInstanceUID) if "SeriesInstanceUID" in dataset else series
-    if "ReferencedSOPInstanceUID" in dataset:
-        yield _Reference(dataset, study, series)
-    for tag in dataset.keys():  # noqa: SIM118
-        element = dataset.get_item(tag)
-        if element.VR == "SQ":
-            items = dataset[tag].value if isinstance(element, RawDataElement) else element.value
-            for item in items:
-                yield from _references(item, study, series)
+def _references(result: Dataset) -> Iterator[_Reference]:
+    """All of an object, in no meaningful order."""
+    left: list[tuple[Dataset, str | None, str | None]] = [(result, None, None)]
+    while left:
+        dataset, study, series = left.pop()
+        if dataset is not result:  # of the object itself these say where it is, not what it refers to
+            study = str(dataset.StudyInstanceUID) if _STUDY in dataset else study
+            series = str(dataset.SeriesInstanceUID) if _SERIES in dataset else series
+        if _REFERENCED in dataset:
+            yield _Reference(dataset, study, series)
+        for tag in dataset.keys():  # noqa: SIM118
+            element = dataset.get_item(tag)
+            if element.VR == "SQ":
+                items = dataset[tag].value if isinstance(element, RawDataElement) else element.value
+                left.extend((item, study, series) for item in items)
 
 
 def _numbers(value: Any) -> list[int]:

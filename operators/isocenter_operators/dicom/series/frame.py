@@ -7,7 +7,7 @@ by the attribute's keyword, so that nothing that comes after has to know which k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -94,7 +94,7 @@ class Frame:
         return whole(self.get(keyword), keyword, self, default, bits=bits)
 
     def _read(self, keyword: str) -> Any:
-        for group in self._groups():
+        for group in self._groups:
             for macro in _MACROS.get(keyword, _UNASSIGNED):
                 items = converted(group, macro, self)
                 if items:
@@ -116,14 +116,16 @@ class Frame:
             self.shared[stored] = converted(self.instance, keyword, self)
         return self.shared[stored]
 
-    def _groups(self) -> Iterator[Dataset]:
+    @cached_property
+    def _groups(self) -> tuple[Dataset, ...]:
+        """Its functional groups: those of its own, and those that it shares."""
         if self.number is None:
-            return
-        for keyword in _GROUPS:
-            items = converted(self.instance, keyword, self)
-            place = self.number - 1 if keyword == _GROUPS[0] else 0
-            if items and place < len(items):
-                yield items[place]
+            return ()
+        both = (
+            (converted(self.instance, keyword, self), place)
+            for keyword, place in zip(_GROUPS, (self.number - 1, 0), strict=True)
+        )
+        return tuple(items[place] for items, place in both if items and place < len(items))
 
     def __str__(self) -> str:
         return self.name
