@@ -21,6 +21,7 @@ from foreign_results import (
 )
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from read_back import found_by_dciodvfy
 from result_cases import findings_of, phantom_case, pictures_of, report_of, seg_of, written
 
@@ -212,7 +213,7 @@ def lose_items(*meanings: str) -> Callable[[Dataset], None]:
             if "ConceptNameCodeSequence" not in item
             or item.ConceptNameCodeSequence[0].CodeMeaning.lower() not in meanings
         ]
-        report.ContentSequence = kept
+        report["ContentSequence"].value = Sequence(kept)
         for item in kept:
             if "ContentSequence" in item:
                 damage(item)
