@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from isocenter_operators.errors import GeometryError, InputError
 from isocenter_operators.testing import (
+    Organ,
     Phantom,
     ThoraxPhantom,
     abdomen_phantom,
@@ -153,6 +154,7 @@ def test_all_eight_flips_show_the_same_body(small: ThoraxPhantom, orientation: s
     )  # (z, y, x)
     assert np.array_equal(flipped.hu[steps], small.hu)
     assert np.array_equal(flipped.labels[steps], small.labels)
+    assert np.array_equal(flipped.organs[steps], small.organs)
     assert flipped.truth == small.truth
     assert positions_mm(flipped, flipped.labels == 2)[:, 0].min() > 0
 
@@ -170,6 +172,8 @@ def test_other_planes_show_the_same_body(small: ThoraxPhantom, orientation: str)
     back = turned.labels.transpose([array_axes.index(axis) for axis in (2, 1, 0)])
     assert back.shape == small.labels.shape
     assert np.count_nonzero(back != small.labels) < 5  # rounding on the very surface
+    organs = turned.organs.transpose([array_axes.index(axis) for axis in (2, 1, 0)])
+    assert np.count_nonzero(organs != small.organs) < 20
 
 
 @pytest.mark.parametrize(
@@ -193,6 +197,80 @@ def test_any_grid_shows_the_same_body(
         label = {"right": 1, "left": 2}[name]
         assert ndimage.label(other.labels == label)[1] == 1
         assert there.p15_hu == pytest.approx(here.p15_hu, abs=6)  # larger voxels hold more of the surface
+
+
+# What each organ is drawn with, in HU; the lungs and the airways blend with what is in and around them.
+PAINTED_HU = {
+    Organ.HEART: {42},
+    Organ.AORTA: {42},
+    Organ.LIVER: {60},
+    Organ.SPLEEN: {48},
+    Organ.STOMACH: {50, 12, -1000},
+    Organ.VERTEBRAE: {700, 400, 220},
+}
+
+
+def test_the_organs_are_what_was_drawn(small: ThoraxPhantom) -> None:
+    """Every voxel of an organ has its intensity, and what has that intensity and touches the organ belongs to it."""
+    for organ, painted_hu in PAINTED_HU.items():
+        inside = small.organs == organ
+        apart = ndimage.binary_dilation(small.labels > 0) | ndimage.binary_dilation(
+            small.airways, iterations=2
+        )
+        seen = np.unique(small.hu[inside & ~apart])
+        assert set(seen.tolist()) == painted_hu, organ.name
+        outside = ndimage.binary_dilation(inside) & (small.organs == 0) & ~apart
+        if organ not in (Organ.STOMACH, Organ.VERTEBRAE):  # which have walls of what is around them, too
+            assert not np.isin(small.hu[outside], list(painted_hu)).any(), organ.name
+    for lung in (Organ.RIGHT_LUNG, Organ.LEFT_LUNG):
+        assert np.array_equal(small.organs == lung, small.labels == lung)
+    assert np.array_equal(small.organs == Organ.AIRWAYS, small.airways)
+
+
+def test_the_organs_lie_where_they_belong(phantom: ThoraxPhantom) -> None:
+    middle = {organ: positions_mm(phantom, phantom.organs == organ).mean(axis=0) for organ in Organ}  # LPS
+    left, back, head = ({organ: middle[organ][axis] for organ in Organ} for axis in range(3))
+    assert left[Organ.LIVER] < -20 < 5 < left[Organ.HEART] < left[Organ.STOMACH] < left[Organ.SPLEEN]
+    assert abs(left[Organ.VERTEBRAE]) < 2 < left[Organ.AORTA]
+    assert back[Organ.HEART] < back[Organ.AORTA] < back[Organ.VERTEBRAE]
+    assert head[Organ.LIVER] < head[Organ.HEART] < head[Organ.AIRWAYS]
+    for organ in set(Organ) - {Organ.VERTEBRAE}:  # these are several
+        pieces, count = ndimage.label(phantom.organs == organ)
+        assert np.bincount(pieces.ravel())[1:].max() > 0.98 * np.count_nonzero(pieces), (organ.name, count)
+
+
+@pytest.mark.parametrize(("orientation", "oblique_deg"), [("LPS", 14.0), ("RAI", -9.0), ("SLA", 11.0)])
+def test_mirrored_and_oblique_grids_show_the_same_organs(
+    phantom: ThoraxPhantom, orientation: str, oblique_deg: float
+) -> None:
+    turned = thorax_phantom(
+        size=(190, 190, 190), spacing_mm=(2.4, 2.4, 2.4), orientation=orientation, oblique_deg=oblique_deg
+    )
+    for organ in (Organ.RIGHT_LUNG, Organ.LEFT_LUNG, Organ.HEART, Organ.AORTA):  # those that no edge cuts off
+        here, there = (positions_mm(each, each.organs == organ) for each in (phantom, turned))
+        if organ != Organ.AORTA:
+            assert len(there) * 2.4**3 == pytest.approx(len(here) * 4.9, rel=0.01), organ.name
+            np.testing.assert_allclose(there.mean(axis=0), here.mean(axis=0), atol=0.5)
+        # Voxel by voxel: the organ at the same place of the patient on the other grid.
+        index = np.linalg.inv(phantom.affine) @ np.c_[there, np.ones(len(there))].T
+        x, y, z = np.rint(index[:3]).astype(int)
+        known = np.all(
+            [(0 <= n) & (n < size) for n, size in zip((z, y, x), phantom.organs.shape, strict=True)], axis=0
+        )
+        same = phantom.organs[z[known], y[known], x[known]] == organ
+        assert same.mean() > 0.94, organ.name  # the others lie on its surface
+
+
+def test_a_smaller_patient_is_the_same_one_smaller(phantom: ThoraxPhantom) -> None:
+    child = thorax_phantom(stature=0.8)
+    assert np.array_equal(child.affine, phantom.affine)
+    assert child.digest != phantom.digest
+    for organ in (Organ.RIGHT_LUNG, Organ.LEFT_LUNG, Organ.HEART):
+        sizes = [np.count_nonzero(each.organs == organ) for each in (child, phantom)]
+        assert sizes[0] == pytest.approx(0.8**3 * sizes[1], rel=0.01), organ.name
+        here, there = (positions_mm(each, each.organs == organ).mean(axis=0) for each in (phantom, child))
+        np.testing.assert_allclose(there, 0.8 * here, atol=0.5)
+    assert child.truth.left.volume_mL == pytest.approx(0.8**3 * phantom.truth.left.volume_mL, rel=0.01)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.3, 1.0])
@@ -327,7 +405,7 @@ def test_wrong_orientation_is_named(orientation: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"emphysema_fraction": 1.1}, {"noise_hu": -1.0}, {"nodule_diameter_mm": 60.0}],
+    [{"emphysema_fraction": 1.1}, {"noise_hu": -1.0}, {"nodule_diameter_mm": 60.0}, {"stature": 2.0}],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_wrong_parameter_is_named(wrong: dict[str, float]) -> None:

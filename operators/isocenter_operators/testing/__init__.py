@@ -11,10 +11,12 @@ from isocenter_operators.testing.phantom import (
     thorax_phantom,
 )
 from isocenter_operators.testing.series import as_datasets, write_series
+from isocenter_operators.testing.thorax import Organ
 from isocenter_operators.testing.truth import LungTruth, ThoraxTruth
 
 __all__ = [
     "LungTruth",
+    "Organ",
     "Phantom",
     "ThoraxPhantom",
     "ThoraxTruth",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from isocenter_operators.errors import InputError
 from isocenter_operators.testing.emphysema import emphysema
 from isocenter_operators.testing.grid import Field, Grid
 from isocenter_operators.testing.solids import Triple, coverage, ellipsoid
-from isocenter_operators.testing.thorax import LEFT, RIGHT, parenchyma_hu, sample
+from isocenter_operators.testing.thorax import LEFT, RIGHT, Organ, parenchyma_hu, sample
 from isocenter_operators.testing.truth import ThoraxTruth, measure
 from isocenter_operators.testing.tubes import AIRWAYS, WALL_MM, fill, vessel_trees
 
@@ -54,6 +54,7 @@ class ThoraxPhantom(Phantom):
         bronchi and their walls do not.
     airways: the lumen of trachea and bronchi.
     nodule, emphysema: both inside the lungs.
+    organs: uint8, which `Organ` each voxel is of, by the formulas that drew it: 1 and 2 are the lungs as in `labels`.
     truth: the numbers of each lung.
     """
 
@@ -61,6 +62,7 @@ class ThoraxPhantom(Phantom):
     airways: _Mask  # (Z, Y, X)
     nodule: _Mask  # (Z, Y, X)
     emphysema: _Mask  # (Z, Y, X)
+    organs: NDArray[np.uint8]  # (Z, Y, X)
     truth: ThoraxTruth
 
 
@@ -74,6 +76,7 @@ def thorax_phantom(
     emphysema_fraction: float = 0.08,
     noise_hu: float = 20.0,
     nodule_diameter_mm: float = 12.0,
+    stature: float = 1.0,
     seed: int = 0,
 ) -> ThoraxPhantom:
     """A CT of a thorax, from the neck to below the diaphragm, with every voxel's truth.
@@ -87,6 +90,7 @@ def thorax_phantom(
     emphysema_fraction: share of the lungs' parenchyma at -980 HU, 0 to 1.
     noise_hu: standard deviation of Gaussian noise. Noise alone differs between orientations of one phantom.
     nodule_diameter_mm: of a solid nodule in the right lung, 0 to 40; 0 for none.
+    stature: how large the patient is, 0.5 to 1.5: all of the anatomy, about (0, 0, 0), the nodule with it.
     seed: vessels, emphysema and noise.
 
     Raises GeometryError for a grid that makes no volume, InputError for another parameter out of its range.
@@ -96,12 +100,15 @@ def thorax_phantom(
         print(phantom.truth.left.volume_mL)
     """
     grid = Grid(size, spacing_mm, orientation, oblique_deg, centre_mm)
-    _check(emphysema_fraction, noise_hu, nodule_diameter_mm)
-    hu, labels, pure = _solids(grid)
+    _check(emphysema_fraction, noise_hu, nodule_diameter_mm, stature)
+    image, grid = grid, _seen_by(grid, stature)
+    hu, labels, organs, pure = _solids(grid)
     lumen, wall, vessels = fill(grid, AIRWAYS), fill(grid, AIRWAYS, WALL_MM), fill(grid, vessel_trees(seed))
     nodule = _nodule(grid, nodule_diameter_mm)
     labels[wall > 0.5] = 0
     in_lung = labels > 0
+    organs[wall > 0.5] = 0
+    organs[lumen > 0.5] = Organ.AIRWAYS
 
     parenchyma = pure & in_lung & (vessels == 0) & (wall == 0) & (nodule == 0)
     diseased = emphysema(grid, parenchyma, emphysema_fraction, seed)
@@ -119,40 +126,52 @@ def thorax_phantom(
     voxel_mm3 = float(np.prod(spacing_mm))
     return ThoraxPhantom(
         hu=voxels,
-        affine=grid.affine,
+        affine=image.affine,
         body_part="CHEST",
-        digest=_digest("thorax", grid, emphysema_fraction, noise_hu, nodule_diameter_mm, seed),
+        digest=_digest("thorax", image, emphysema_fraction, noise_hu, nodule_diameter_mm, stature, seed),
         labels=labels,
         airways=lumen > 0.5,
         nodule=(nodule > 0.5) & in_lung,
         emphysema=diseased,
+        organs=organs,
         truth=measure(voxels, labels, voxel_mm3),
     )
 
 
-def _check(emphysema_fraction: float, noise_hu: float, nodule_diameter_mm: float) -> None:
+def _check(emphysema_fraction: float, noise_hu: float, nodule_diameter_mm: float, stature: float) -> None:
     if not 0 <= emphysema_fraction <= 1:
         raise InputError(f"emphysema_fraction {emphysema_fraction}: give a number from 0 to 1")
     if noise_hu < 0:
         raise InputError(f"noise_hu {noise_hu}: a standard deviation is not negative")
     if not 0 <= nodule_diameter_mm <= _NODULE_LARGEST_MM:
         raise InputError(f"nodule_diameter_mm {nodule_diameter_mm}: give 0 to {_NODULE_LARGEST_MM:g} mm")
+    if not 0.5 <= stature <= 1.5:
+        raise InputError(f"stature {stature}: give 0.5 to 1.5")
 
 
-def _solids(grid: Grid) -> tuple[Field, NDArray[np.uint8], _Mask]:
-    """HU, labels, and which voxels are lung all through: each (Z, Y, X)."""
+def _seen_by(grid: Grid, stature: float) -> Grid:
+    """The grid in the millimetres of the drawing: a larger patient is the same one on a finer grid."""
+    column_mm, row_mm, slice_mm = (part / stature for part in grid.spacing_mm)
+    x, y, z = (part / stature for part in grid.centre_mm)
+    return replace(grid, spacing_mm=(column_mm, row_mm, slice_mm), centre_mm=(x, y, z))
+
+
+def _solids(grid: Grid) -> tuple[Field, NDArray[np.uint8], NDArray[np.uint8], _Mask]:
+    """HU, labels, organs without airways, and which voxels are lung all through: each (Z, Y, X)."""
     columns, rows, slices = (slice(0, count) for count in grid.size)
     shape = grid.size[::-1]
-    hu, labels, pure = np.empty(shape, np.float32), np.empty(shape, np.uint8), np.empty(shape, np.bool_)
+    hu, pure = np.empty(shape, np.float32), np.empty(shape, np.bool_)
+    labels, organs = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     width_mm = float(np.mean(grid.spacing_mm))
     for index in range(slices.stop):  # slice by slice: what it works on stays in the processor's cache
         points = grid.block(columns, rows, slice(index, index + 1))
-        tissue_hu, lung_mm = sample(points)
+        tissue_hu, organs[index], lung_mm = sample(points)
         lung = coverage(lung_mm, width_mm)
         hu[index] = tissue_hu + lung * (parenchyma_hu(points) - tissue_hu)
         labels[index] = np.where(lung_mm < 0, np.where(points.x < 0, RIGHT, LEFT), 0)
         pure[index] = lung == 1
-    return hu, labels, pure
+    organs[labels > 0] = labels[labels > 0]
+    return hu, labels, organs, pure
 
 
 def _nodule(grid: Grid, diameter_mm: float) -> Field:

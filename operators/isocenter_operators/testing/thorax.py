@@ -5,9 +5,11 @@ The origin lies in the middle of the chest, about 4 cm below the carina. No pati
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isocenter_operators.testing.grid import Field, Points
 from isocenter_operators.testing.solids import (
@@ -17,10 +19,25 @@ from isocenter_operators.testing.solids import (
     smooth_step,
 )
 
-__all__ = ["LEFT", "RIGHT", "Anatomy", "lung_distance", "parenchyma_hu", "sample"]
+__all__ = ["LEFT", "RIGHT", "Anatomy", "Organ", "lung_distance", "parenchyma_hu", "sample"]
 
 RIGHT = 1
 LEFT = 2
+
+
+class Organ(IntEnum):
+    """The organs of the thorax phantom, by their number in its label map; 0 is all else."""
+
+    RIGHT_LUNG = RIGHT
+    LEFT_LUNG = LEFT
+    AIRWAYS = 3  # the lumen of trachea and bronchi
+    HEART = 4
+    AORTA = 5  # from the heart on
+    LIVER = 6
+    SPLEEN = 7
+    STOMACH = 8  # with what it holds
+    VERTEBRAE = 9  # bone; no disc, no canal
+
 
 _AIR, _FOAM, _TABLE_SHELL, _FAT, _SKIN, _MUSCLE = -1000, -920, -150, -105, 10, 50
 _MEDIASTINAL_FAT, _BLOOD, _LIVER, _SPLEEN, _FLUID = -85, 42, 60, 48, 12
@@ -31,6 +48,7 @@ class Anatomy(NamedTuple):
     """What is at some points: all but airways, vessels and nodule."""
 
     tissue_hu: Field  # what would be there without the lungs
+    organ: NDArray[np.uint8]  # which Organ that is part of, 0 for none
     lung_mm: Field  # signed distance to the nearer lung's surface, negative inside
 
 
@@ -50,12 +68,12 @@ def _outlines(points: Points) -> _Outlines:
 def sample(points: Points) -> Anatomy:
     """The solid anatomy at these points."""
     outlines = _outlines(points)
-    hu = _outside(points)
-    hu = _body_wall(hu, points, outlines.cavity)
-    hu = _mediastinum(hu, points, outlines)
-    hu = _abdomen(hu, points, outlines)
-    hu = _skeleton(hu, points, outlines.cavity)
-    return Anatomy(hu, _lungs(points, outlines))
+    canvas = _Canvas(_outside(points))
+    _body_wall(canvas, points, outlines.cavity)
+    _mediastinum(canvas, points, outlines)
+    _abdomen(canvas, points, outlines)
+    _skeleton(canvas, points, outlines.cavity)
+    return Anatomy(canvas.hu, canvas.organ, _lungs(points, outlines))
 
 
 def lung_distance(points: Points) -> Field:
@@ -72,8 +90,17 @@ def _distance(across: Field, along: Field) -> Field:
     return np.sqrt(across * across + along * along)  # an order of magnitude faster than np.hypot
 
 
-def _paint(hu: Field, where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], value: float) -> Field:
-    return np.where(where, np.float32(value), hu)
+class _Canvas:
+    """What has been painted: `hu`, and which `organ` each voxel is of, so that the truth is what is seen."""
+
+    def __init__(self, background: Field) -> None:
+        self.hu = background
+        self.organ = np.zeros(background.shape, np.uint8)
+
+    def paint(self, where: NDArray[np.bool_], hu: float, organ: Organ | None = None) -> None:
+        """This over all that was there before."""
+        self.hu = np.where(where, np.float32(hu), self.hu)
+        self.organ = np.where(where, np.uint8(organ or 0), self.organ)
 
 
 def _cavity(points: Points) -> Field:
@@ -164,78 +191,79 @@ def _outside(points: Points) -> Field:
     return np.broadcast_to(table, np.broadcast_shapes(table.shape, points.z.shape))
 
 
-def _body_wall(hu: Field, points: Points, cavity: Field) -> Field:
+def _body_wall(canvas: _Canvas, points: Points, cavity: Field) -> None:
     to_neck = smooth_step(points.z, 95, 155)
     skin = elliptic_cylinder(points, (0, 4 * to_neck), (166 - 102 * to_neck, 115 - 51 * to_neck))
-    hu = _paint(hu, skin < 0, _SKIN)
-    hu = _paint(hu, skin < -2, _FAT)
+    canvas.paint(skin < 0, _SKIN)
+    canvas.paint(skin < -2, _FAT)
     fat_mm = 9 - 4 * to_neck
     muscle = (skin < -fat_mm) & ((cavity < 17) | (skin < -fat_mm - 4))
-    return _paint(hu, muscle, _MUSCLE)
+    canvas.paint(muscle, _MUSCLE)
 
 
-def _mediastinum(hu: Field, points: Points, outlines: _Outlines) -> Field:
-    hu = _paint(hu, outlines.cavity < 1.5, _MEDIASTINAL_FAT)
-    hu = _paint(hu, (outlines.heart < 0) | (outlines.aorta < 0), _BLOOD)
+def _mediastinum(canvas: _Canvas, points: Points, outlines: _Outlines) -> None:
+    canvas.paint(outlines.cavity < 1.5, _MEDIASTINAL_FAT)
+    canvas.paint(outlines.aorta < 0, _BLOOD, Organ.AORTA)
+    canvas.paint(outlines.heart < 0, _BLOOD, Organ.HEART)
     # The oesophagus, collapsed, between trachea and spine.
     gullet = _distance(points.x - 6, np.float32(1.5) * (points.y - 32)) - 7
-    return _paint(hu, (gullet < 0) & (points.z < 60), _MUSCLE)
+    canvas.paint((gullet < 0) & (points.z < 60), _MUSCLE)
 
 
-def _abdomen(hu: Field, points: Points, outlines: _Outlines) -> Field:
+def _abdomen(canvas: _Canvas, points: Points, outlines: _Outlines) -> None:
     diaphragm = outlines.diaphragm
     inside = (outlines.cavity < 1.5) & (diaphragm > 0)
     belly = inside & (diaphragm >= 3)
-    hu = _paint(hu, inside, _MUSCLE)
-    hu = _paint(hu, belly, _FAT)
+    canvas.paint(inside, _MUSCLE)
+    canvas.paint(belly, _FAT)
     liver = ellipsoid(points, (-62, -8, -118), (112, 84, 88))
-    hu = _paint(hu, belly & (liver < 0), _LIVER)
+    canvas.paint(belly & (liver < 0), _LIVER, Organ.LIVER)
     spleen = ellipsoid(points, (92, 38, -112), (30, 40, 46))
-    hu = _paint(hu, belly & (spleen < 0) & (diaphragm > 5), _SPLEEN)
-    hu = _stomach(hu, points, belly)
-    return _paint(hu, outlines.aorta < 0, _BLOOD)
+    canvas.paint(belly & (spleen < 0) & (diaphragm > 5), _SPLEEN, Organ.SPLEEN)
+    _stomach(canvas, points, belly)
+    canvas.paint((outlines.aorta < 0) & (outlines.heart >= 0), _BLOOD, Organ.AORTA)
 
 
-def _stomach(hu: Field, points: Points, belly: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Field:
+def _stomach(canvas: _Canvas, points: Points, belly: NDArray[np.bool_]) -> None:
     """With a bubble of gas 6 mm below the left lung: supine, it floats in front of the fluid."""
     stomach = ellipsoid(points, (64, -22, -82), (38, 40, 24))
-    hu = _paint(hu, belly & (stomach < 0), _MUSCLE)
-    hu = _paint(hu, belly & (stomach < -3), _FLUID)
-    return _paint(hu, belly & (stomach < -3) & (points.y < -20), _AIR)
+    canvas.paint(belly & (stomach < 0), _MUSCLE, Organ.STOMACH)
+    canvas.paint(belly & (stomach < -3), _FLUID, Organ.STOMACH)
+    canvas.paint(belly & (stomach < -3) & (points.y < -20), _AIR, Organ.STOMACH)
 
 
-def _skeleton(hu: Field, points: Points, cavity: Field) -> Field:
-    hu = _ribs(hu, points, cavity)
+def _skeleton(canvas: _Canvas, points: Points, cavity: Field) -> None:
+    _ribs(canvas, points, cavity)
     sternum = np.maximum(
         ellipsoid(points, (0, -101, 20), (19, 6, 400)), np.maximum(points.z - 88, -46 - points.z)
     )
-    hu = _paint(hu, sternum < 0, _CORTICAL)
-    hu = _paint(hu, sternum < -1.5, _CANCELLOUS)
-    return _spine(hu, points)
+    canvas.paint(sternum < 0, _CORTICAL)
+    canvas.paint(sternum < -1.5, _CANCELLOUS)
+    _spine(canvas, points)
 
 
-def _ribs(hu: Field, points: Points, cavity: Field) -> Field:
+def _ribs(canvas: _Canvas, points: Points, cavity: Field) -> None:
     """Bands in the chest wall that fall towards the front; cartilage next to the sternum."""
     height = points.z - np.float32(0.45) * points.y
     in_band = (height * np.float32(1 / 25)) % 1 * 25 - 12.5
     radius = np.sqrt(((cavity - 6.5) * np.float32(1 / 4)) ** 2 + (in_band * np.float32(1 / 6)) ** 2)
     caged = points.z < 122
-    hu = _paint(hu, (radius < 1) & caged, _CORTICAL)
-    hu = _paint(hu, (radius < 0.65) & caged, _CANCELLOUS)
+    canvas.paint((radius < 1) & caged, _CORTICAL)
+    canvas.paint((radius < 0.65) & caged, _CANCELLOUS)
     front = (points.y < -62) & (np.abs(points.x) < 78)
-    return _paint(hu, (radius < 1) & front & caged, _CARTILAGE)
+    canvas.paint((radius < 1) & front & caged, _CARTILAGE)
 
 
-def _spine(hu: Field, points: Points) -> Field:
+def _spine(canvas: _Canvas, points: Points) -> None:
     middle = _spine_y(points)
     arch = elliptic_cylinder(points, (0, middle + 24), (20, 15))
     process = np.maximum(np.abs(points.x) - 4, np.abs(points.y - middle - 40) - 7)
     in_vertebra = (points.z * np.float32(1 / 25)) % 1 * 25  # mm above the disc
     behind = (np.minimum(arch, process) < 0) & (in_vertebra > 6)
     body = elliptic_cylinder(points, (0, middle), (20, 16))
-    hu = _paint(hu, behind, _CORTICAL - 300)
-    hu = _paint(hu, body < 0, _CORTICAL)
-    hu = _paint(hu, body < -2, _CANCELLOUS)
-    hu = _paint(hu, (body < 0) & (in_vertebra < 5), _DISC)
+    canvas.paint(behind, _CORTICAL - 300, Organ.VERTEBRAE)
+    canvas.paint(body < 0, _CORTICAL, Organ.VERTEBRAE)
+    canvas.paint(body < -2, _CANCELLOUS, Organ.VERTEBRAE)
+    canvas.paint((body < 0) & (in_vertebra < 5), _DISC)
     canal = _distance(points.x, points.y - middle - 25) - 9
-    return _paint(hu, canal < 0, _CORD)
+    canvas.paint(canal < 0, _CORD)
