@@ -58,6 +58,43 @@ def accepts(**stated: Any) -> Acceptance:
     return Acceptance.model_validate(stated)
 
 
+WATER: dict[str, Any] = {
+    "images_of": "our water phantom",
+    "because": "it measures that and nothing else",
+    "attributes": {"QualityControlSubject": "YES", "ManufacturerModelName": "Thorax phantom"},
+}
+
+
+def test_images_have_to_say_themselves_that_they_are_the_only_ones_that_are_meant() -> None:
+    only = accepts(modalities=["CT"], body_regions={"chest": 120}, only=WATER)
+    assert refusals(volume(), only) == []
+    # One reason, and not what the images say instead: it may be a name.
+    assert refusals(volume(ManufacturerModelName="Meier^Erika", BodyPartExamined="HEAD"), only) == [
+        "this application is only for our water phantom: it measures that and nothing else. These images do not all "
+        'say "Thorax phantom" in Manufacturer\'s Model Name'
+    ]
+    for said in (None, "", "NO"):
+        (reason,) = refusals(volume(QualityControlSubject=said), only)
+        assert reason.endswith('These images do not all say "YES" in Quality Control Subject')
+    # The last image counts as much as the first.
+    *others, last = volume().frames
+    image = deepcopy(last.instance)
+    del image.QualityControlSubject
+    assert len(refusals(replace(volume(), frames=(*others, Frame(image))), only)) == 1
+    assert refusals(volume("head"), only)  # it is a phantom, and another one
+
+
+def test_what_no_image_can_say_is_not_stated(tmp_path: Path) -> None:
+    for wrong, said in (
+        ({"attributes": {"QualityControlSubjekt": "YES"}}, "QualityControlSubjekt is no keyword of DICOM's"),
+        ({"attributes": {"QualityControlSubject": True}}, "valid string"),  # what YAML makes of a bare YES
+        ({"attributes": {}}, "at least 1 item"),
+        ({"because": ""}, "at least 1 character"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            accepts(only=WATER | wrong)
+
+
 def test_what_is_accepted_passes_and_what_is_not_is_told() -> None:
     assert refusals(volume(), CHEST) == []
     assert refusals(volume("head"), CHEST) == ["the scan shows a head, this application is for the chest"]

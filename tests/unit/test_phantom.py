@@ -255,7 +255,7 @@ def test_mirrored_and_oblique_grids_show_the_same_organs(
         index = np.linalg.inv(phantom.affine) @ np.c_[there, np.ones(len(there))].T
         x, y, z = np.rint(index[:3]).astype(int)
         known = np.all(
-            [(0 <= n) & (n < size) for n, size in zip((z, y, x), phantom.organs.shape, strict=True)], axis=0
+            [(n >= 0) & (n < size) for n, size in zip((z, y, x), phantom.organs.shape, strict=True)], axis=0
         )
         same = phantom.organs[z[known], y[known], x[known]] == organ
         assert same.mean() > 0.94, organ.name  # the others lie on its surface

@@ -27,6 +27,7 @@ _COPIED = (
     "PatientID",
     "PatientBirthDate",
     "PatientSex",
+    "QualityControlSubject",
     "StudyInstanceUID",
     "StudyDate",
     "StudyTime",

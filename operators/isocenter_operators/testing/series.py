@@ -19,6 +19,7 @@ __all__ = ["as_datasets", "write_series"]
 
 _RESCALE_INTERCEPT = -1024
 _DATE, _TIME = "20260105", "083000"  # a phantom has no age: the same bytes on every day
+_MODELS = {"CHEST": "Thorax phantom", "HEAD": "Head phantom", "ABDOMEN": "Abdomen phantom"}
 _NAMESPACE = uuid.UUID("4f0c2d0e-6c1b-5b0a-9d8e-3a7f51c0b9d2")
 
 
@@ -93,6 +94,7 @@ class _Series:
         dataset.PatientID = "ISOCENTER-PHANTOM"
         dataset.PatientBirthDate = ""
         dataset.PatientSex = "O"
+        dataset.QualityControlSubject = "YES"  # PS3.3, C.7.1.1: the subject is a phantom
         dataset.StudyInstanceUID = _uid(self._study_key)
         dataset.StudyDate, dataset.StudyTime = _DATE, _TIME
         dataset.StudyID = "1"
@@ -113,7 +115,7 @@ class _Series:
         dataset.FrameOfReferenceUID = _uid(self._study_key + "/frame")
         dataset.PositionReferenceIndicator = ""
         dataset.Manufacturer = "Isocenter"
-        dataset.ManufacturerModelName = "Thorax phantom"
+        dataset.ManufacturerModelName = _MODELS.get(self._phantom.body_part, "Phantom")
         dataset.DeviceSerialNumber = "1"
         dataset.SoftwareVersions = "1"
 

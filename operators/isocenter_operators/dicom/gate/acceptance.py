@@ -13,6 +13,10 @@ An application makes it in its `app.yaml`, and `examination` tells every reason 
         missing_slices: 0
         contrast: [none, portal_venous]
         quality: {noise_hu: 100}
+        only:                                      # images that say of themselves that they are these
+          images_of: our water phantom
+          because: it measures that and nothing else
+          attributes: {QualityControlSubject: "YES", ManufacturerModelName: Water 20}
 
 What is left out is not asked for, but the limits of `quality`: an image of one value or one that holds nothing is never
 accepted.
@@ -23,11 +27,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydicom.datadict import tag_for_keyword
 
 from isocenter_operators.dicom.gate.region import Region
 
-__all__ = ["Acceptance", "FieldOfView", "QualityLimits", "Range"]
+__all__ = ["Acceptance", "FieldOfView", "Only", "QualityLimits", "Range"]
 
 _ContrastAccepted = Literal["none", "arterial", "portal_venous", "venous", "delayed", "any_phase"]
 
@@ -74,6 +79,26 @@ class QualityLimits(_Stated):
     cut_percent: float | None = Field(default=None, ge=0)
 
 
+class Only(_Stated):
+    """Images that say of themselves what they are of, and no others: for what knows one phantom, or one scanner.
+
+    images_of, because: in the words of the refusal: "this application is only for <images_of>: <because>".
+    attributes: by keyword, what every image of the series has to say, letter for letter.
+    """
+
+    images_of: Annotated[str, Field(min_length=1)]
+    because: Annotated[str, Field(min_length=1)]
+    attributes: Mapping[str, Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+
+    @field_validator("attributes")
+    @classmethod
+    def _known(cls, attributes: Mapping[str, str]) -> Mapping[str, str]:
+        for keyword in attributes:
+            if tag_for_keyword(keyword) is None:
+                raise ValueError(f"{keyword} is no keyword of DICOM's (PS3.6)")
+        return attributes
+
+
 class Acceptance(_Stated):
     """What an application accepts.
 
@@ -83,6 +108,7 @@ class Acceptance(_Stated):
     slice_spacing_mm: between the planes of neighbouring slices. pixel_spacing_mm: in the plane, rows and columns.
     slices: how many. missing_slices: how many gaps were filled, at most; None: any number.
     contrast: intravenous; "any_phase" is any but none. Empty: whatever.
+    only: what the images have to say of themselves; None: nothing.
     """
 
     modalities: tuple[str, ...] = ()
@@ -94,3 +120,4 @@ class Acceptance(_Stated):
     missing_slices: int | None = Field(default=None, ge=0)
     contrast: tuple[_ContrastAccepted, ...] = ()
     quality: QualityLimits = QualityLimits()
+    only: Only | None = None

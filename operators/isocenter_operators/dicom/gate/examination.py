@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from pydicom.datadict import dictionary_description, tag_for_keyword
 
-from isocenter_operators.dicom.gate.acceptance import Acceptance, QualityLimits, Range
+from isocenter_operators.dicom.gate.acceptance import Acceptance, Only, QualityLimits, Range
 from isocenter_operators.dicom.gate.body_region import BodyRegions, regions_in, structure_in
 from isocenter_operators.dicom.gate.contrast import contrast_of
 from isocenter_operators.dicom.gate.overview import overview_of
@@ -39,6 +40,8 @@ def examined(volume: Volume, acceptance: Acceptance) -> Examination:
     if acceptance.modalities and modality not in acceptance.modalities:
         wanted = " or ".join(acceptance.modalities)
         return Examination((f"the series is {term(modality)}, this application is for {wanted}",), ())
+    if acceptance.only is not None and (others := _others(volume, acceptance.only)):
+        return Examination((others,), ())
     reasons = [*_geometry(volume, acceptance)]
     overview = overview_of(volume.voxels, volume.affine)
     is_ct = modality == "CT"
@@ -53,6 +56,26 @@ def examined(volume: Volume, acceptance: Acceptance) -> Examination:
         reasons += wrong
     reasons += _contrast(volume, acceptance)
     return Examination(tuple(reasons), notes)
+
+
+def _others(volume: Volume, only: Only) -> str:
+    """Why these are not the images that are meant; nothing where they are. Does not tell what they say instead."""
+    wanting = [
+        f'"{value}" in {_name_of(keyword)}'
+        for keyword, value in only.attributes.items()
+        if any(str(frame.get(keyword) or "") != value for frame in volume.frames)
+    ]
+    if not wanting:
+        return ""
+    return (
+        f"this application is only for {only.images_of}: {only.because}. These images do not all say "
+        f"{' and '.join(wanting)}"
+    )
+
+
+def _name_of(keyword: str) -> str:
+    tag = tag_for_keyword(keyword)
+    return keyword if tag is None else dictionary_description(tag)
 
 
 def _geometry(volume: Volume, acceptance: Acceptance) -> Iterator[str]:
