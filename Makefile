@@ -1,11 +1,12 @@
 # make demo        everything on loopback: a scan in, its result beside it, the address to look at
 #   STUDY=path     your own folder of DICOM files instead of the phantom
-#   ONCE=1         stop after the result; exit code 0 only if it is in the archive
+#   ONCE=1         stop after the results; exit code 0 only if they are in the archive and no job failed
 # make test        every test that needs no GPU
 # make bench       the benchmarks: a table, and benchmarks/results.json
 # make chaos       the fault test in its long form: FAULTS=300 in each of two runs, SEED= to repeat one
 # make fuzz        mutated series, as many as wanted: CASES=20000, SEED= to repeat a run
 # make load        ten minutes of a hospital's traffic; MINUTES=10
+# make train       the demonstration network anew, measured: see docs/models.md
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
 
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser ohif demo test lint types check bench chaos fuzz load clean
+.PHONY: install system browser ohif demo test lint types check bench chaos fuzz load train clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -47,6 +48,8 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 	MYPYPATH=orthanc $(BIN)/mypy --strict orthanc/nudger.py orthanc/isocenter_plugin.py
 	MYPYPATH=src:operators $(BIN)/mypy apps/ct_lung_density/app.py
+	MYPYPATH=src:operators $(BIN)/mypy apps/thorax_organs/app.py
+	MYPYPATH=src:operators:triton_models/monai_bundle/1 $(BIN)/mypy training/thorax_organs.py
 	MYPYPATH=triton_models/ct_lung_density/1 $(BIN)/mypy -p lung_density
 	MYPYPATH=triton_models/monai_bundle/1 $(BIN)/mypy -p bundle_engine
 
@@ -71,6 +74,9 @@ fuzz: install
 
 load: install
 	@PYTHONPATH=tests $(BIN)/python benchmarks/load.py --minutes $(or $(MINUTES),10)
+
+train: install
+	@$(BIN)/python -W ignore training/thorax_organs.py
 
 clean:
 	rm -rf $(VENV) .cache

@@ -204,6 +204,15 @@ def _default_routes() -> tuple[Route, ...]:
             when={"Modality": "^CT$"},
             min_instances=20,
         ),
+        # The demonstration takes nothing but the phantom, and no study needs to be told that it is for no patient.
+        Route(
+            name="chest CT to thorax organs",
+            applications=("thorax_organs",),
+            when={"Modality": "^CT$"},
+            min_instances=20,
+            priority="batch",
+            outcome="never",
+        ),
     )
 
 

@@ -61,7 +61,7 @@ def test_a_bundle_is_imported_checked_and_run(place: Path, test_data: Path) -> N
     imported = isocenter(place, "models", "import", place / "bundle", "--name", NAME)
     assert imported["code"] == []
     listed = {row["model"]: row for row in isocenter(place, "models", "list")["models"]}
-    assert set(listed) == {"ct_lung_density", NAME}
+    assert set(listed) == {"ct_lung_density", "thorax_organs", NAME}
     assert len(listed[NAME]["weights_sha256"]) == 64
 
     checked = isocenter(place, "models", "check", NAME)

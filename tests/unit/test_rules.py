@@ -626,7 +626,7 @@ def test_what_else_is_wrong_with_a_route() -> None:
         ("routes", 1, "applications", 0),
         ("routes", 1, "expect", 0, "when", "Y"),
     ]
-    assert problems(Settings().routes, {"ct_lung_density"}) == []
+    assert problems(Settings().routes, {"ct_lung_density", "thorax_organs"}) == []
 
 
 def test_a_route_without_the_conditions_that_it_needs_is_refused() -> None:
@@ -790,7 +790,7 @@ def test_the_example_of_the_page_is_right_and_fires(test_data: Path, tmp_path: P
     file = tmp_path / "isocenter.yaml"
     file.write_text(page.split("```yaml")[1].split("```")[0])
     settings = Settings.load(file)
-    assert problems(settings.routes, {"ct_lung_density"}) == []
+    assert problems(settings.routes, {"ct_lung_density", "thorax_organs"}) == []
     chest, liver = settings.routes
     assert liver.hours is not None
     assert (liver.hours.start.hour, liver.hours.end.hour) == (20, 6)

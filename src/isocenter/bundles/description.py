@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter.bundles.bundle import Bundle
 from isocenter.bundles.plan import Output
 from isocenter_operators.dicom.catalogue import segments_of
+from isocenter_operators.dicom.gate.acceptance import Acceptance
 from isocenter_operators.errors import ConfigurationError, InputError
 
 __all__ = ["Description", "description_of"]
@@ -21,7 +22,8 @@ _MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR"}
 
 class Description(BaseModel):
     """`modality`: as in Modality (0008,0060). `labels`: by number, what the model calls each. `notes`: what a person
-    should know, as names that the label catalogue does not have."""
+    should know, as names that the label catalogue does not have. `accepts`: what else than the modality the bundle asks
+    of images, under `isocenter: {accepts: ...}` of its metadata, in the words of `app.yaml`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,6 +33,7 @@ class Description(BaseModel):
     modality: str
     labels: dict[int, str]
     intended_use: str
+    accepts: dict[str, Any]
     notes: tuple[str, ...]
 
 
@@ -49,8 +52,21 @@ def description_of(bundle: Bundle, output: Output) -> Description:
         modality=_modality(bundle),
         labels=labels,
         intended_use=str(metadata.get("intended_use") or ""),
+        accepts=_accepts(bundle),
         notes=notes,
     )
+
+
+def _accepts(bundle: Bundle) -> dict[str, Any]:
+    said = bundle.metadata.get("isocenter")
+    accepts = said.get("accepts", {}) if isinstance(said, Mapping) else {}
+    try:
+        Acceptance.model_validate(accepts)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, ("isocenter", "accepts", *problem["loc"])))
+        raise _refused(bundle, f"{where}: {problem['msg']}") from error
+    return dict(accepts)
 
 
 def _modality(bundle: Bundle) -> str:

@@ -173,7 +173,7 @@ def _write_app(folder: Path, plan: Plan, description: Description, name: str) ->
         "isocenter": {
             "models": {name: _VERSION},
             "deadline_s": 600,
-            "accepts": {"modalities": [description.modality]},
+            "accepts": {**description.accepts, "modalities": [description.modality]},
         },
         "bundle": {
             "model": name,

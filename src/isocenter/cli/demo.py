@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import click
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_Found = TypeVar("_Found")
+_Seen = TypeVar("_Seen")
 
 _LOOK_S = 0.2
 _SETTLE_S = 1.0  # the demo sends the whole study at once: there is nothing to wait for
@@ -33,7 +33,7 @@ _SETTLE_S = 1.0  # the demo sends the whole study at once: there is nothing to w
 
 @click.command()
 @click.option("--study", type=click.Path(path_type=Path), help="Your DICOM files instead of the phantom.")
-@click.option("--once", is_flag=True, help="Stop after the result; 0 only if it is in the archive.")
+@click.option("--once", is_flag=True, help="Stop after the results; 0 only if they are in the archive.")
 @options.config
 def command(study: Path | None, once: bool, config: Path | None) -> int:
     """Start everything, send a study, and show what was found and where to look at it."""
@@ -54,12 +54,12 @@ def command(study: Path | None, once: bool, config: Path | None) -> int:
         say(f"everything is ready after {time.monotonic() - began:.1f} s")
         found = _show(images.result(), started.settings, stop)
         if not once and not stop.is_set():
-            print_lines(["", *_where_to_look(found, started.settings), ""])
+            print_lines(["", *_where_to_look(found.studies, started.settings), ""])
             print_lines(table(["what", "where"], addresses(started.settings).items())[1:])
             say("Ctrl-C stops everything")
             wait(started.supervisor, stop)
         say("stopping")
-    return 0 if found or not once else 1
+    return 0 if not once or (found.studies and found.none_failed) else 1
 
 
 def _soon(settings: Settings) -> Settings:
@@ -73,7 +73,7 @@ def _images(study: Path | None, settings: Settings) -> Path:
         return study
     from isocenter_operators.testing import thorax_phantom, write_series
 
-    folder = settings.data_dir / "demo" / "thorax_phantom"
+    folder = settings.data_dir / "demo" / "phantom"
     if not folder.exists():
         unfinished = folder.with_suffix(".part")
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -86,8 +86,15 @@ def _where_to_look(studies: Sequence[str], settings: Settings) -> list[str]:
     return [f"look at it: {settings.gateway.url}/viewer?StudyInstanceUIDs={uid}" for uid in studies]
 
 
-def _show(images: Path, settings: Settings, stop: threading.Event) -> list[str]:
-    """Send, wait, and tell; the studies with results, none when one of the results is not in the archive."""
+class _Found(NamedTuple):
+    """The studies with results, none when one of the results is not in the archive; whether no job failed."""
+
+    studies: list[str]
+    none_failed: bool
+
+
+def _show(images: Path, settings: Settings, stop: threading.Event) -> _Found:
+    """Send, wait, and tell."""
     from isocenter.cli.sending import send
 
     began = datetime.now(UTC)
@@ -106,7 +113,10 @@ def _show(images: Path, settings: Settings, stop: threading.Event) -> list[str]:
     missing = [uid for job in done for uid in _not_there(job, settings)]
     for uid in missing:
         say(f"the archive does not know the result {uid}")
-    return [] if missing else sorted({job.study_uid for job in done})
+    return _Found(
+        [] if missing else sorted({job.study_uid for job in done}),
+        none_failed=all(job.state in {"done", "not_applicable"} for job in jobs),
+    )
 
 
 def _jobs(sent: Sent, settings: Settings, stop: threading.Event) -> list[Job]:
@@ -132,7 +142,7 @@ def _jobs(sent: Sent, settings: Settings, stop: threading.Event) -> list[Job]:
         queue.close()
 
 
-def _until(stop: threading.Event, look: Callable[[], _Found | None]) -> _Found | None:
+def _until(stop: threading.Event, look: Callable[[], _Seen | None]) -> _Seen | None:
     """What `look` gives once it gives something, None when `stop` came first."""
     while not stop.is_set():
         found = look()

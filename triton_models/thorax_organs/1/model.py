@@ -1,0 +1,1 @@
+../../monai_bundle/1/model.py
