@@ -24,7 +24,7 @@ def _isocenter(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
         env={**os.environ, "ISOCENTER_DATA_DIR": str(folder / "data")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 

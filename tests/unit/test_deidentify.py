@@ -118,6 +118,12 @@ def words() -> set[str]:
 
 
 @pytest.mark.parametrize("enhanced", [False, True])
+def test_that_no_patient_was_scanned_is_still_said(phantom: Any, enhanced: bool) -> None:
+    image = (as_enhanced(phantom) if enhanced else as_datasets(phantom))[0]
+    assert Pseudonyms(SITE).concealed(image).QualityControlSubject == "YES"
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
 def test_nothing_of_the_identity_is_left(phantom: Any, enhanced: bool) -> None:
     originals = with_header(list(as_enhanced(phantom)) if enhanced else as_datasets(phantom))
     uids = {
