@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, SpatialResample
 
-from bundle_engine.reduction import reduction_of
+from bundle_engine.inversion import best_of, inversion_of
+from bundle_engine.reduction import Reduction, reduction_of
 from bundle_engine.volume import image_of, voxels_of
 from bundle_engine.windows import windows_of
 from bundle_engine.workflow import BundleError, Workflow
@@ -43,47 +45,71 @@ def analyse(workflow: Workflow, volume: torch.Tensor, affine: torch.Tensor) -> A
     plan = workflow.plan
     given = image_of(volume.to(workflow.device), affine)
     item: Any = workflow.preprocessing({plan.image_key: given})
-    found = _found(workflow, item)
+    found = _found(workflow, item, given)
     return Answer(_integers(voxels_of(_on_grid(found, given)), plan.output))
 
 
-def _found(workflow: Workflow, item: Any) -> torch.Tensor:
+def _found(workflow: Workflow, item: Any, given: MetaTensor) -> torch.Tensor:
     """From what the network is to see to what comes out in the end."""
     plan = workflow.plan
-    image = item[plan.image_key]
     reduction = reduction_of(workflow)
-    after: Any = workflow.postprocessing
-    windows = windows_of(workflow.inferer, image) if reduction and reduction.inverse is None else None
-    with _precision(workflow):
-        if reduction is not None and windows is not None:
-            given = image.as_tensor().to(workflow.device)
-            labels = windows.labels(given, workflow.network, reduction.decide)
-            item[plan.output_key] = MetaTensor(labels[None].float(), meta=image.meta)
-            after = Compose(reduction.rest)
+    if reduction is None:
+        item[plan.output_key] = _scores(workflow, item[plan.image_key])
+        return workflow.postprocessing(item)[plan.output_key]  # type: ignore[no-any-return]
+    item[plan.output_key] = _reduced(workflow, reduction, item, given)
+    return Compose(reduction.rest)(item)[plan.output_key]  # type: ignore[no-any-return]
+
+
+def _reduced(workflow: Workflow, reduction: Reduction, item: Any, given: MetaTensor) -> MetaTensor:
+    """The labels (1, X, Y, Z): on the network's grid, or on the source's where they are decided there."""
+    key = workflow.plan.image_key
+    image = item[key]
+    inversion = inversion_of(reduction.inverse, key, image, given) if reduction.inverse is not None else None
+    if reduction.inverse is not None and inversion is None:
+        return reduction.brought_back(item, workflow.plan.output_key, _scores(workflow, image))
+    labels = torch.empty(image.shape[1:], dtype=torch.int16, device=workflow.device)
+    for start, scores in _slabs(workflow, image):
+        activated = reduction.activated(scores)
+        if inversion is not None:
+            inversion.add(start, activated)
         else:
-            output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
-            item[plan.output_key] = _first(output, image)
-    if reduction is not None and reduction.inverse is not None:
-        scores = item.pop(plan.output_key)
-        item[plan.output_key] = reduction.brought_back(item, plan.output_key, scores)
-        after = Compose(reduction.rest)
-    return after(item)[plan.output_key]  # type: ignore[no-any-return]
+            labels[start : start + scores.shape[1]] = best_of(activated)
+    if inversion is not None:
+        return MetaTensor(inversion.labels()[None].float(), meta=given.meta)
+    return MetaTensor(labels[None].float(), meta=image.meta)
+
+
+def _slabs(workflow: Workflow, image: MetaTensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """The network's scores (classes, x, Y, Z), and the place of each slab along the first axis of what it saw."""
+    windows = windows_of(workflow.inferer, image)
+    if windows is None:
+        yield 0, _plain(_scores(workflow, image))
+        return
+    with _precision(workflow):
+        yield from windows.slabs(_plain(image).to(workflow.device), workflow.network)
+
+
+def _scores(workflow: Workflow, image: MetaTensor) -> torch.Tensor:
+    """Of the batch of one, (classes, X, Y, Z). They lie on the grid that the network saw."""
+    with _precision(workflow):
+        output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
+    if not isinstance(output, torch.Tensor):
+        raise BundleError(f"the network gives a {type(output).__name__}, not a tensor")
+    plain = _plain(output)
+    if plain.shape[2:] != image.shape[1:]:
+        return plain[0]
+    placed: torch.Tensor = MetaTensor(plain[0], meta=image.meta)
+    return placed
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    plain: torch.Tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+    return plain
 
 
 def _precision(workflow: Workflow) -> Any:
     """As the evaluator has it: `amp` is for CUDA only."""
     return torch.autocast("cuda") if workflow.plan.amp and workflow.device.type == "cuda" else nullcontext()
-
-
-def _first(output: Any, image: MetaTensor) -> torch.Tensor:
-    """Of the batch of one. It lies on the grid that the network saw."""
-    if not isinstance(output, torch.Tensor):
-        raise BundleError(f"the network gives a {type(output).__name__}, not a tensor")
-    plain: torch.Tensor = output.as_tensor() if isinstance(output, MetaTensor) else output
-    if plain.shape[2:] != image.shape[1:]:
-        return plain[0]
-    placed: torch.Tensor = MetaTensor(plain[0], meta=image.meta)
-    return placed
 
 
 def _on_grid(found: torch.Tensor, given: MetaTensor) -> torch.Tensor:

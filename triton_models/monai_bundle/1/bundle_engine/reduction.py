@@ -3,7 +3,8 @@
 Two ways of ending are known, and recognised in the transforms that MONAI has made:
 
 - softmax, argmax, then the inverse of what came before: the classes are decided slab by slab while the windows move.
-- softmax, the inverse, then argmax: each class is brought back by itself, and only the best so far is kept.
+- softmax, the inverse, then argmax: where the inverse is plain resampling, `inversion` brings back what can win, also
+  slab by slab; else each class is brought back by itself, and only the best so far is kept.
 
 Both do what the transforms in a row would have done, voxel by voxel. Whatever follows them goes on as it is.
 """
@@ -33,16 +34,15 @@ class Reduction:
     inverse: Invertd | None
     rest: tuple[Transform, ...]
 
-    def decide(self, scores: torch.Tensor) -> torch.Tensor:
-        """From scores (classes, ...) to labels (...), int16."""
-        return (scores.softmax(dim=0) if self.softmax else scores).argmax(dim=0).to(torch.int16)
+    def activated(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (classes, ...) as the classes are chosen by."""
+        return scores.softmax(dim=0) if self.softmax else scores
 
     def brought_back(self, item: dict[Any, Any], key: str, scores: torch.Tensor) -> MetaTensor:
         """The labels (1, X, Y, Z) on the source grid, of scores (classes, ...) on the network's."""
         if self.inverse is None:
             raise ValueError("there is no inverse in this reduction")
-        if self.softmax:
-            scores = scores.softmax(dim=0)
+        scores = self.activated(scores)
         best: MetaTensor | None = None
         labels: torch.Tensor | None = None
         for number, score in enumerate(scores):

@@ -1,8 +1,8 @@
-"""Sliding windows over a volume as MONAI has them, with the classes decided slab by slab.
+"""Sliding windows over a volume as MONAI has them, whose scores are given out slab by slab.
 
 MONAI's sliding_window_inference keeps every class's score of the whole volume until the last window: 105 classes of
 512 x 512 x 400 voxels are 44 GB. Its windows come in order along the first axis. So whatever lies before the next row
-of windows is final, is reduced to labels at once, and makes room for what comes.
+of windows is final, can be reduced to labels at once, and makes room for what comes.
 """
 
 from __future__ import annotations
@@ -35,36 +35,38 @@ class SlidingWindows:
     cval: float
     batch_size: int
 
-    def labels(
-        self, image: torch.Tensor, network: _Network, decide: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
-        """The labels (X, Y, Z), int16, of an image (channels, X, Y, Z).
+    def slabs(self, image: torch.Tensor, network: _Network) -> Iterator[tuple[int, torch.Tensor]]:
+        """The blended scores (classes, x, Y, Z) of an image (channels, X, Y, Z): slabs, each with its first place.
 
-        decide: from the blended scores (classes, x, Y, Z) of a slab to its labels (x, Y, Z).
+        A slab is written over when the next one is asked for.
         Raises ValueError where the network's answer to a window has another size than the window.
         """
         padded, before = self._padded(image)
+        kept = [slice(cut, cut + length) for cut, length in zip(before, image.shape[1:], strict=True)]
+        for start, scores in self._slabs(padded, network):
+            first, last = max(start, kept[0].start), min(start + scores.shape[1], kept[0].stop)
+            if first < last:
+                yield first - kept[0].start, scores[:, first - start : last - start, kept[1], kept[2]]
+
+    def _slabs(self, padded: torch.Tensor, network: _Network) -> Iterator[tuple[int, torch.Tensor]]:
         size = padded.shape[1:]
         weights = self._weights(padded)
-        labels = torch.empty(size, dtype=torch.int16, device=image.device)
         counts = self._counts(size, weights)
         scores: torch.Tensor | None = None  # (classes, x from `start` on, Y, Z)
         start = 0
         for row, windows in groupby(self._windows(size), key=lambda window: window[0].start):
             if scores is not None and row > start:
-                labels[start:row] = decide(scores[:, : row - start].div_(counts[start:row]))
+                yield start, scores[:, : row - start].div_(counts[start:row])
                 scores = _moved(scores, row - start)
                 start = row
             for batch, answers in self._answers(padded, list(windows), network):
                 if scores is None:
                     shape = (answers.shape[1], self.roi_size[0], *size[1:])
-                    scores = torch.zeros(shape, dtype=image.dtype, device=image.device)
+                    scores = torch.zeros(shape, dtype=padded.dtype, device=padded.device)
                 for (_, y, z), answer in zip(batch, answers, strict=True):
                     scores[:, :, y, z] += answer * weights
         if scores is not None:
-            labels[start:] = decide(scores[:, : size[0] - start].div_(counts[start:]))
-        kept = tuple(slice(cut, cut + length) for cut, length in zip(before, image.shape[1:], strict=True))
-        return labels[kept]
+            yield start, scores[:, : size[0] - start].div_(counts[start:])
 
     def _padded(self, image: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
         """The image at least as large as a window, and how much was added before each axis."""
