@@ -204,11 +204,11 @@ def _default_routes() -> tuple[Route, ...]:
             when={"Modality": "^CT$"},
             min_instances=20,
         ),
-        # The demonstration takes nothing but the phantom, and no study needs to be told that it is for no patient.
+        # The demonstration takes nothing but the phantom: of patients' images not even a job is made for it.
         Route(
             name="chest CT to thorax organs",
             applications=("thorax_organs",),
-            when={"Modality": "^CT$"},
+            when={"Modality": "^CT$", "QualityControlSubject": "^YES$"},
             min_instances=20,
             priority="batch",
             outcome="never",

@@ -173,7 +173,8 @@ def _between(
 def inversion_of(inverse: Invertd, image_key: str, image: MetaTensor, given: MetaTensor) -> Inversion | None:
     """What the inverse does to scores on the grid of `image`; None where it is more than linear resampling along axes.
 
-    image_key: under which the transforms have it. image: what the network saw, (channels, X, Y, Z); given: what it was made of, (X, Y, Z) or with channels.
+    image_key: under which the transforms have it. image: what the network saw, (channels, X, Y, Z); given: what it was
+    made of, (X, Y, Z) or with channels.
     """
     if tuple(inverse.orig_keys) != (image_key,) or not all(
         _is_known(operation) for operation in image.applied_operations
