@@ -5,6 +5,7 @@
 # make bench       the benchmarks: a table, and benchmarks/results.json
 # make chaos       the fault test in its long form: FAULTS=300 in each of two runs, SEED= to repeat one
 # make fuzz        mutated series, as many as wanted: CASES=20000, SEED= to repeat a run
+# make zoo         the bundles of the Model Zoo that are too large for make test, through Triton: minutes each
 # make load        ten minutes of a hospital's traffic; MINUTES=10
 # make train       the demonstration network anew, measured: see docs/models.md
 # make install     only what the others need
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser ohif demo test lint types check bench chaos fuzz load train clean
+.PHONY: install system browser ohif demo test lint types check bench chaos fuzz zoo load train clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -71,6 +72,9 @@ chaos: browser install
 
 fuzz: install
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(or $(CASES),20000) $(if $(SEED),--seed $(SEED))
+
+zoo: install
+	$(BIN)/python -m pytest tests/integration/test_model_zoo.py -q -m slow
 
 load: install
 	@PYTHONPATH=tests $(BIN)/python benchmarks/load.py --minutes $(or $(MINUTES),10)

@@ -226,6 +226,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path("isocenter-data")  # database, Orthanc's storage, logs, jobs' working folders
     apps_dir: Path = Field(default_factory=lambda: _here_or_source("apps"))
     database_url: str | None = None  # None: SQLite in data_dir
+    # The index of the bundles that can be imported by name, or of a copy of it; None: nothing is fetched.
+    model_zoo: str | None = (
+        "https://raw.githubusercontent.com/Project-MONAI/model-zoo/dev/models/model_info.json"
+    )
     gateway: GatewaySettings = GatewaySettings()
     orthanc: OrthancSettings = OrthancSettings()
     triton: TritonSettings = TritonSettings()

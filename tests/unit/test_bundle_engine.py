@@ -7,28 +7,23 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from numpy.typing import NDArray
+from zoo import ZOO, as_the_author_runs_it, with_weights
 
 from isocenter.bundles.bundle import opened
 from isocenter.bundles.plan import plan_of
 from isocenter_operators.testing import thorax_phantom
 
 ENGINE = Path(__file__).parents[2] / "triton_models" / "monai_bundle" / "1"
-ZOO = Path(__file__).parents[3] / "shared" / "model-zoo"
-OWN = Path(__file__).parents[2] / "bundles"
-RUNS = {"ventricular_short_axis_3label": "evaluating"}  # what it calls its run
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and torch's own, of their own versions
 
 
@@ -41,47 +36,6 @@ def engine() -> Iterator[Any]:
         yield bundle_engine
     finally:
         sys.path.remove(str(ENGINE))
-
-
-def with_weights(name: str, folder: Path) -> Path:
-    """The bundle with weights that were drawn by chance; one of our own with its own."""
-    bundle = folder / name
-    if (OWN / name).is_dir():
-        shutil.copytree(OWN / name, bundle)
-        return bundle
-    shutil.copytree(ZOO / name, bundle)
-    definition = ConfigParser.load_config_file(str(bundle / "configs" / "inference.json"))["network_def"]
-    definition.pop("img_size", None)  # which MONAI's SwinUNETR no longer takes
-    torch.manual_seed(0)
-    network = ConfigParser({"network": definition}).get_parsed_content("network")
-    (bundle / "models").mkdir()
-    torch.save(network.state_dict(), bundle / "models" / "model.pt")
-    return bundle
-
-
-def as_the_author_runs_it(
-    bundle: Path, voxels: NDArray[Any], affine: NDArray[Any], folder: Path
-) -> NDArray[Any]:
-    """The labels (Z, Y, X) that the bundle's own evaluator saves, of a file with these voxels (Z, Y, X) in LPS."""
-    (folder / "imagesTs").mkdir(parents=True)
-    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), ras, dtype=np.int16)
-    for place in (folder / "imagesTs", folder):
-        nibabel.save(image, place / "case.nii.gz")
-    settings = {
-        "config_file": str(bundle / "configs" / "inference.json"),
-        "bundle_root": str(bundle),
-        "dataset_dir": str(folder),
-        "output_dir": str(folder / "out"),
-        "dataloader#num_workers": 0,
-    }
-    run = f"from monai.bundle import run; run({RUNS.get(bundle.name, 'run')!r}, **{settings!r})"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", run], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (saved,) = (folder / "out").rglob("*.nii.gz")
-    return np.asarray(nibabel.load(saved).dataobj).squeeze().T  # (X, Y, Z), or (X, Y, Z, masks)
 
 
 @pytest.mark.parametrize("name", ["spleen_ct_segmentation", "ventricular_short_axis_3label", "thorax_organs"])
@@ -236,3 +190,25 @@ def test_masks_that_may_overlap_are_the_authors(engine: Any, tmp_path: Path) -> 
     assert ours.shape == (5, *volume.shape)
     assert len(np.unique(ours.sum(axis=0))) > 1
     assert (ours == theirs).mean() >= 0.999
+
+
+def test_mixed_precision_is_the_authors(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 on the CPU: `amp` by itself means nothing without a GPU, in MONAI as here."""
+    bundle = small_bundle(tmp_path, inverted_first=True, inferer={"roi_size": [32, 24, 40]})
+    phantom = thorax_phantom(size=(60, 50, 20), spacing_mm=(2.1, 2.5, 5.0), orientation="PIR")
+    volume = phantom.hu.astype(np.int16)
+    with opened(bundle) as read:
+        plan, _ = plan_of(read)
+    assert plan.amp
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    given = torch.from_numpy(volume), torch.from_numpy(phantom.affine)
+    exact = engine.analyse(workflow, *given).values.numpy()
+    monkeypatch.setattr(
+        sys.modules["bundle_engine.analysis"],
+        "_precision",
+        lambda workflow: torch.autocast("cpu", dtype=torch.bfloat16),
+    )
+    ours = engine.analyse(workflow, *given).values.numpy()
+    theirs = as_the_author_runs_it(bundle, volume, phantom.affine, tmp_path / "author", mixed=True)
+    assert (ours != exact).any()  # or nothing was computed in less precision
+    assert (ours == theirs).mean() >= 0.995

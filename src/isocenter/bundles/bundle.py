@@ -58,10 +58,7 @@ def opened(path: Path) -> Iterator[Bundle]:
             _unpack(path, Path(folder))
             yield _read(_root(Path(folder), path), path.stem)
     else:
-        raise ConfigurationError(
-            f"{path}: there is no such folder or zip; a bundle of the Model Zoo has to be fetched first",
-            path=str(path),
-        )
+        raise ConfigurationError(f"{path}: there is no such folder or zip", path=str(path))
 
 
 def _read(folder: Path, name: str) -> Bundle:

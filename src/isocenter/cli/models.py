@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from isocenter_operators.errors import ConfigurationError
 if TYPE_CHECKING:
     from isocenter.bundles.description import Description
     from isocenter.bundles.plan import Plan
+    from isocenter.settings import Settings
 
 __all__ = ["command"]
 
@@ -73,7 +76,7 @@ def listing(config: Path | None, as_json: bool = False) -> int:
 def importing(
     config: Path | None, path: Path, name: str | None, trust_code: bool, as_json: bool = False
 ) -> int:
-    """Make a model on Triton and an application out of a MONAI bundle: a folder, or a zip.
+    """Make a model on Triton and an application out of a MONAI bundle: a folder, a zip, or a name in the Model Zoo.
 
     Nothing of the bundle is run for that. What of it is code is shown, and refused without --trust-code.
     """
@@ -84,7 +87,7 @@ def importing(
     from isocenter.catalog import Catalog
 
     settings = options.running_settings(config)
-    with opened(path) as bundle:
+    with _source(path, settings) as source, opened(source) as bundle:
         plan, code = plan_of(bundle)
         description = description_of(bundle, plan.output)
         if code:
@@ -176,6 +179,20 @@ def checking(config: Path | None, name: str, as_json: bool = False) -> int:
         ]
     )
     return 0 if found.same_twice else 1
+
+
+@contextmanager
+def _source(path: Path, settings: Settings) -> Iterator[Path]:
+    """The folder or zip itself; what is only a name is fetched."""
+    from isocenter.bundles.model_zoo import fetched, is_zoo_name
+
+    if not is_zoo_name(path):
+        yield path
+        return
+    if settings.model_zoo is not None:
+        say(f"there is no folder or zip {path} here: looking in {settings.model_zoo}")
+    with fetched(str(path), settings.model_zoo) as there:
+        yield there
 
 
 def _named(name: str) -> str:
