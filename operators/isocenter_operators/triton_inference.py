@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
@@ -28,9 +29,10 @@ class TritonInferenceOperator(Operator):
     `labels` UINT8 [Z, Y, X]: the names can be chosen. Nothing is resampled on this side.
 
     Named input: `image`: an SDK Image (Z, Y, X) with `affine` in its metadata. Values that are not int16, as the SDK's
-    volume operator may give, are rounded; those that do not fit are refused.
-    Named outputs: `pred`: the label map as an Image with the input's metadata; `tensors`: a mapping of name to array,
-    the `further_outputs`.
+    volume operator may give, are rounded; those that do not fit are refused. With `takes_channels` another one,
+    `channels`: an Image (channels, Z, Y, X) on the same grid, which the model gets in its stead.
+    Named outputs: `pred`: the label map as an Image with the input's metadata, where there is one; `tensors`: a mapping
+    of name to array, the `further_outputs`.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ class TritonInferenceOperator(Operator):
         The model on the server.
     label_output, masks
         The name of the output tensor that is the label map; or, where `masks` is more than 0, so many masks that may
-        overlap, UINT8 [masks, Z, Y, X], which become a bool array.
+        overlap, UINT8 [masks, Z, Y, X], which become a bool array. None: the model gives none, and there is no `pred`.
     further_outputs
         Names of output tensors besides the label map; small ones.
     client, triton_url
@@ -54,14 +56,18 @@ class TritonInferenceOperator(Operator):
     Example: `TritonInferenceOperator(self, model_name="ct_lung_density", further_outputs=["measurements"])`
     """
 
+    _takes_channels = False
+    _label_output: str | None = "labels"
+
     def __init__(
         self,
         fragment: Fragment,
         *args: Any,
         model_name: str,
         further_outputs: Sequence[str] = (),
-        label_output: str = "labels",
+        label_output: str | None = "labels",
         masks: int = 0,
+        takes_channels: bool = False,
         client: InferenceClient | None = None,
         triton_url: str = "127.0.0.1:8001",
         deadline_s: float = 300.0,
@@ -73,6 +79,7 @@ class TritonInferenceOperator(Operator):
         self._further_outputs = tuple(further_outputs)
         self._label_output = label_output
         self._masks = masks
+        self._takes_channels = takes_channels
         self._client = client
         self._triton_url = triton_url
         self._deadline_s = deadline_s
@@ -82,49 +89,55 @@ class TritonInferenceOperator(Operator):
 
     def setup(self, spec: OperatorSpec) -> None:
         spec.input("image")
-        spec.output("pred").condition(ConditionType.NONE)
+        if self._takes_channels:
+            spec.input("channels")
+        if self._label_output is not None:
+            spec.output("pred").condition(ConditionType.NONE)
         spec.output("tensors").condition(ConditionType.NONE)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         image: Image = op_input.receive("image")
+        channels: Image | None = op_input.receive("channels") if self._takes_channels else None
         with self._record.step("inference"), self._connection() as client:
-            tensors = self._infer(client, image)
-        labels = tensors.pop(self._label_output)
-        op_output.emit(Image(labels, image.metadata()), "pred")
+            tensors = self._infer(client, image, image if channels is None else channels)
+        if self._label_output is not None:
+            op_output.emit(Image(tensors.pop(self._label_output), image.metadata()), "pred")
         # Holoscan turns a dict of arrays into its own tensors; a read-only view passes as it is.
         op_output.emit(MappingProxyType(tensors), "tensors")
 
     def _connection(self) -> AbstractContextManager[InferenceClient]:
         return nullcontext(self._client) if self._client else TritonClient(self._triton_url)
 
-    def _infer(self, client: InferenceClient, image: Image) -> dict[str, Any]:
-        voxels = _int16(image.asnumpy(), self._model_name)
+    def _infer(self, client: InferenceClient, image: Image, given: Image) -> dict[str, Any]:
+        """given: what the model gets, on the grid of the image."""
+        voxels = _int16(given.asnumpy(), self._model_name, 4 if self._takes_channels else 3)
+        shape = voxels.shape[-3:]
+        maps = {self._label_output: math.prod(shape) * max(1, self._masks)} if self._label_output else {}
         tensors = client.infer(
             self._model_name,
             {"volume": voxels, "affine": lps_affine(image)},
-            outputs={
-                self._label_output: voxels.size * max(1, self._masks),
-                **dict.fromkeys(self._further_outputs),
-            },
+            outputs={**maps, **dict.fromkeys(self._further_outputs)},
             deadline_s=self._deadline_s,
             priority=self._priority,
         )
-        labels = tensors[self._label_output]
-        wanted = voxels.shape if not self._masks else (self._masks, *voxels.shape)
-        if labels.shape != wanted or labels.dtype != np.uint8:
-            raise InvalidResult(
-                f"model {self._model_name}: {self._label_output} of {labels.dtype} {labels.shape} for a volume of "
-                f"{voxels.shape}; uint8 {wanted} is expected",
-                model=self._model_name,
-            )
-        if self._masks:
-            tensors[self._label_output] = labels.astype(bool)
+        if self._label_output is not None:
+            tensors[self._label_output] = self._map(self._label_output, tensors[self._label_output], shape)
         return tensors
 
+    def _map(self, name: str, labels: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        wanted = shape if not self._masks else (self._masks, *shape)
+        if labels.shape != wanted or labels.dtype != np.uint8:
+            raise InvalidResult(
+                f"model {self._model_name}: {name} of {labels.dtype} {labels.shape} for a volume of {shape}; "
+                f"uint8 {wanted} is expected",
+                model=self._model_name,
+            )
+        return labels.astype(bool) if self._masks else labels
 
-def _int16(values: NDArray[Any], model: str) -> NDArray[np.int16]:
-    """The voxels (Z, Y, X) as the model takes them; never wrapped round, never cut off."""
-    if values.ndim != 3 or not values.size or values.dtype.kind not in "iuf":
+
+def _int16(values: NDArray[Any], model: str, axes: int = 3) -> NDArray[np.int16]:
+    """The voxels (Z, Y, X), or (channels, Z, Y, X), as the model takes them; never wrapped round, never cut off."""
+    if values.ndim != axes or not values.size or values.dtype.kind not in "iuf":
         raise InputError(
             f"model {model}: an image of {values.dtype} {values.shape} is no volume (Z, Y, X)", model=model
         )

@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from zoo import ZOO, as_the_author_runs_it, with_weights
+from zoo import (
+    ZOO,
+    as_the_author_runs_it,
+    brain_tumour_bundle,
+    draw_weights,
+    whole_volume_bundle,
+    with_weights,
+)
 
 from isocenter.bundles.bundle import opened
 from isocenter.bundles.plan import plan_of
@@ -212,3 +219,77 @@ def test_mixed_precision_is_the_authors(engine: Any, tmp_path: Path, monkeypatch
     theirs = as_the_author_runs_it(bundle, volume, phantom.affine, tmp_path / "author", mixed=True)
     assert (ours != exact).any()  # or nothing was computed in less precision
     assert (ours == theirs).mean() >= 0.995
+
+
+def test_several_sequences_are_the_authors(engine: Any, tmp_path: Path) -> None:
+    bundle = brain_tumour_bundle(tmp_path)
+    with opened(bundle) as read:
+        plan, code = plan_of(read)
+    assert (plan.output, plan.channels, code) == ("masks", 4, [])
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    phantom = thorax_phantom(size=(40, 36, 20), spacing_mm=(4.1, 4.5, 5.0), orientation="PIR")
+    channels = [(phantom.hu.astype(np.int16) + 1024) * number for number in (1, 2, 3, 4)]
+    channels[2] = channels[2][:, ::-1].copy()
+    volume = torch.from_numpy(np.stack(channels))
+    ours = engine.analyse(workflow, volume, torch.from_numpy(phantom.affine)).values.numpy()
+    theirs = as_the_author_runs_it(bundle, channels, phantom.affine, tmp_path / "author")
+    assert ours.shape == (3, *phantom.hu.shape)
+    core, whole, enhancing = ours > 0
+    merged = np.where(enhancing, 4, np.where(core, 1, np.where(whole, 2, 0)))
+    assert len(np.unique(theirs)) > 2
+    assert (merged == theirs).mean() >= 0.999
+    for wrong in (volume[0], volume[:3]):
+        with pytest.raises(engine.BundleError, match="takes 4 series"):
+            engine.analyse(workflow, wrong, torch.from_numpy(phantom.affine))
+
+
+SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+SIGMOID = {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
+ONE_OF_THREE = {"_target_": "AsDiscreted", "keys": ["pred"], "argmax": True, "to_onehot": 3}
+
+
+@pytest.mark.parametrize(
+    ("after", "said", "activation"),
+    [
+        ([SOFTMAX, ONE_OF_THREE], "classes", "softmax"),
+        ([{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}], "probabilities", ""),
+        ([SIGMOID, {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}], "classes", "sigmoid"),
+        ([], "regression", ""),
+    ],
+)
+def test_what_is_said_of_a_whole_volume_is_what_the_author_gets(
+    after: list[dict[str, Any]], said: str, activation: str, engine: Any, tmp_path: Path
+) -> None:
+    bundle = whole_volume_bundle(tmp_path, after=after, names=["a", "b", "c"], said=said)
+    with opened(bundle) as read:
+        plan, code = plan_of(read)
+    assert (plan.output, plan.activation, code) == ("values" if not after else "classes", activation, [])
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    phantom = thorax_phantom(size=(40, 36, 20), spacing_mm=(4.1, 4.5, 5.0), orientation="PIR")
+    given = torch.from_numpy(phantom.hu.astype(np.int16)), torch.from_numpy(phantom.affine)
+    ours = engine.analyse(workflow, *given).values.numpy()
+    theirs = as_the_author_runs_it(bundle, phantom.hu.astype(np.int16), phantom.affine, tmp_path / "author")
+    if plan.output == "values":
+        assert np.allclose(ours, theirs)
+        return
+    probabilities, decided = ours
+    assert np.isnan(probabilities).all() == (not activation)
+    assert np.array_equal(decided, theirs if len(theirs) == 3 else np.eye(3)[int(theirs[0])])
+    if activation == "sigmoid":
+        assert np.array_equal(decided, probabilities >= 0.5)
+    elif activation:
+        assert probabilities.argmax() == decided.argmax()
+
+
+def test_a_network_that_looks_at_voxels_is_no_classifier(engine: Any, tmp_path: Path) -> None:
+    bundle = whole_volume_bundle(tmp_path, after=[SOFTMAX], names=["a", "b"], said="classes")
+    file = bundle / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    config["network_def"] = {"_target_": "SegResNet", "in_channels": 1, "out_channels": 2, "init_filters": 8}
+    file.write_text(json.dumps(config))
+    draw_weights(bundle)
+    with opened(bundle) as read:
+        plan, _ = plan_of(read)
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    with pytest.raises(engine.BundleError, match="where one number for each class or value is expected"):
+        engine.analyse(workflow, torch.ones(9, 9, 9), torch.eye(4, dtype=torch.float64))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from zoo import brain_tumour_bundle, whole_volume_bundle
 
 from isocenter.bundles.bundle import opened
 from isocenter.bundles.description import description_of
@@ -67,7 +68,7 @@ def test_every_bundle_of_the_zoo_is_understood_and_none_of_its_words_is_code(
 ) -> None:
     with opened(bundle(name)) as read:
         plan, code = plan_of(read)
-        description = description_of(read, plan.output)
+        description = description_of(read, plan)
     assert code == []
     assert set(plan.configuration) >= {"network", "preprocessing", "inferer", "postprocessing"}
     assert not {"evaluator", "dataloader", "datalist", "run"} & set(plan.configuration)
@@ -169,6 +170,153 @@ def test_a_reference_that_can_not_be_followed_is_refused(
     folder = bundle(change=refer)
     with pytest.raises(ConfigurationError, match=said):
         planned(folder)
+
+
+def test_masks_that_are_merged_for_a_file_are_kept_apart(tmp_path: Path) -> None:
+    folder = brain_tumour_bundle(tmp_path)
+    with opened(folder) as read:
+        plan, code = plan_of(read)
+        description = description_of(read, plan)
+    assert (code, plan.channels, plan.output) == ([], 4, "masks")
+    assert [step["_target_"] for step in plan.configuration["postprocessing"]["transforms"]] == [
+        *("Activationsd", "Invertd", "AsDiscreted"),
+    ]
+    assert [rule.name for rule in description.sequences] == ["T1c", "T1", "T2", "FLAIR"]
+    assert list(description.labels.values()) == ["Tumor core", "Whole tumor", "Enhancing tumor"]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("$lambda x: torch.where(x[[2]] > 0, os.system('x'), 0)", "Lambdad after the network can not"),
+        ("$lambda x: torch.where(x[[2]] > x[[1]], 4, 0)", "Lambdad after the network can not"),
+        ("$lambda x: x", "Lambdad after the network can not"),
+        ("$lambda x: 0", "Lambdad after the network can not"),
+    ],
+)
+def test_no_other_function_is_taken_for_merging(tmp_path: Path, function: str, said: str) -> None:
+    folder = brain_tumour_bundle(tmp_path)
+    file = folder / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    config["postprocessing"]["transforms"][3]["func"] = function
+    file.write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match=said):
+        planned(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "left_out"),
+    [(True, True), (False, False), ("@off", True), ("@on", False), ("$not @off", False), ("$not @on", True)],
+)
+def test_a_transform_is_left_out_only_where_it_is_switched_off(
+    bundle: Callable[..., Path], value: object, left_out: bool
+) -> None:
+    def switch(config: dict[str, Any]) -> None:
+        config |= {"off": True, "on": False}
+        config["preprocessing"]["transforms"][3]["_disabled_"] = value
+
+    plan, _ = planned(bundle(change=switch))
+    names = [step["_target_"] for step in plan.configuration["preprocessing"]["transforms"]]
+    assert ("Spacingd" not in names) == left_out
+
+
+def test_transforms_that_stand_elsewhere_are_found_or_refused(bundle: Callable[..., Path]) -> None:
+    def move(config: dict[str, Any]) -> None:
+        config["steps"] = config["preprocessing"]["transforms"]
+        config["preprocessing"]["transforms"] = "$@steps"
+
+    folder = bundle(change=move)
+    plan, _ = planned(folder)
+    names = [step["_target_"] for step in plan.configuration["preprocessing"]["transforms"]]
+    assert names[:3] == ["EnsureChannelFirstd", "Orientationd", "Spacingd"]
+    file = folder / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    for text, said in (("$@steps + []", "a list of transforms was expected"), ("@steps", "")):
+        config["preprocessing"]["transforms"] = text
+        file.write_text(json.dumps(config))
+        if said:
+            with pytest.raises(ConfigurationError, match=said):
+                planned(folder)
+        else:
+            planned(folder)
+
+
+def test_a_switch_that_only_running_would_tell_is_refused(bundle: Callable[..., Path]) -> None:
+    def switch(config: dict[str, Any]) -> None:
+        config["preprocessing"]["transforms"][3]["_disabled_"] = "$os.path.exists('x')"
+
+    folder = bundle(change=switch)
+    with pytest.raises(
+        ConfigurationError, match="Spacingd: whether it is disabled can be told only by running"
+    ):
+        planned(folder)
+
+
+@pytest.mark.parametrize(
+    ("after", "format_", "said"),
+    [
+        ([], "classes", "neither probabilities .* nor a decision"),
+        (
+            [{"_target_": "Invertd", "keys": "pred"}],
+            "classes",
+            "Invertd after the network can not be honoured",
+        ),
+        (
+            [{"_target_": "Activationsd", "keys": "pred", "softmax": True}],
+            "regression",
+            "Activationsd after the",
+        ),
+        (
+            [{"_target_": "Activationsd", "keys": ["pred", "label"], "softmax": True}],
+            "classes",
+            "is for .*label.*, where there is only pred",
+        ),
+        (
+            [{"_target_": "Activationsd", "keys": "pred", "softmax": True, "sigmoid": True}],
+            "classes",
+            "has to be softmax or sigmoid",
+        ),
+        (
+            [
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+            ],
+            "classes",
+            "AsDiscrete, then Activations after the network",
+        ),
+    ],
+)
+def test_of_a_whole_volume_only_activation_and_decision_are_honoured(
+    tmp_path: Path, after: list[dict[str, Any]], format_: str, said: str
+) -> None:
+    folder = whole_volume_bundle(tmp_path, after=after, names=["a", "b"], said=format_)
+    with pytest.raises(ConfigurationError, match=said):
+        planned(folder)
+
+
+def test_a_network_for_pictures_is_refused(tmp_path: Path) -> None:
+    soft = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+    folder = whole_volume_bundle(tmp_path, after=[soft], names=["a", "b"], said="classes")
+    file = folder / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    config["network_def"]["spatial_dims"] = 2
+    file.write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match="it is for pictures, and volumes are served"):
+        planned(folder)
+
+
+@pytest.mark.parametrize(
+    ("channel", "said"),
+    [("DWI", "'DWI' is no sequence that is known here"), ("T1ce", "names one sequence for two channels")],
+)
+def test_sequences_that_are_not_known_are_refused(tmp_path: Path, channel: str, said: str) -> None:
+    folder = brain_tumour_bundle(tmp_path)
+    file = folder / "configs" / "metadata.json"
+    metadata = json.loads(file.read_text())
+    metadata["network_data_format"]["inputs"]["image"]["channel_def"]["1"] = channel
+    file.write_text(json.dumps(metadata))
+    with opened(folder) as read, pytest.raises(ConfigurationError, match=said):
+        description_of(read, plan_of(read)[0])
 
 
 @pytest.mark.parametrize(
@@ -288,7 +436,7 @@ def _drop(key: str) -> Callable[[dict[str, Any]], object]:
         (
             lambda c: None,
             lambda m: m["network_data_format"]["inputs"]["image"].update(num_channels=4),
-            r"the network takes 4 images; one series can be served",
+            r"4 channels of CT, 1 of which channel_def names",
         ),
         (
             lambda c: None,
@@ -320,7 +468,7 @@ def test_what_can_not_be_honoured_is_refused_with_file_and_name(
 ) -> None:
     folder = bundle(change=change, describe=describe)
     with opened(folder) as read, pytest.raises(ConfigurationError, match=said):
-        description_of(read, plan_of(read)[0].output)
+        description_of(read, plan_of(read)[0])
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
@@ -351,7 +499,7 @@ def test_an_import_makes_a_model_and_an_application_or_nothing(
     }
     with opened(Path(packed)) as read:
         plan, _ = plan_of(read)
-        description = description_of(read, plan.output)
+        description = description_of(read, plan)
         imported = install(read, plan, description, name="spleen", **places)
         with pytest.raises(ConfigurationError, match="is there already"):
             install(read, plan, description, name="spleen", **places)
@@ -411,7 +559,7 @@ def test_an_import_that_breaks_off_leaves_nothing_and_takes_no_name(
     with opened(bundle()) as read:
         plan, _ = plan_of(read)
         given: dict[str, Any] = {"installed": ROOT / "triton_models", **places}
-        description = description_of(read, plan.output)
+        description = description_of(read, plan)
         with pytest.raises(ConfigurationError, match="there is an application 'lung' already"):
             install(read, plan, description, name="lung", taken={"lung"}, **given)
         monkeypatch.setattr(Path, "rename", no_room_for_apps)

@@ -149,3 +149,12 @@ def test_refuses_an_empty_label_map() -> None:
     volume, labels = phantom_case()
     with pytest.raises(InvalidResult, match="empty"):
         pictures_of(volume, np.zeros_like(labels), findings_of(volume, labels))
+
+
+def test_of_many_regions_the_first_are_listed_and_the_image_keeps_its_room() -> None:
+    volume, labels, (_, axial) = made(*ACQUISITIONS[0])
+    few = findings_of(volume, labels)
+    many = Findings(tuple(dataclasses.replace(few.groups[n % 2], label=f"Part {n}") for n in range(104)))
+    _, crowded = pictures_of(volume, labels, many)
+    assert min(len(coloured(crowded, segment.display_rgb)) for segment in (RIGHT, LEFT)) > 60
+    assert not np.array_equal(crowded.pixel_array, axial.pixel_array)

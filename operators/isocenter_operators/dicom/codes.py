@@ -14,7 +14,9 @@ __all__ = [
     "ATTENUATION",
     "BILATERAL",
     "CERTAINTY_OF_FINDING",
+    "CLASSIFICATION",
     "COMMENT",
+    "ESTIMATE",
     "HOUNSFIELD_UNIT",
     "IMAGING_PROCEDURE",
     "LAA_950",
@@ -23,12 +25,14 @@ __all__ = [
     "MEAN",
     "MILLILITER",
     "MORPHOLOGICAL_OPERATIONS",
+    "NO",
     "PERCENT",
     "PERCENTILE_15",
     "PRIOR",
     "PRIVATE_SCHEME",
     "RIGHT",
     "VOLUME",
+    "YES",
 ]
 
 PRIVATE_SCHEME = "99ISOCENTER"
@@ -50,6 +54,11 @@ PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "15th percentile of the values")
 LAA_950 = Code("LAA950", PRIVATE_SCHEME, "Low attenuation area below -950 HU, share of volume")
 # CID 6048: how sure the algorithm is that what it marks is what it says, 0 to 100 %; TID 4006 counts so too.
 CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")
+# What a model says of the images as a whole is no finding in them; the standard has no code for either.
+CLASSIFICATION = Code("CLASSIFICATION", PRIVATE_SCHEME, "Classification of the images as a whole by a model")
+ESTIMATE = Code("ESTIMATE", PRIVATE_SCHEME, "Estimate from the images as a whole by a model")
+YES = Code("373066001", "SCT", "Yes")  # CID 231
+NO = Code("373067005", "SCT", "No")
 
 # CID 7181 Abstract Multi-dimensional Image Model Component Units, and UCUM itself.
 MILLILITER = Code("mL", "UCUM", "milliliter")

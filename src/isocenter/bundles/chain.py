@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
 from isocenter.bundles.configuration import Configuration, Part
 from isocenter.bundles.expression import CannotTell
 
-__all__ = ["Chain", "steps_of"]
+__all__ = ["Chain", "plain_name", "steps_of", "steps_of_the_whole"]
 
-_READER, _WRITER = "LoadImage", "SaveImage"
+_READER, _WRITERS = "LoadImage", ("SaveImage", "SaveClassification")
 _READERS = frozenset({"ITKReader", "NibabelReader", "PydicomReader"})
 # What else a reader may be told: nothing that changes the voxels or where they lie.
 _OF_READING = frozenset(
-    {"_target_", "_desc_", "keys", "reader", "image_only", "ensure_channel_first", "meta_keys"}
+    {"_target_", "_desc_", "_disabled_", "keys", "reader", "image_only", "ensure_channel_first", "meta_keys"}
     | {"allow_missing_keys", "overwriting", "meta_key_postfix"}
 )
 # After these the numbers still mean what the network's channels mean, and lie where they say that they lie.
@@ -29,21 +30,35 @@ _AFTER = frozenset(
     }
     | {"EnsureType", "ToTensor", "ToDevice", "CastToType", "SqueezeDim", "DeleteItems", "EnsureChannelFirst"}
 )
+# The same of what is said of a whole volume, and lies nowhere.
+_OF_THE_WHOLE = frozenset(
+    {"Activations", "AsDiscrete", "EnsureType", "ToTensor", "ToDevice", "CastToType", "DeleteItems"}
+)
 _COMPOSITIONS = frozenset({"Compose", "OneOf", "RandomOrder", "SomeOf"})
 
 
 class Chain:
-    """One Compose of a bundle: `steps` without what reads and writes files, `key` of what these read or write."""
+    """One Compose of a bundle: `steps` without what reads and writes files, `key` of what these read or write.
 
-    def __init__(self, configuration: Configuration, part: Part | None, usual_key: str) -> None:
+    `merging`: the step that writes masks as the numbers of one file, where it is the last before that; it is left out,
+    because the masks themselves say the same and more. Only looked for where `after` the network.
+    """
+
+    def __init__(
+        self, configuration: Configuration, part: Part | None, usual_key: str, *, after: bool = False
+    ) -> None:
         self._configuration = configuration
+        self._after = after
+        self.merging: Part | None = None
         self.key = usual_key
         self.steps: list[Part] = []
         self.content: dict[str, Any] = {"_target_": "Compose", "transforms": []}
         if part is None:
             return
         inner = configuration.child(part, "transforms") if part.target == "Compose" else part
-        for step in configuration.items(inner) if inner is not None else []:
+        if inner is None or not isinstance(inner.content, list):
+            raise configuration.refused("a list of transforms was expected", inner or part)
+        for step in configuration.items(inner):
             self._add(step)
         if isinstance(part.content, Mapping):
             given = {key: value for key, value in part.content.items() if key != "transforms"}
@@ -54,12 +69,18 @@ class Chain:
         name = plain_name(step)
         if not name:
             raise self._configuration.refused(f"a transform was expected, there is {step.content!r}", step)
-        if step.content.get("_disabled_"):
+        if self._is_disabled(step):
             return
-        if name in (_READER, _WRITER):
+        if name in (_READER, *_WRITERS):
             self.key = self._only_key(step)
             if name == _READER:
                 self._read(step)
+        elif self.merging is not None:
+            raise self._configuration.refused(
+                f"{step.target} after the masks were made one map can not be honoured", step
+            )
+        elif self._after and name == "Lambda" and _merges_masks(step.content.get("func")):
+            self.merging = step
         elif name in _COMPOSITIONS:
             raise self._configuration.refused(f"{step.target} in a Compose can not be honoured", step)
         elif name.startswith(("Rand", "Load", "Save")):
@@ -68,6 +89,14 @@ class Chain:
             )
         else:
             self.steps.append(step)
+
+    def _is_disabled(self, step: Part) -> bool:
+        try:
+            return self._configuration.disabled(step)
+        except CannotTell as error:
+            raise self._configuration.refused(
+                f"{step.target}: whether it is disabled can be told only by running it", step
+            ) from error
 
     def _read(self, step: Part) -> None:
         reader = step.content.get("reader")
@@ -111,6 +140,53 @@ def steps_of(chain: Chain, configuration: Configuration, before: str) -> list[Pa
         if name == "Invert" and (inverted is None or inverted.id != before):
             raise configuration.refused(f"{step.target} can invert only what comes before the network", step)
     return chain.steps
+
+
+def steps_of_the_whole(chain: Chain, configuration: Configuration, *, discrete: bool) -> list[Part]:
+    """The steps after a network that says something of the volume as a whole: an activation, then a decision.
+
+    discrete: whether there may be those two; numbers are taken as they are.
+    """
+    names = [plain_name(step) for step in chain.steps]
+    for step, name in zip(chain.steps, names, strict=True):
+        if name not in _OF_THE_WHOLE or (not discrete and name in ("Activations", "AsDiscrete")):
+            raise configuration.refused(f"{step.target} after the network can not be honoured", step)
+        keys = configuration.value(configuration.child(step, "keys"))
+        if name != "DeleteItems" and keys not in (chain.key, [chain.key]):
+            raise configuration.refused(f"{step.target} is for {keys}, where there is only {chain.key}", step)
+        if name == "Activations" and step.content.get("other") is not None:
+            raise configuration.refused(f"{step.target} with other can not be honoured", step)
+    decisive = [name for name in names if name in ("Activations", "AsDiscrete")]
+    if decisive not in ([], ["Activations"], ["AsDiscrete"], ["Activations", "AsDiscrete"]):
+        raise configuration.refused(f"{', then '.join(decisive)} after the network can not be honoured")
+    return chain.steps
+
+
+def _merges_masks(function: Any) -> bool:
+    """Whether this is `lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, ... 0))`: each mask's number,
+    the first of those that overlap."""
+    if not isinstance(function, str) or not function.startswith("$"):
+        return False
+    try:
+        tree = ast.parse(function[1:].strip(), mode="eval").body
+    except SyntaxError:
+        return False
+    if not isinstance(tree, ast.Lambda) or len(tree.args.args) != 1:
+        return False
+    mask, number = f"{tree.args.args[0].arg}[[", tree.body
+    while isinstance(number, ast.Call):
+        if ast.unparse(number.func) != "torch.where" or len(number.args) != 3 or number.keywords:
+            return False
+        condition, chosen, number = number.args
+        text = ast.unparse(condition)
+        channel = text.removeprefix(mask).removesuffix("]] > 0")
+        if text != f"{mask}{channel}]] > 0" or not channel.isdecimal() or not _is_number(chosen):
+            return False
+    return number is not tree.body and _is_number(number)
+
+
+def _is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
 
 def plain_name(step: Part) -> str:

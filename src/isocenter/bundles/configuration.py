@@ -56,9 +56,9 @@ class Configuration:
     def followed(self, part: Part) -> Part | None:
         """The part itself; where it is only a reference to another one, that one."""
         seen = set()
-        while isinstance(part.content, str) and part.content.startswith("@") and part.content not in seen:
-            seen.add(part.content)
-            there = self.part(part.content[1:])
+        while (reference := _alone(part.content)) and reference not in seen:
+            seen.add(reference)
+            there = self.part(reference)
             if there is None:
                 return None
             part = there
@@ -104,10 +104,21 @@ class Configuration:
             raise CannotTell(id_)
         return part
 
+    def disabled(self, part: Part) -> bool:
+        """Whether a part that is made by something is switched off. Raises CannotTell."""
+        said = self.value(self.child(part, "_disabled_"))
+        return said.strip().lower() == "true" if isinstance(said, str) else bool(said)
+
     def made_by(self, target: str) -> Iterator[Part]:
-        """Every part, anywhere, that is made by this class and not switched off."""
+        """Every part, anywhere, that is made by this class and not known to be switched off."""
         for part in walked(Part("", self.bundle.config)):
-            if part.target == target and not part.content.get("_disabled_"):
+            if part.target != target:
+                continue
+            try:
+                off = self.disabled(part)
+            except CannotTell:  # as by whether its file is there
+                off = False
+            if not off:
                 yield part
 
     def closed(self, roots: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,6 +204,14 @@ def _code_of_target(id_: str, content: Mapping[str, Any]) -> str:
     if content.get("pretrained") or content.get("pretrained_url"):
         return f"{id_}: {target} downloads weights"
     return ""
+
+
+def _alone(content: Any) -> str:
+    """The ID, where a text is nothing but a reference to it, `@part` or `$@part`; else ""."""
+    if not isinstance(content, str) or not content.startswith(("@", "$@")):
+        return ""
+    reference = content.removeprefix("$")
+    return reference[1:] if references_in(reference) == [reference[1:]] else ""
 
 
 def _keys(id_: str) -> list[str]:

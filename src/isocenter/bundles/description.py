@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter.bundles.bundle import Bundle
-from isocenter.bundles.plan import Output
+from isocenter.bundles.plan import Output, Plan
 from isocenter_operators.dicom.catalogue import segments_of
 from isocenter_operators.dicom.gate.acceptance import Acceptance
+from isocenter_operators.dicom.gate.sequence import SequenceRule, rule_of
 from isocenter_operators.errors import ConfigurationError, InputError
 
 __all__ = ["Description", "description_of"]
@@ -21,9 +22,10 @@ _MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR"}
 
 
 class Description(BaseModel):
-    """`modality`: as in Modality (0008,0060). `labels`: by number, what the model calls each. `notes`: what a person
-    should know, as names that the label catalogue does not have. `accepts`: what else than the modality the bundle asks
-    of images, under `isocenter: {accepts: ...}` of its metadata, in the words of `app.yaml`."""
+    """`modality`: as in Modality (0008,0060). `labels`: by number, what the model calls each. `sequences`: which series
+    it takes, each for a channel; empty where it takes one of whatever sequence. `accepts`: what else than the modality
+    the bundle asks of images, under `isocenter: {accepts: ...}` of its metadata, in the words of `app.yaml`. `notes`:
+    what a person should know, as names that the label catalogue does not have."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,25 +34,30 @@ class Description(BaseModel):
     summary: str
     modality: str
     labels: dict[int, str]
+    sequences: tuple[SequenceRule, ...] = ()
     intended_use: str
     accepts: dict[str, Any]
     notes: tuple[str, ...]
 
 
-def description_of(bundle: Bundle, output: Output) -> Description:
+def description_of(bundle: Bundle, plan: Plan) -> Description:
     """Raises ConfigurationError, naming metadata.json and the entry, for what is missing or means nothing here."""
     metadata = bundle.metadata
-    labels = _labels(bundle, output)
+    labels = _labels(bundle, plan.output)
+    modality = _modality(bundle)
+    notes: tuple[str, ...] = ()
     try:
-        _, notes = segments_of(labels)
+        if plan.output in ("labels", "masks"):
+            _, notes = segments_of(labels)
     except InputError as error:
         raise _refused(bundle, f"network_data_format.outputs: channel_def: {error}") from error
     return Description(
         title=str(metadata.get("name") or bundle.name),
         version=str(metadata.get("version") or "0"),
         summary=str(metadata.get("description") or ""),
-        modality=_modality(bundle),
+        modality=modality,
         labels=labels,
+        sequences=_sequences(bundle, modality, plan.channels) if plan.channels > 1 else (),
         intended_use=str(metadata.get("intended_use") or ""),
         accepts=_accepts(bundle),
         notes=notes,
@@ -80,24 +87,54 @@ def _modality(bundle: Bundle) -> str:
     return found
 
 
-def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
-    """By number from 1. A label map's channel 0 is the background, and none of them; masks have none."""
-    said = _first(bundle, "outputs").get("channel_def")
+def _sequences(bundle: Bundle, modality: str, count: int) -> tuple[SequenceRule, ...]:
+    """The rule for each channel's series, by the name that the channel has."""
+    names = _channels(bundle, "inputs")
+    if modality != "MR" or len(names) != count:
+        raise _refused(
+            bundle,
+            f"network_data_format.inputs: {count} channels of {modality}, {len(names)} of which channel_def names: "
+            "several series can be served where they are MR, and each channel is named",
+        )
+    rules = {name: rule_of(name) for _, name in sorted(names.items())}
+    for name, rule in rules.items():
+        if rule is None:
+            raise _refused(
+                bundle, f"network_data_format.inputs: channel_def: {name!r} is no sequence that is known here"
+            )
+    found = tuple(rule for rule in rules.values() if rule is not None)
+    if len({rule.name for rule in found}) != count:
+        raise _refused(bundle, "network_data_format.inputs: channel_def names one sequence for two channels")
+    return found
+
+
+def _channels(bundle: Bundle, which: str) -> dict[int, str]:
+    """What `channel_def` calls each channel, by number from 0."""
+    said = _first(bundle, which).get("channel_def")
     if not isinstance(said, Mapping) or not said:
         raise _refused(
-            bundle, "network_data_format.outputs: there is no channel_def: what the numbers mean is not said"
+            bundle, f"network_data_format.{which}: there is no channel_def: what the numbers mean is not said"
         )
     channels: dict[int, str] = {}
     for number, name in said.items():
         if not str(number).isdecimal():
             raise _refused(
-                bundle, f"network_data_format.outputs: channel_def: {number!r} is no channel's number"
+                bundle, f"network_data_format.{which}: channel_def: {number!r} is no channel's number"
             )
         channels[int(number)] = str(name)
     if sorted(channels) != list(range(len(channels))):
         raise _refused(
-            bundle, "network_data_format.outputs: channel_def does not name every channel from 0 on"
+            bundle, f"network_data_format.{which}: channel_def does not name every channel from 0 on"
         )
+    return channels
+
+
+def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
+    """By number from 1, the classes or values too. A label map's channel 0 is the background, and none of them; masks
+    have none."""
+    channels = _channels(bundle, "outputs")
+    if output in ("classes", "values"):
+        return {number + 1: name for number, name in channels.items()}
     labels = len(channels) - (output == "labels")
     if labels > _MOST_LABELS:
         raise _refused(

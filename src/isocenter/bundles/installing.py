@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import yaml
 
@@ -39,7 +40,7 @@ name: "{name}"
 backend: "python"
 max_batch_size: 0
 input [
-  {{ name: "volume"  data_type: TYPE_INT16  dims: [ -1, -1, -1 ] }},  # (Z, Y, X)
+  {{ name: "volume"  data_type: TYPE_INT16  dims: [ {input_dims} ] }},  # {input_axes}
   {{ name: "affine"  data_type: TYPE_FP64  dims: [ 4, 4 ] }}  # (x, y, z, 1) to LPS mm
 ]
 output [
@@ -64,6 +65,8 @@ instance_group [ {{ count: 1  kind: KIND_AUTO }} ]
 _OUTPUTS = {
     "labels": ("TYPE_UINT8", "-1, -1, -1"),
     "masks": ("TYPE_UINT8", "-1, -1, -1, -1"),
+    "classes": ("TYPE_FP64", "2, -1"),  # probabilities, and what the model decides for
+    "values": ("TYPE_FP64", "-1"),
 }
 
 
@@ -156,6 +159,8 @@ def _config(name: str, plan: Plan, description: Description) -> str:
         title=_one_line(description.title),
         version=_one_line(description.version),
         name=name,
+        input_dims="-1, -1, -1" if plan.channels == 1 else f"{plan.channels}, -1, -1, -1",
+        input_axes="(Z, Y, X)" if plan.channels == 1 else "(series, Z, Y, X)",
         output=plan.output,
         output_type=output_type,
         output_dims=output_dims,
@@ -179,11 +184,22 @@ def _write_app(folder: Path, plan: Plan, description: Description, name: str) ->
             "model": name,
             "output": plan.output,
             "labels": description.labels,
+            **({"activation": plan.activation} if plan.output == "classes" else {}),
+            **_sequences(description),
             "intended_use": description.intended_use,
         },
     }
     (folder / "app.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
     (folder / "app.py").write_text(_APP.format(title=_one_line(description.title).replace('"', "'")))
+
+
+def _sequences(description: Description) -> dict[str, Any]:
+    """What a series has to say to be taken for each channel: to be read, and changed where a site has other names."""
+    if not description.sequences:
+        return {}
+    return {
+        "sequences": [rule.model_dump(mode="json", exclude_defaults=True) for rule in description.sequences]
+    }
 
 
 def _one_line(text: str) -> str:

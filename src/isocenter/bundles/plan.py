@@ -12,13 +12,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from isocenter.bundles.bundle import Bundle
-from isocenter.bundles.chain import Chain, plain_name, steps_of
+from isocenter.bundles.chain import Chain, plain_name, steps_of, steps_of_the_whole
 from isocenter.bundles.configuration import Configuration, Part, code_in
 from isocenter.bundles.expression import CannotTell
 
-__all__ = ["Output", "Plan", "plan_of"]
+__all__ = ["Activation", "Output", "Plan", "plan_of"]
 
-Output = Literal["labels", "masks"]
+Activation = Literal["", "softmax", "sigmoid"]
+Output = Literal["labels", "masks", "classes", "values"]
 
 _NETWORK, _BEFORE, _INFERER, _AFTER = "network", "preprocessing", "inferer", "postprocessing"
 # What makes of an evaluation something else than transforms, network, inferer, transforms.
@@ -36,7 +37,9 @@ class Plan(BaseModel):
     weights_key: str
     image_key: str
     output_key: str
+    channels: int = 1
     output: Output
+    activation: Activation = ""
     amp: bool
     own_code: bool
 
@@ -59,8 +62,9 @@ class _Reading:
 
     def _refuse_other_ways(self, evaluator: Part) -> None:
         if evaluator.target not in ("SupervisedEvaluator", ""):
+            what = ": boxes (detection) are not served" if "detection" in evaluator.target.lower() else ""
             raise self.configuration.refused(
-                f"{evaluator.id}: {evaluator.target} can not be honoured, only SupervisedEvaluator"
+                f"{evaluator.id}: {evaluator.target} can not be honoured, only SupervisedEvaluator{what}"
             )
         for key in _OTHER_WAYS:
             if evaluator.content.get(key) is not None:
@@ -95,17 +99,27 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
         raise reading.configuration.refused(
             "there is no network in it: neither network, network_def nor one of an evaluator"
         )
-    _refuse_several_images(reading)
     preprocessing = reading.preprocessing()
     before = Chain(configuration, preprocessing, "image")
-    after = Chain(configuration, reading.part("postprocessing"), "pred")
-    steps = steps_of(after, configuration, preprocessing.id if preprocessing else "")
+    after = Chain(configuration, reading.part("postprocessing"), "pred", after=True)
+    whole = _of_the_whole(bundle)
+    if whole is None:
+        steps = steps_of(after, configuration, preprocessing.id if preprocessing else "")
+    else:
+        steps = steps_of_the_whole(after, configuration, discrete=whole == "classes")
     roots = {_NETWORK: network.content, _BEFORE: before.content, _AFTER: _inverting(after.content)}
     inferer = reading.part("inferer")
     if inferer is not None:
         roots[_INFERER] = inferer.content
     closed = configuration.closed(roots)
     weights, key = _weights(reading, network)
+    output = whole or _output(reading, steps)
+    activation = _activation(reading, steps) if whole == "classes" else ""
+    _refuse_pictures(reading, inferer)
+    if after.merging is not None and output != "masks":
+        raise configuration.refused(
+            f"{after.merging.target} can not be honoured: it is given no masks", after.merging
+        )
     code = [*code_in(closed), *bundle.programs, *([weights] if weights.endswith(".ts") else [])]
     plan = Plan(
         configuration=closed,
@@ -113,7 +127,9 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
         weights_key=key,
         image_key=before.key,
         output_key=after.key,
-        output=_output(reading, steps),
+        channels=_channels(reading),
+        output=output,
+        activation=activation,
         amp=_amp(reading),
         own_code=bool(code),
     )
@@ -154,15 +170,73 @@ def _weights(reading: _Reading, network: Part) -> tuple[str, str]:
     )
 
 
-def _refuse_several_images(reading: _Reading) -> None:
+def _channels(reading: _Reading) -> int:
+    """How many series the network takes, each as a channel: what they are called says the description."""
     formats = reading.bundle.metadata.get("network_data_format")
     said = formats.get("inputs") if isinstance(formats, Mapping) else None
     inputs = said if isinstance(said, Mapping) else {}
     image: Any = next(iter(inputs.values()), {})
     count = image.get("num_channels", 1) if isinstance(image, Mapping) else 1
-    if len(inputs) > 1 or count != 1:
+    if len(inputs) > 1 or not isinstance(count, int) or count < 1:
         raise reading.configuration.refused(
-            f"metadata.json says that the network takes {max(len(inputs), int(count))} images; one series can be served"
+            f"metadata.json says that the network takes the inputs {', '.join(map(str, inputs))} of {count} channels; "
+            "one input can be served"
+        )
+    return count
+
+
+# What metadata.json calls what comes out, where that is said of a volume as a whole.
+_CLASSES = frozenset({"classes", "classification", "probabilities", "probability"})
+_VALUES = frozenset({"regression", "values", "value", "scalar", "scalars", "measurements"})
+
+
+def _of_the_whole(bundle: Bundle) -> Output | None:
+    """Whether the network classifies or measures volumes; None where it looks at each voxel."""
+    formats = bundle.metadata.get("network_data_format")
+    outputs = formats.get("outputs") if isinstance(formats, Mapping) else None
+    said: Any = next(iter(outputs.values()), {}) if isinstance(outputs, Mapping) else {}
+    if not isinstance(said, Mapping):
+        return None
+    words = {str(said.get(key, "")).lower() for key in ("type", "format")}
+    shape, count = said.get("spatial_shape"), said.get("num_channels")
+    if words & _CLASSES or ("labels" in words and shape in ([1, count], [count])):
+        return "classes"
+    return "values" if words & _VALUES else None
+
+
+def _activation(reading: _Reading, steps: list[Part]) -> Activation:
+    """What makes probabilities of the scores; "" where nothing does, and then the model's decision is there."""
+    found: Activation = ""
+    for step in steps:
+        if plain_name(step) == "Activations":
+            soft, single = (_is_true(reading, step, key) for key in ("softmax", "sigmoid"))
+            if soft == single:
+                raise reading.configuration.refused(f"{step.target} has to be softmax or sigmoid", step)
+            found = "softmax" if soft else "sigmoid"
+    if not found and not any(plain_name(step) == "AsDiscrete" for step in steps):
+        raise reading.configuration.refused(
+            "its postprocessing makes neither probabilities (Activationsd with softmax or sigmoid) nor a decision "
+            "(AsDiscreted) of the scores of classes: what these mean is not known"
+        )
+    return found
+
+
+def _refuse_pictures(reading: _Reading, inferer: Part | None) -> None:
+    """A network of two dimensions needs somebody who gives it slices."""
+    definition = reading.part("network_def")
+    try:
+        dims = (
+            reading.configuration.value(reading.configuration.child(definition, "spatial_dims"))
+            if definition
+            else 3
+        )
+    except CannotTell:
+        return  # whoever runs it will see
+    if dims == 2 and (inferer is None or inferer.target != "SliceInferer"):
+        raise reading.configuration.refused(
+            "its network has two dimensions and no SliceInferer gives it slices: it is for pictures, and volumes are "
+            "served",
+            definition,
         )
 
 
@@ -174,8 +248,8 @@ def _output(reading: _Reading, steps: list[Part]) -> Output:
     if any("threshold" in step.content for step in discrete):
         return "masks"
     raise reading.configuration.refused(
-        "its postprocessing ends in neither a label map (AsDiscreted with argmax) nor masks (with a threshold): only "
-        "segmentation can be served"
+        "its postprocessing ends in neither a label map (AsDiscreted with argmax) nor masks (with a threshold), and "
+        "metadata.json does not say that it classifies or measures (network_data_format.outputs: format)"
     )
 
 

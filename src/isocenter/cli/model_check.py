@@ -55,14 +55,15 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
 
     phantom = thorax_phantom(**_PHANTOM)  # type: ignore[arg-type]
     volume = np.ascontiguousarray(phantom.hu, np.int16)
+    given = np.stack([volume] * series) if (series := _series(app)) > 1 else volume
     output, count = _output(app)
 
     def ask(client: TritonClient) -> tuple[dict[str, Tensor], float]:
         begun = time.monotonic()
         answer = client.infer(
             model,
-            {"volume": volume, "affine": phantom.affine},
-            outputs={output: volume.size * count, "findings": None},
+            {"volume": given, "affine": phantom.affine},
+            outputs={output: volume.size * count or None, "findings": None},
             deadline_s=app.deadline_s,
         )
         return answer, time.monotonic() - begun
@@ -81,7 +82,9 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
         answered=first[output].shape,
         found=_found(first[output]),
         notes=tuple(json.loads(first["findings"].tobytes()).get("notes", ())),
-        same_twice=bool(np.array_equal(first[output], again[output])),
+        same_twice=bool(
+            np.array_equal(first[output], again[output], equal_nan=output in ("classes", "values"))
+        ),
         first_s=first_s,
         again_s=again_s,
         peak_mb=max(peaks_mb, default=None),
@@ -103,15 +106,25 @@ def _served(settings: Settings, model: str) -> Iterator[Settings]:
         yield own
 
 
+def _series(app: AppManifest) -> int:
+    """How many series the model takes."""
+    said = yaml.safe_load((app.folder / "app.yaml").read_text()).get("bundle", {})
+    return len(said.get("sequences", ())) or 1
+
+
 def _output(app: AppManifest) -> tuple[str, int]:
     """The name of the output that is shown, and how many maps it holds."""
     said = yaml.safe_load((app.folder / "app.yaml").read_text()).get("bundle", {})
     if said.get("output") == "masks":
         return "masks", len(said["labels"])
+    if said.get("output") in ("classes", "values"):
+        return str(said["output"]), 0
     return "labels", 1
 
 
 def _found(output: Tensor) -> dict[int, int]:
+    if output.ndim < 3:  # classes or values: what they are is in a report, not in voxels
+        return {}
     if output.ndim == 4:
         return {number: int(np.count_nonzero(mask)) for number, mask in enumerate(output, 1)}
     numbers, counts = np.unique(output, return_counts=True)

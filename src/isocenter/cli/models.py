@@ -89,7 +89,7 @@ def importing(
     settings = options.running_settings(config)
     with _source(path, settings) as source, opened(source) as bundle:
         plan, code = plan_of(bundle)
-        description = description_of(bundle, plan.output)
+        description = description_of(bundle, plan)
         if code:
             _show_code(code)
             if not trust_code:
@@ -211,10 +211,16 @@ def _show_code(code: list[str]) -> None:
 
 
 def _told(name: str, plan: Plan, description: Description) -> list[str]:
-    what = {"labels": "a label map", "masks": "masks that may overlap"}[plan.output]
+    what = {
+        "labels": "a label map",
+        "masks": "masks that may overlap",
+        "classes": "probabilities of classes" if plan.activation else "a decision between classes",
+        "values": "numbers",
+    }[plan.output]
     return [
         f"{description.title} {description.version} is the application {name}",
-        f"takes    {description.modality}",
+        f"takes    {description.modality}"
+        + (f": {', '.join(rule.name for rule in description.sequences)}" if description.sequences else ""),
         f"gives    {what} of {len(description.labels)}: {', '.join(list(description.labels.values())[:8])}"
         + (" ..." if len(description.labels) > 8 else ""),
         f"weights  {plan.weights}",

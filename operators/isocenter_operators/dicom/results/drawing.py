@@ -28,6 +28,7 @@ _BLACK, _TEXT, _QUIET, _RULE, _CAUTION = (
     (58, 64, 71),
     (236, 190, 98),
 )
+_MOST_ROWS = 9  # of the table: with more there would be no room for the image above it
 _FILL = 0.20  # opacity of a segment's inside
 _UNITS = {"[hnsf'U]": "HU"}
 
@@ -47,11 +48,12 @@ def drawn(
     """The picture: uint8 (SIZE, SIZE, 3), RGB."""
     canvas = Image.new("RGB", (SIZE, SIZE), _BLACK)
     draw = ImageDraw.Draw(canvas)
-    notes = list(_wrapped(_notes(findings)))
-    table_top = SIZE - _FOOTER - _NOTE * len(notes) - _ROW * len(findings.groups) - _TABLE_HEAD
+    groups = findings.groups[:_MOST_ROWS]
+    notes = [*_left_out(len(findings.groups) - len(groups)), *_wrapped(_notes(findings))]
+    table_top = SIZE - _FOOTER - _NOTE * len(notes) - _ROW * len(groups) - _TABLE_HEAD
     _paste_section(canvas, section, volume, labels, segments, top=_HEADER, bottom=table_top - 12)
     _draw_header(draw, section, algorithm)
-    y = _draw_table(draw, findings.groups, segments, table_top)
+    y = _draw_table(draw, groups, segments, table_top)
     for note in notes:
         draw.text((_MARGIN, y + _NOTE // 2), note, font=_font(19), fill=_CAUTION, anchor="lm")
         y += _NOTE
@@ -239,6 +241,12 @@ def _notes(findings: Findings) -> Iterator[str]:
         for note in group.notes:
             yield f"{group.label}: {note}"
     yield from findings.notes
+
+
+def _left_out(groups: int) -> Iterator[str]:
+    """Rows for which there is no room are counted, not hidden."""
+    if groups > 0:
+        yield f"and {groups} more {'region' if groups == 1 else 'regions'} in the structured report"
 
 
 def _wrapped(notes: Iterator[str], most: int = 6) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, SpatialResample
+from monai.transforms import AsDiscreted, Compose, SpatialResample
 
 from bundle_engine.inversion import best_of, inversion_of
 from bundle_engine.reduction import Reduction, reduction_of
@@ -22,7 +23,8 @@ __all__ = ["Answer", "analyse"]
 
 @dataclass(frozen=True)
 class Answer:
-    """`values`: uint8: labels (Z, Y, X), or masks (classes, Z, Y, X).
+    """`values`: uint8: labels (Z, Y, X), or masks (classes, Z, Y, X); float64: of the volume as a whole (values), or
+    (2, classes): probabilities, and 1 where the bundle decides for a class, each NaN where it does not say.
 
     `notes`: what a person should know of how it came about.
     """
@@ -35,7 +37,8 @@ class Answer:
 def analyse(workflow: Workflow, volume: torch.Tensor, affine: torch.Tensor) -> Answer:
     """The bundle's answer to a volume, in its own order and meaning.
 
-    volume: (Z, Y, X). affine: float64 (4, 4), index (x, y, z, 1) to LPS mm.
+    volume: (Z, Y, X), or (channels, Z, Y, X) where the bundle takes several series. affine: float64 (4, 4), index
+    (x, y, z, 1) to LPS mm.
 
     It is what its SupervisedEvaluator would have done with the same voxels from files, batch size 1: the transforms
     before, the inferer, the transforms after, and what SaveImage would have done to bring it back to the first grid.
@@ -43,10 +46,47 @@ def analyse(workflow: Workflow, volume: torch.Tensor, affine: torch.Tensor) -> A
     Raises InvalidAffine, BundleError, and whatever the bundle's own parts raise.
     """
     plan = workflow.plan
+    if volume.ndim != (3 if plan.channels == 1 else 4) or (volume.ndim == 4 and len(volume) != plan.channels):
+        raise BundleError(
+            f"the bundle takes {plan.channels} series; a volume of {list(volume.shape)} was given"
+        )
     given = image_of(volume.to(workflow.device), affine)
     item: Any = workflow.preprocessing({plan.image_key: given})
+    if plan.output in ("classes", "values"):
+        return Answer(_of_the_whole(workflow, item))
     found = _found(workflow, item, given)
     return Answer(_integers(voxels_of(_on_grid(found, given)), plan.output))
+
+
+def _of_the_whole(workflow: Workflow, item: Any) -> torch.Tensor:
+    """What the network says of the volume, float64, and what the transforms after it make of that."""
+    plan, image = workflow.plan, item[workflow.plan.image_key]
+    with _precision(workflow):
+        output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
+        shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise BundleError(f"the network gives {shape}, where one number for each class or value is expected")
+    scores = output[0].as_tensor() if isinstance(output, MetaTensor) else output[0]
+    item[plan.output_key] = scores
+    steps = list(workflow.postprocessing.transforms)
+    place = next((n for n, step in enumerate(steps) if isinstance(step, AsDiscreted)), len(steps))
+    item = Compose(steps[:place])(item)
+    found = _numbers(item[plan.output_key])
+    if plan.output == "values":
+        return found
+    unsaid = torch.full_like(found, math.nan)
+    decided = unsaid
+    if place < len(steps):
+        decided = _numbers(Compose(steps[place:])(item)[plan.output_key])
+        if decided.shape != found.shape:  # the number of a class
+            decided = torch.nn.functional.one_hot(decided.reshape(()).long(), len(found)).double()
+    return torch.stack([found if plan.activation else unsaid, decided])
+
+
+def _numbers(values: Any) -> torch.Tensor:
+    tensor = torch.as_tensor(values)
+    plain: torch.Tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
+    return plain.detach().to("cpu", torch.float64)
 
 
 def _found(workflow: Workflow, item: Any, given: MetaTensor) -> torch.Tensor:

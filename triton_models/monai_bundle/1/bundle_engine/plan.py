@@ -19,8 +19,10 @@ class Plan:
 
     `weights`: the state dict's path in the bundle, or the TorchScript file's. `weights_key`: under which name a
     checkpoint may hold the state dict. `image_key`, `output_key`: of the dictionaries that the transforms work on.
-    `output`: a label map, or masks that may overlap. `amp`: mixed precision on a GPU, as the bundle asks for it.
-    `own_code`: whoever imported it has said that the bundle's own code may run.
+    `channels`: how many series the network looks at. `output`: a label map, masks that may overlap, or
+    what the network says of the volume as a whole: classes or values. `activation`: what makes probabilities of the
+    scores of classes. `amp`: mixed precision on a GPU, as the bundle asks for it. `own_code`: whoever imported it has
+    said that the bundle's own code may run.
     """
 
     configuration: Mapping[str, Any]
@@ -28,7 +30,9 @@ class Plan:
     weights_key: str
     image_key: str
     output_key: str
-    output: Literal["labels", "masks"]
+    channels: int
+    output: Literal["labels", "masks", "classes", "values"]
+    activation: Literal["", "softmax", "sigmoid"]
     amp: bool
     own_code: bool
 

@@ -1,4 +1,4 @@
-"""Voxels as DICOM has them, and as MONAI's transforms want them: (Z, Y, X) in LPS, (X, Y, Z) in RAS."""
+"""Voxels as DICOM has them, and as MONAI's transforms want them: (Z, Y, X) in LPS, (X, Y, Z) in RAS; channels first."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ class InvalidAffine(ValueError):
 
 
 def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
-    """What MONAI's LoadImage gives for the same voxels in a file: float32 (X, Y, Z), without channels.
+    """What MONAI's LoadImage gives for the same voxels in a file: float32 (X, Y, Z), without channels; or in a list of
+    files, one for each channel: (channels, X, Y, Z).
 
-    volume: (Z, Y, X). affine: float64 (4, 4), index (x, y, z, 1) to LPS mm. Raises InvalidAffine.
+    volume: (Z, Y, X) or (channels, Z, Y, X). affine: float64 (4, 4), index (x, y, z, 1) to LPS mm.
+
+    Raises InvalidAffine.
     """
     affine = affine.to("cpu", torch.float64)
     if affine.shape != (4, 4) or not torch.isfinite(affine).all() or abs(torch.linalg.det(affine)) < 1e-9:
         raise InvalidAffine(f"the affine is no map of voxels into space: {affine.tolist()}")
-    voxels = volume.permute(2, 1, 0).to(torch.float32).contiguous()
+    voxels = volume.transpose(-1, -3).to(torch.float32).contiguous()
     ras = _LPS_TO_RAS @ affine
     meta = {
         "affine": ras,
         "original_affine": ras.clone(),
-        "spatial_shape": torch.tensor(voxels.shape),
+        "spatial_shape": torch.tensor(voxels.shape[-3:]),
         "space": "RAS",
-        "original_channel_dim": math.nan,
+        "original_channel_dim": math.nan if voxels.ndim == 3 else 0,
         "filename_or_obj": "",
     }
     return MetaTensor(voxels, meta=meta)

@@ -1,0 +1,181 @@
+"""Bundles that take or give more than one image or label map, by the commands of a user, on the real Triton."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import MRImageStorage, generate_uid
+from zoo import as_the_author_runs_it, brain_tumour_bundle, whole_volume_bundle
+
+from isocenter_operators.bundle_application import BundleApplication
+from isocenter_operators.dicom.results.seg_reader import read_segmentation
+from isocenter_operators.dicom.rules.validate import dciodvfy, problems
+from isocenter_operators.dicom.series.alignment import aligned
+from isocenter_operators.dicom.series.geometry import volume_of
+from isocenter_operators.run import Folder, Run
+from isocenter_operators.testing import abdomen_phantom, as_datasets, write_series
+
+ROOT = Path(__file__).parents[2]
+GRID: dict[str, Any] = {"size": (40, 36, 20), "spacing_mm": (6.0, 6.0, 6.0)}
+FINER: dict[str, Any] = {"size": (90, 80, 26), "spacing_mm": (3.0, 3.0, 5.0)}
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    content = {
+        "data_dir": str(tmp_path / "data"),
+        "apps_dir": str(ROOT / "apps"),
+        "triton": {"model_repository": str(ROOT / "triton_models")},
+    }
+    (tmp_path / "isocenter.yaml").write_text(json.dumps(content))
+    return tmp_path
+
+
+def isocenter(place: Path, *words: str | Path) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "isocenter.cli", *map(str, words), "--json"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def valid(folder: Path) -> dict[str, Dataset]:
+    """The results by modality, each without an error by our rules and by dciodvfy."""
+    found = {}
+    for file in folder.glob("*.dcm"):
+        errors = [each for each in (*problems(file), *(dciodvfy(file) or ())) if each.severity == "error"]
+        assert errors == [], file
+        found[str(dcmread(file).Modality)] = dcmread(file)
+    return found
+
+
+def as_mr(number: int, description: str, grid: dict[str, Any], frame: str, study: str) -> list[Dataset]:
+    """The phantom as an MR series: of one study and frame of reference with those of the same names."""
+    instances = as_datasets(abdomen_phantom(**grid), uid_seed=description, series_number=number)
+    for instance in instances:
+        for keyword in (
+            "KVP",
+            "XRayTubeCurrent",
+            "ExposureTime",
+            "Exposure",
+            "FilterType",
+            "ConvolutionKernel",
+        ):
+            delattr(instance, keyword)
+        for keyword in ("GantryDetectorTilt", "RotationDirection", "RescaleType", "ScanOptions"):
+            delattr(instance, keyword)
+        del instance.RescaleIntercept, instance.RescaleSlope
+        instance.SOPClassUID = instance.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        instance.Modality, instance.SeriesDescription = "MR", description
+        instance.StudyInstanceUID, instance.FrameOfReferenceUID = study, frame
+        instance.ScanningSequence, instance.SequenceVariant, instance.ScanOptions = "SE", "NONE", ""
+        instance.MRAcquisitionType, instance.EchoTrainLength = "2D", 1
+        stored = np.frombuffer(instance.PixelData, "<i2").astype(np.int32)
+        instance.PixelData = (stored * (1 + number / 4)).astype("<i2").tobytes()
+    return instances
+
+
+def save(folder: Path, series: list[list[Dataset]]) -> Path:
+    folder.mkdir(parents=True)
+    for each in (instance for instances in series for instance in instances):
+        each.save_as(folder / f"{each.SOPInstanceUID}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_four_sequences_are_found_aligned_and_segmented(place: Path) -> None:
+    bundle = brain_tumour_bundle(place / "zoo")
+    imported = isocenter(place, "models", "import", bundle, "--name", "tumour")
+    assert (imported["plan"]["channels"], imported["plan"]["output"], imported["code"]) == (4, "masks", [])
+    frame, study = generate_uid(), generate_uid()
+    scans = [
+        as_mr(2, "AX T2 FLAIR", GRID, frame, study),
+        as_mr(3, "AX T1", GRID, frame, study),
+        as_mr(4, "AX T2 TSE", FINER, frame, study),
+        as_mr(5, "AX T1 POST GD", GRID, frame, study),
+    ]
+    done = isocenter(place, "run", "tumour", save(place / "all", scans), "--out", place / "results")
+    assert done["status"] == "done", done["reason"]
+    told = " ".join(done["notes"])
+    assert "Made of 4 series: T1c is series 5, T1 is series 3, T2 is series 4, FLAIR is series 2" in told
+    assert "T2 was brought to the grid of the first series" in told
+    results = valid(place / "results")
+    assert set(results) == {"SEG", "SR", "OT"}
+    contrast = scans[3]
+    assert results["SEG"].ReferencedSeriesSequence[0].SeriesInstanceUID == contrast[0].SeriesInstanceUID
+
+    flair, t1, t2, t1c = (volume_of(instances) for instances in scans)
+    channels = [t1c.voxels, t1.voxels, aligned(t2, t1c, "T2")[0], flair.voxels]
+    theirs = as_the_author_runs_it(bundle, channels, t1c.affine, place / "author")
+    seg = read_segmentation(results["SEG"])
+    masks = {segment.label: seg.mask(segment.number) for segment in seg.segments}
+    first = round(float(np.linalg.solve(t1c.affine, seg.grid.affine[:, 3])[2]))
+    merged = np.zeros(theirs.shape, int)
+    for name, number in (("Whole tumor", 2), ("Tumor core", 1), ("Enhancing tumor", 4)):
+        for label, mask in masks.items():
+            if label.lower().startswith(name.lower()[:5]):
+                merged[first : first + len(mask)][mask] = number
+    assert len(np.unique(theirs)) > 2
+    assert (merged == theirs).mean() >= 0.999
+
+    later = as_mr(6, "AX FLAIR", GRID, frame, study)
+    moved = as_mr(5, "AX T1 POST GD", GRID, generate_uid(), study)
+    for number, (series, reason) in enumerate(
+        [
+            (scans[:3], "no series is T1c: series "),
+            ([*scans, later], "2 series are FLAIR: "),
+            ([*scans[:3], moved], "lies in another frame of reference"),
+        ]
+    ):
+        folder = save(place / f"images{number}", series)
+        task = Run(source=Folder(folder), sink=Folder(place / "none"))
+        outcome = BundleApplication(Path(imported["application"]), task).execute()
+        assert outcome.status == "not_applicable"
+        assert reason in outcome.reason
+
+
+@pytest.mark.parametrize("said", ["classes", "regression"])
+def test_what_is_said_of_the_images_as_a_whole_is_in_a_report(said: str, place: Path) -> None:
+    softmax = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+    decision = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True, "to_onehot": 2}
+    names = ["Normal", "Abnormal"] if said == "classes" else ["Liver volume (mL)", "Fat score"]
+    after = [softmax, decision] if said == "classes" else []
+    bundle = whole_volume_bundle(place / "zoo", after=after, names=names, said=said)
+    assert isocenter(place, "models", "import", bundle, "--name", "whole")["code"] == []
+    images = place / "images"
+    write_series(abdomen_phantom(**GRID), images)
+    done = isocenter(place, "run", "whole", images, "--out", place / "results")
+    assert done["status"] == "done", done["reason"]
+    results = valid(place / "results")
+    assert set(results) == {"SR"}
+    volume = volume_of([dcmread(file) for file in images.iterdir()])
+    theirs = as_the_author_runs_it(bundle, volume.voxels, volume.affine, place / "author")
+    (group,) = done["groups"]
+    numbers = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in items(results["SR"], "NUM")}
+    if said == "classes":
+        assert set(numbers) == {"Probability of Normal", "Probability of Abnormal"}
+        total = sum(float(item.MeasuredValueSequence[0].NumericValue) for item in numbers.values())
+        assert total == pytest.approx(100)
+        assert [group["normal"], group["abnormal"]] == ["Yes" if each else "No" for each in theirs]
+        assert any("not calibrated" in item.TextValue for item in items(results["SR"], "TEXT"))
+    else:
+        assert set(numbers) == {"Liver volume", "Fat score"}
+        assert [group["liver_volume"], group["fat_score"]] == pytest.approx(list(theirs), rel=1e-4)
+
+
+def items(dataset: Dataset, kind: str) -> list[Dataset]:
+    """Every content item of this value type."""
+    found = [dataset] if dataset.get("ValueType") == kind else []
+    return found + [item for child in dataset.get("ContentSequence", []) for item in items(child, kind)]
