@@ -20,7 +20,7 @@ from isocenter_operators.run import Record
 
 __all__ = ["WholeFindingsOperator", "classified", "measured"]
 
-Activation = Literal["", "softmax", "sigmoid"]
+_Activation = Literal["", "softmax", "sigmoid"]
 
 _OF_WHAT = {
     "softmax": "Each probability is the model's own figure for the images of this series as a whole, that they are of "
@@ -69,14 +69,14 @@ class WholeFindingsOperator(Operator):
         *args: Any,
         output: Literal["classes", "values"],
         names: Sequence[str],
-        activation: Activation = "",
+        activation: _Activation = "",
         notes: Sequence[str] = (),
         record: Record | None = None,
         **kwargs: Any,
     ) -> None:
         self._output = output
         self._names = tuple(names)
-        self._activation: Activation = activation
+        self._activation: _Activation = activation
         self._notes = tuple(notes)
         self._record = record or Record()
         super().__init__(fragment, *args, **kwargs)
@@ -100,7 +100,7 @@ class WholeFindingsOperator(Operator):
 
 
 def classified(
-    found: NDArray[np.float64], names: Sequence[str], activation: Activation, notes: Sequence[str] = ()
+    found: NDArray[np.float64], names: Sequence[str], activation: _Activation, notes: Sequence[str] = ()
 ) -> Findings:
     """One group about the images as a whole: the probability of each class, and which the model decides for.
 

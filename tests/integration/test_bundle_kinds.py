@@ -163,7 +163,8 @@ def test_what_is_said_of_the_images_as_a_whole_is_in_a_report(said: str, place: 
     volume = volume_of([dcmread(file) for file in images.iterdir()])
     theirs = as_the_author_runs_it(bundle, volume.voxels, volume.affine, place / "author")
     (group,) = done["groups"]
-    numbers = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in items(results["SR"], "NUM")}
+    named = [(item.ConceptNameCodeSequence[0], item) for item in items(results["SR"], "NUM")]
+    numbers = {name.CodeMeaning: item for name, item in named if name.CodingSchemeDesignator == "99ISOCENTER"}
     if said == "classes":
         assert set(numbers) == {"Probability of Normal", "Probability of Abnormal"}
         total = sum(float(item.MeasuredValueSequence[0].NumericValue) for item in numbers.values())
