@@ -227,7 +227,7 @@ def test_several_sequences_are_the_authors(engine: Any, tmp_path: Path) -> None:
         plan, code = plan_of(read)
     assert (plan.output, plan.channels, code) == ("masks", 4, [])
     workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
-    phantom = thorax_phantom(size=(40, 36, 20), spacing_mm=(4.1, 4.5, 5.0), orientation="PIR")
+    phantom = thorax_phantom(size=(40, 36, 20), spacing_mm=(4.1, 4.5, 5.0))
     channels = [(phantom.hu.astype(np.int16) + 1024) * number for number in (1, 2, 3, 4)]
     channels[2] = channels[2][:, ::-1].copy()
     volume = torch.from_numpy(np.stack(channels))
