@@ -2,7 +2,7 @@
 
 Ours is what a worker does for a job: fetch, volume, gate, whole volume to Triton, SEG, report, pictures, checks, store.
 The SDK's is what its documentation shows: the archive's zip downloaded and unpacked, a process started, its operators,
-the network on the same Triton by `TritonRemoteModel`, its SEG writer, the file uploaded. It makes a SEG and nothing else.
+the network on the same Triton by `TritonRemoteModel`, its SEG writer, the file uploaded. It makes a SEG, no more.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def install_beside(bundle: Path, root: Path) -> None:
         (place / "engine").mkdir()
         (place / "engine" / "monai_bundle").symlink_to(_ENGINE.parent)
         plan, _ = plan_of(read)
-        description = description_of(read, plan.output)
+        description = description_of(read, plan)
         imported = install(
             read,
             plan,

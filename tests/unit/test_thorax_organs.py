@@ -42,7 +42,7 @@ def training() -> Iterator[Any]:
 def test_it_is_a_bundle_without_code_whose_labels_are_the_phantoms_organs() -> None:
     with opened(BUNDLE) as bundle:
         plan, code = plan_of(bundle)
-        description = description_of(bundle, plan.output)
+        description = description_of(bundle, plan)
     assert code == []
     assert description.notes == ()  # the catalogue knows every name
     names = {
@@ -108,12 +108,13 @@ def test_what_a_bundle_asks_of_images_goes_into_its_application(tmp_path: Path) 
     assert only is not None
     assert only.attributes["QualityControlSubject"] == "YES"
     with opened(BUNDLE) as bundle:
+        plan, _ = plan_of(bundle)
         metadata = json.loads(json.dumps(bundle.metadata))
         metadata["isocenter"]["accepts"]["modalty"] = ["MR"]
         with pytest.raises(
             ConfigurationError, match=r"metadata\.json: isocenter\.accepts\.modalty: Extra inputs"
         ):
-            description_of(replace(bundle, metadata=metadata), "labels")
+            description_of(replace(bundle, metadata=metadata), plan)
 
 
 def test_it_knows_phantoms_that_it_never_saw(training: Any) -> None:
