@@ -41,7 +41,7 @@ class Application(DeployApplication):
         self.record = Record(
             given.checkpoint,
             self.task.notes,
-            weights=given.weights,
+            algorithm=given.algorithm,
             predecessors=[self._concealed(each) for each in given.predecessors],
             instances=self._instances(given),
         )

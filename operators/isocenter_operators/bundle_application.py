@@ -24,7 +24,7 @@ from isocenter_operators.dicom.findings import Segment
 from isocenter_operators.dicom.gate.sequence import SequenceRule
 from isocenter_operators.errors import ConfigurationError
 from isocenter_operators.input_gate import InputGateOperator
-from isocenter_operators.manifest import read_manifest
+from isocenter_operators.manifest import manifest_file, read_manifest
 from isocenter_operators.picture_writer import PictureWriterOperator
 from isocenter_operators.run import Run
 from isocenter_operators.seg_writer import SegWriterOperator
@@ -61,12 +61,15 @@ class _Bundle(BaseModel):
 class BundleApplication(Application):
     """What `app.yaml` says under `bundle`: the model, what it gives, and what each of its labels is called.
 
+    A run may name another version of the model: then that version's own file says it, with the same labels.
+
     Raises ConfigurationError where that can not be used.
     """
 
     def __init__(self, folder: Path, task: Run | None = None) -> None:
         self._manifest = read_manifest(folder)
-        self._bundle = _bundle(folder / "app.yaml")
+        models = {} if task is None or task.algorithm is None else task.algorithm.models
+        self._bundle = _bundle(manifest_file(folder, models.get(self._manifest.name, "")))
         super().__init__(task or Run.from_environment(deadline_s=self._manifest.deadline_s))
 
     def compose(self) -> None:

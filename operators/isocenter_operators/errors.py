@@ -42,7 +42,7 @@ __all__ = [
 
 
 class IsocenterError(Exception):
-    """The root. `series_uid`, `model` and `path` name what was concerned, where that is known."""
+    """The root. `series_uid`, `model`, its `version` and `path` name what was concerned, where that is known."""
 
     def __init__(
         self,
@@ -50,11 +50,13 @@ class IsocenterError(Exception):
         *,
         series_uid: str | None = None,
         model: str | None = None,
+        version: str | None = None,
         path: str | None = None,
     ) -> None:
         super().__init__(message)
         self.series_uid = series_uid
         self.model = model
+        self.version = version
         self.path = path
 
 

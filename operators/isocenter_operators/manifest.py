@@ -14,7 +14,7 @@ The SDK's form (`application`, `resources`) with one block of our own:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from isocenter_operators.dicom.gate.acceptance import Acceptance
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["AppManifest", "read_manifest"]
+__all__ = ["AppManifest", "manifest_file", "read_manifest"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,21 @@ class AppManifest:
     def algorithm(self) -> Algorithm:
         """What a job's identity and its results name as their maker."""
         return Algorithm(self.name, self.version, self.models, weights=self.weights)
+
+    def with_model(self, model: str, version: str) -> AppManifest:
+        """The application as it runs with this version of one of its models, which may be of another bundle than the
+        first: then its title and version are that one's. Raises ConfigurationError as `read_manifest` does."""
+        if self.models.get(model) == version:
+            return self
+        file = manifest_file(self.folder, version)
+        said = _parsed(file).application
+        return replace(
+            self,
+            title=said.title,
+            version=said.version,
+            models={**self.models, model: version},
+            weights={name: digest for name, digest in self.weights.items() if name != model},
+        )
 
 
 class _Application(BaseModel):
@@ -83,17 +98,7 @@ class _AppYaml(BaseModel):
 
 def read_manifest(folder: Path) -> AppManifest:
     """The manifest of the application in `folder`. Raises ConfigurationError naming the file and the key."""
-    file = folder / "app.yaml"
-    try:
-        content: Any = yaml.safe_load(file.read_text())
-        parsed = _AppYaml.model_validate(content)
-    except OSError as error:
-        raise ConfigurationError(f"{file}: can not be read: {error.strerror}", path=str(file)) from error
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{file}: not valid YAML: {error}", path=str(file)) from error
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
-        raise ConfigurationError(f"{file}: {problems}", path=str(file)) from error
+    parsed = _parsed(folder / "app.yaml")
     models = parsed.isocenter.models
     return AppManifest(
         name=folder.resolve().name,
@@ -106,3 +111,25 @@ def read_manifest(folder: Path) -> AppManifest:
         accepts=parsed.isocenter.accepts,
         weights={name: model.weights_sha256 for name, model in models.items() if model.weights_sha256},
     )
+
+
+def manifest_file(folder: Path, version: str = "") -> Path:
+    """What describes the application with this version of its model: a file of its own where there is one.
+
+    Limits, and what is accepted, are the application's, and stand in `app.yaml` alone.
+    """
+    own = folder / "versions" / version / "app.yaml"
+    return own if version and own.is_file() else folder / "app.yaml"
+
+
+def _parsed(file: Path) -> _AppYaml:
+    try:
+        content: Any = yaml.safe_load(file.read_text())
+        return _AppYaml.model_validate(content)
+    except OSError as error:
+        raise ConfigurationError(f"{file}: can not be read: {error.strerror}", path=str(file)) from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file}: not valid YAML: {error}", path=str(file)) from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors())
+        raise ConfigurationError(f"{file}: {problems}", path=str(file)) from error

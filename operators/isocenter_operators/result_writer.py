@@ -33,8 +33,8 @@ class ResultWriter(Operator):
     segments
         What each value of the label map stands for, in order from 1.
     algorithm
-        Who made it; with the series' instances it gives the results' UIDs. The weights of its models are those that the
-        record names.
+        Who made it; with the series' instances it gives the results' UIDs. Versions and weights are those that the record
+        names.
     created
         The date of the results; by default, when they are written.
     form
@@ -58,7 +58,7 @@ class ResultWriter(Operator):
         self._empty = empty
         self._segments = tuple(segments)
         self._record = record or Record()
-        self._algorithm = algorithm.weighed(self._record.weights)
+        self._algorithm = algorithm.as_run(self._record.algorithm)
         self._created = created
         self._form = form
         super().__init__(fragment, *args, **kwargs)

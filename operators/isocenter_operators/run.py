@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from isocenter_operators.dicom.findings import Findings
+from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.form import AS_SOURCE, ResultForm
 from isocenter_operators.inference.client import InferenceClient
@@ -73,9 +74,8 @@ class Run:
     priority: int = 0  # in the inference server's queue: 1 is served first, 0 is the server's default
     priors: tuple[Folder | Archive, ...] = ()  # earlier studies of the same patient, newest first
     notes: tuple[str, ...] = ()  # what a person should know of how this run came about
-    weights: Mapping[str, str] = field(
-        default_factory=dict
-    )  # model name -> SHA-256 of its files, where known
+    # Which versions of the application and its models this is, and their weights, where whoever asks for it knows.
+    algorithm: Algorithm | None = None
     predecessors: tuple[StoredInstance, ...] = ()  # earlier results that those of this run replace
     # Called as each step begins; raises Cancelled when nobody wants the result any more.
     checkpoint: Callable[[], None] | None = None
@@ -129,7 +129,7 @@ class Record:
     """What the operators of one run note down: findings, stored results, and where the time went.
 
     notes: what a person should know of the run that is no finding in the patient, so stands in no result.
-    weights, predecessors: as in the `Run`, for those who write results.
+    algorithm, predecessors: as in the `Run`, for those who ask models and write results.
     priors: the headers of the earlier images that were read.
     sources: the images that results were written about, by their SOP Instance UID.
     instances: all that the run is for, where it was told; results' UIDs follow from them, used or not.
@@ -140,20 +140,24 @@ class Record:
         checkpoint: Callable[[], None] | None = None,
         notes: Sequence[str] = (),
         *,
-        weights: Mapping[str, str] | None = None,
+        algorithm: Algorithm | None = None,
         predecessors: Sequence[StoredInstance] = (),
         instances: Iterable[str] | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self.findings = Findings(groups=())
         self.notes: list[str] = list(notes)
-        self.weights = dict(weights or {})
+        self.algorithm = algorithm
         self.predecessors = tuple(predecessors)
         self.instances = None if instances is None else frozenset(instances)
         self.priors: list[Dataset] = []
         self.sources: dict[str, Dataset] = {}
         self.results: list[StoredInstance] = []
         self.seconds: dict[str, float] = {}
+
+    def version_of(self, model: str) -> str:
+        """The version of `model` that this run is to use; "" where that is not said."""
+        return "" if self.algorithm is None else self.algorithm.models.get(model, "")
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

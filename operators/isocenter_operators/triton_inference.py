@@ -37,7 +37,7 @@ class TritonInferenceOperator(Operator):
     Parameters
     ----------
     model_name
-        The model on the server.
+        The model on the server; in the version that the run names, where it names one.
     label_output, masks
         The name of the output tensor that is the label map; or, where `masks` is more than 0, so many masks that may
         overlap, UINT8 [masks, Z, Y, X], which become a bool array. None: the model gives none, and there is no `pred`.
@@ -119,6 +119,7 @@ class TritonInferenceOperator(Operator):
             outputs={**maps, **dict.fromkeys(self._further_outputs)},
             deadline_s=self._deadline_s,
             priority=self._priority,
+            version=self._record.version_of(self._model_name),
         )
         if self._label_output is not None:
             tensors[self._label_output] = self._map(self._label_output, tensors[self._label_output], shape)

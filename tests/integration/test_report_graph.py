@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.manifest import read_manifest
 from isocenter_operators.run import Folder, Run, StoredInstance
 from isocenter_operators.testing import head_phantom, write_series
@@ -83,7 +84,12 @@ def test_a_report_names_what_its_run_was_given(tmp_path: Path) -> None:
                 source=Folder(now),
                 sink=Folder(out),
                 priors=(Folder(before),),
-                weights={"net": digit * 64, "of another application": "c" * 64},
+                algorithm=Algorithm(
+                    "of the run",
+                    "1",
+                    {"net": "3"},
+                    weights={"net": digit * 64, "of another application": "c" * 64},
+                ),
                 predecessors=(replaced,),
             ),
         )

@@ -39,10 +39,15 @@ class Algorithm:
             what.append(sorted(self.weights.items()))
         return _uid_of(json.dumps(what, separators=(",", ":")))
 
-    def weighed(self, weights: Mapping[str, str]) -> Algorithm:
-        """The same with the weights of those of its models that are named here; what it knew before stays."""
-        named = {model: weights[model] for model in self.models if model in weights}
-        return replace(self, weights={**self.weights, **named})
+    def as_run(self, run: Algorithm | None) -> Algorithm:
+        """The same as a run is told to use it: the versions and weights of those of its models that `run` names, and its
+        own version where `run` is this application. What `run` does not say stays."""
+        if run is None:
+            return self
+        models = {model: run.models.get(model, version) for model, version in self.models.items()}
+        weights = {**self.weights, **{model: run.weights[model] for model in models if model in run.weights}}
+        version = run.version if run.name == self.name else self.version
+        return replace(self, version=version, models=models, weights=weights)
 
     @property
     def model_algorithms(self) -> tuple[Algorithm, ...]:

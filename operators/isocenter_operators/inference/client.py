@@ -41,6 +41,7 @@ class InferenceClient(Protocol):
         deadline_s: float,
         parameters: Parameters = NO_PARAMETERS,
         priority: int = 0,
+        version: str = "",
     ) -> dict[str, NDArray[Any]]:
         """Run `model` once and return the requested outputs, each an array that belongs to the caller.
 
@@ -50,6 +51,7 @@ class InferenceClient(Protocol):
         `deadline_s`: seconds from the call to the answer, transport and the server's queue included.
         `parameters`: what the model is told beside its tensors.
         `priority`: 1 is served first, larger numbers later; 0 is the model's default, as is a number beyond its levels.
+        `version`: the one version that may answer; "" the newest that the server has loaded.
 
         Raises InputError when the model refuses this input, DeadlineExceeded when the answer did not come in
         time, OutOfMemory when the model had not enough, InferenceUnavailable when the server or the model is
@@ -61,8 +63,8 @@ class InferenceClient(Protocol):
         """The version of `model` that answers: "1". Raises InferenceUnavailable, saying what is missing."""
         ...
 
-    def ready(self, model: str) -> bool:
-        """Whether `model` would take a request now. Raises nothing."""
+    def ready(self, model: str, version: str = "") -> bool:
+        """Whether `model`, in this version where one is named, would take a request now. Raises nothing."""
         ...
 
     def close(self) -> None:

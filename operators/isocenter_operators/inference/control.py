@@ -1,4 +1,4 @@
-"""What one does to a model on Triton besides asking it: see when it last answered, load it again."""
+"""What one does to a model on Triton besides asking it: see when it last answered, load it, load it again, unload it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,24 @@ __all__ = ["ModelControl"]
 class ModelControl:
     """One model on the Triton whose gRPC endpoint is `url` ("127.0.0.1:8001").
 
+    `version`: which of its versions is asked about, where several are loaded; what is loaded and unloaded are all.
+
     Every method raises InferenceUnavailable when the server is away or refuses, and DeadlineExceeded when it says
     nothing within `deadline_s`, or `load_within_s` for loading.
     """
 
     def __init__(
-        self, url: str, model: str, *, deadline_s: float = 5.0, load_within_s: float = 180.0
+        self,
+        url: str,
+        model: str,
+        version: str = "",
+        *,
+        deadline_s: float = 5.0,
+        load_within_s: float = 180.0,
     ) -> None:
         self.url = url
         self.model = model
+        self.version = version
         self._deadline_s = deadline_s
         self._load_within_s = load_within_s
         self._server = triton_grpc.InferenceServerClient(url)
@@ -35,7 +44,9 @@ class ModelControl:
         A call that ended with an error counts, one that was dropped from the queue does not.
         """
         try:
-            found = self._server.get_inference_statistics(self.model, client_timeout=self._deadline_s)
+            found = self._server.get_inference_statistics(
+                self.model, self.version, client_timeout=self._deadline_s
+            )
         except InferenceServerException as error:
             raise translated(error, self.model, self.url, self._silent(self._deadline_s)) from error
         return max((each.last_inference for each in found.model_stats), default=0) / 1000  # from ms
@@ -43,7 +54,9 @@ class ModelControl:
     def instances(self) -> int:
         """How many calls of the model run side by side when all is well."""
         try:
-            config = self._server.get_model_config(self.model, client_timeout=self._deadline_s).config
+            config = self._server.get_model_config(
+                self.model, self.version, client_timeout=self._deadline_s
+            ).config
         except InferenceServerException as error:
             raise translated(error, self.model, self.url, self._silent(self._deadline_s)) from error
         return sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
@@ -53,8 +66,22 @@ class ModelControl:
 
         The server must run with explicit model control.
         """
+        self.unload()
+        self.load()
+
+    def unload(self) -> None:
+        """Take the model's versions out of service. Their processes end, and give their memory back, with the last call."""
         try:
             self._server.unload_model(self.model, client_timeout=self._deadline_s)
+        except InferenceServerException as error:
+            raise translated(error, self.model, self.url, self._silent(self._deadline_s)) from error
+
+    def load(self) -> None:
+        """Load the versions that the model's configuration names now; returns when they serve.
+
+        What is loaded already goes on serving until then, and when a version can not be loaded, after it.
+        """
+        try:
             self._server.load_model(self.model, client_timeout=self._load_within_s)
         except InferenceServerException as error:
             said = translated(error, self.model, self.url, self._silent(self._load_within_s))

@@ -56,6 +56,7 @@ class Request:
     deadline_s: float
     parameters: Parameters
     priority: int
+    version: str = ""
     started_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -82,6 +83,7 @@ class Request:
             f"model {self.model!r} on Triton at {self.url} gave no answer within {self.deadline_s:g} s; "
             "allow more time, or see in Triton's log what it is busy with",
             model=self.model,
+            version=self.version or None,
         )
 
     def refuse_oversize(self) -> None:
@@ -98,6 +100,7 @@ class Request:
         """The arguments of tritonclient's `infer`; the tensors of `layout` by reference to `region`."""
         return {
             "model_name": self.model,
+            "model_version": self.version,
             "inputs": [self._input(name, array, layout, region) for name, array in self.inputs.items()],
             "outputs": [_output(name, layout, region) for name in self.outputs],
             "parameters": dict(self.parameters),

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, InputError, StorageFull
+from isocenter_operators.errors import (
+    DeadlineExceeded,
+    InferenceUnavailable,
+    InputError,
+    IsocenterError,
+    StorageFull,
+)
 from isocenter_operators.inference.client import NO_PARAMETERS, Parameters
 from isocenter_operators.inference.regions import Layout, RegionPool
 from isocenter_operators.inference.request import MESSAGE_LIMIT, Request, first_line, status_of, translated
@@ -99,10 +105,17 @@ class TritonClient:
         deadline_s: float,
         parameters: Parameters = NO_PARAMETERS,
         priority: int = 0,
+        version: str = "",
     ) -> dict[str, NDArray[Any]]:
         """See InferenceClient.infer."""
-        request = Request(self.url, model, inputs, outputs, deadline_s, parameters, priority)
-        layout = Layout.of(inputs, outputs)
+        request = Request(self.url, model, inputs, outputs, deadline_s, parameters, priority, version)
+        try:
+            return self._infer(request, Layout.of(inputs, outputs))
+        except IsocenterError as error:
+            error.version = version or None
+            raise
+
+    def _infer(self, request: Request, layout: Layout) -> dict[str, NDArray[Any]]:
         for _ in range(2):
             region = self._region(request, layout)
             if region is None:
@@ -128,14 +141,14 @@ class TritonClient:
             raise InferenceUnavailable(self.why_not_ready(model) or f"{model!r} has no version", model=model)
         return str(max(metadata.versions, key=int))
 
-    def ready(self, model: str) -> bool:
+    def ready(self, model: str, version: str = "") -> bool:
         """See InferenceClient.ready."""
-        return self.why_not_ready(model) is None
+        return self.why_not_ready(model, version) is None
 
-    def why_not_ready(self, model: str) -> str | None:
+    def why_not_ready(self, model: str, version: str = "") -> str | None:
         """None if `model` would take a request now, else one sentence on what is missing. Raises nothing."""
         try:
-            if self._server.is_model_ready(model, client_timeout=self._control_deadline_s):
+            if self._server.is_model_ready(model, version, client_timeout=self._control_deadline_s):
                 return None
             index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
         except InferenceServerException as error:
@@ -143,10 +156,11 @@ class TritonClient:
         except ValueError:  # gRPC's word for a closed channel
             return str(self._closed(model))
         for entry in index.models:
-            if entry.name == model:
+            if entry.name == model and version in ("", entry.version):
                 reason = first_line(entry.reason)
                 return f"model {model!r} on Triton at {self.url} is {entry.state or 'not loaded'}: {reason}"
-        return f"Triton at {self.url} has no model {model!r} in its repository"
+        which = f"{model!r} of version {version}" if version else repr(model)
+        return f"Triton at {self.url} has no model {which} in its repository"
 
     def close(self) -> None:
         """See InferenceClient.close."""

@@ -379,15 +379,15 @@ def _unavailable(work: Work, error: Unavailable | ConfigurationError) -> _Answer
     trouble, said = retries.trouble_of(error), str(error)
     if trouble.name in ("deadline", "crash"):
         # A call that did not end, or a model whose process died, would fail every later call.
-        found = _ended_call(work, error.model)
+        found = _ended_call(work, error.model, error.version or "")
         trouble = retries.BUSY if found.at_work else trouble
         said = f"{error}; {found.said}"
     return {"state": "unavailable", "trouble": trouble.name, "reason": said}
 
 
-def _ended_call(work: Work, model: str | None) -> Found:
+def _ended_call(work: Work, model: str | None, version: str) -> Found:
     try:
-        return end_stuck_call(work.settings, model)
+        return end_stuck_call(work.settings, model, version)
     except IsocenterError as failed:
         return Found(str(failed))
     except Exception as failed:  # noqa: BLE001 - told: the job is tried again all the same

@@ -21,10 +21,11 @@ _REGION_PREFIX = "shm-region-prefix-name="
 
 @dataclass(frozen=True)
 class ModelProcess:
-    """One instance of a Python model: its process, the model's name, its shared memory region."""
+    """One instance of a Python model: its process, the model's name and version, its shared memory region."""
 
     process: psutil.Process
     model: str
+    version: str
     region: str
 
     @property
@@ -83,12 +84,13 @@ class Server:
             # STUB .../<model>/<version>/model.py REGION ...
             arguments = _arguments(process)
             if len(arguments) > 2 and Path(arguments[0]).name == _STUB:
-                found.append(ModelProcess(process, Path(arguments[1]).parents[1].name, arguments[2]))
+                version = Path(arguments[1]).parent
+                found.append(ModelProcess(process, version.parent.name, version.name, arguments[2]))
         return found
 
-    def of(self, model: str) -> list[ModelProcess]:
-        """The processes of one model, one for each instance."""
-        return [each for each in self.models() if each.model == model]
+    def of(self, model: str, version: str = "") -> list[ModelProcess]:
+        """The processes of one model, one for each instance; of all its versions where none is named."""
+        return [each for each in self.models() if each.model == model and version in ("", each.version)]
 
     def abandoned_bytes(self) -> int:
         """Shared memory of models' processes that were killed: the server keeps it until it ends itself."""

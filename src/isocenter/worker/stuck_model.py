@@ -2,7 +2,7 @@
 
 Triton can not interrupt a call of a Python model: its client stops waiting, and the instance stays taken for ever. On
 the embedded server the process of the model is interrupted, or killed where that does not help, and the model is
-loaded again. Other models are not touched.
+loaded again, with all its versions. Other models are not touched.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ class Found:
     at_work: bool = False
 
 
-def end_stuck_call(settings: Settings, model: str | None) -> Found:
+def end_stuck_call(settings: Settings, model: str | None, version: str = "") -> Found:
     """Make `model` serve again after a call exceeded its deadline, or after its process died. Raises nothing foreseen.
+
+    `version`: the one that was called; what others of the same model do says nothing about it.
 
     A model that has ended any call within the longest deadline of
     the applications that use it is at work, not stuck, and is left alone; so a call that began late, because it had to
@@ -53,7 +55,7 @@ def end_stuck_call(settings: Settings, model: str | None) -> Found:
     if model is None:
         return Found("it is not known which model was called, so nothing was ended")
     asked = time.time()
-    with _one_at_a_time(settings), ModelControl(settings.triton.grpc_url, model) as control:
+    with _one_at_a_time(settings), ModelControl(settings.triton.grpc_url, model, version) as control:
         try:
             found = (
                 _embedded(settings, control, asked)
@@ -71,7 +73,7 @@ def _embedded(settings: Settings, control: ModelControl, asked: float) -> Found:
     server = Server.running(settings)
     if server is None:
         return Found("Triton is not running on this machine, so no call is stuck there")
-    instances = server.of(model)
+    instances = server.of(model, control.version)
     if len(instances) < control.instances():
         control.load_again()
         return Found(f"the process of model {model!r} had ended; it was loaded again")
