@@ -33,8 +33,8 @@ class ResultWriter(Operator):
     segments
         What each value of the label map stands for, in order from 1.
     algorithm
-        Who made it; with the series' instances it gives the results' UIDs. Versions and weights are those that the record
-        names.
+        Who made it; with the series' instances it gives the results' UIDs. Versions and weights are those that the
+        record names.
     created
         The date of the results; by default, when they are written.
     form

@@ -13,6 +13,7 @@ from pathlib import Path
 from isocenter.ledger import Ledger
 from isocenter.ledger_entry import Entry
 from isocenter.settings import Settings
+from isocenter.shadows import Shadows
 
 __all__ = ["Cleaning", "Swept"]
 
@@ -52,6 +53,8 @@ class Cleaning:
 
         Errors are SQLAlchemy's; a folder that can not be removed is logged, and tried again at the next time.
         """
+        limits = self._settings.limits
+        Shadows(self._settings.data_dir).trim(limits.jobs_kept_days, limits.shadows_kept_mb)
         ledger = Ledger(self._settings.database)
         folders = sorted(_folders(self._settings.data_dir / "jobs"), key=lambda each: each.changed_at)
         known = _known(ledger, [folder.path.name for folder in folders])

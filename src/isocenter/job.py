@@ -120,6 +120,7 @@ class Job:
     results: tuple[Mapping[str, str], ...] = ()  # per stored instance: its UIDs and modality
     seconds: Mapping[str, float] = field(default_factory=dict)  # where the time went, in order
     superseded_by: str = ""  # the job whose results replaced this one's
+    models: Mapping[str, str] = field(default_factory=dict)  # that it was made for: name -> version
     outcome_note: str = ""  # how the note in the study on how it ended stands; "" where there is to be none
 
     @property

@@ -38,6 +38,7 @@ def summary(spec: JobSpec, *, wait_s: float = 0.0, waiting_for: str = "") -> dic
         "series_uids": sorted(spec.series_uids),
         "created": spec.created.isoformat(),
         "settle_s": spec.settle_s,
+        "models": dict(spec.algorithm.models),
     }
 
 
@@ -95,6 +96,7 @@ def _job_of(entry: Entry, row: WorkflowStatus) -> Job:
         results=tuple(answer.get("results", ())),
         seconds=_seconds(answer, about),
         superseded_by=entry.superseded_by or "",
+        models=about.get("models", {}),  # not kept with jobs of earlier releases
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -26,7 +26,7 @@ from isocenter.job_rows import asked, attempt_id, job_id_of, jobs_of, rows, summ
 from isocenter.ledger import Ledger
 from isocenter.ledger_entry import Entry
 from isocenter.notices import Notices
-from isocenter.queues import Queue, queue_of, register
+from isocenter.queues import SHADOWS, Queue, queue_of, register
 from isocenter.route import PRIORITIES
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError, InputError
@@ -34,10 +34,11 @@ from isocenter_operators.errors import ConfigurationError, InputError
 if TYPE_CHECKING:
     from dbos import DBOSClient, Serializer, WorkflowStatus
 
-__all__ = ["SERVICE", "WORKFLOW", "Jobs", "serializer"]
+__all__ = ["SERVICE", "SHADOW_WORKFLOW", "WORKFLOW", "Jobs", "serializer"]
 
 SERVICE = "isocenter"  # the application's name in DBOS
 WORKFLOW = "run_job"
+SHADOW_WORKFLOW = "run_shadow"
 
 _PAGE = 200  # rows read or deleted at once
 _ID = re.compile("[0-9a-f]{1,64}")  # of a job, or the beginning of one
@@ -99,6 +100,26 @@ class Jobs:
     ) -> None:
         """Queue the next attempt. `tries`: how often each kind of trouble was met; `waiting_for`: why it waits."""
         self._enqueue(spec, attempt, tries, wait_s=wait_s, waiting_for=waiting_for)
+
+    def shadow(self, spec: JobSpec, model: str, version: str, answer: Mapping[str, Any]) -> None:
+        """Have another version of a model look at what a job has ended on, once, when there is nothing else to do."""
+        with self._database() as (client, _):
+            client.enqueue(
+                {
+                    "workflow_name": SHADOW_WORKFLOW,
+                    "queue_name": SHADOWS,
+                    "workflow_id": f"shadow.{spec.identity.job_id}.{version}",
+                },
+                spec.as_json(),
+                model,
+                version,
+                dict(answer),
+            )
+
+    def anything_waits(self) -> bool:
+        """Whether a job could begin and has not begun."""
+        with self._database() as (_, ledger):
+            return ledger.anything_waits()
 
     def waits(self, job_id: str, attempt: int, reason: str) -> None:
         """Tell what an attempt that a worker has taken waits for; "" when for nothing any more."""
@@ -241,12 +262,13 @@ class Jobs:
             return entry is not None and self._stop(entry, reason)
 
     def forget(self, before: datetime) -> int:
-        """Delete the records of jobs that ended before this time, and give how many attempts that were.
+        """Delete the records of jobs that ended before this time, and of shadows; how many attempts at jobs that were.
 
         The ledger keeps its line of each: it says what belongs in the archive.
         """
         deleted = kept = 0
         with self._database() as (client, ledger):
+            _forget_shadows(client, before)
             while True:
                 page = client.list_workflows(
                     name=WORKFLOW,
@@ -372,6 +394,22 @@ class Jobs:
         if entry is None or not jobs:
             raise InputError(f"there is no job {job_id!r}; `isocenter jobs list` shows those there are")
         return entry, jobs[0]
+
+
+def _forget_shadows(client: DBOSClient, before: datetime) -> None:
+    while True:
+        page = client.list_workflows(
+            name=SHADOW_WORKFLOW,
+            status=_ENDED,
+            completed_before=before.isoformat(),
+            load_input=False,
+            load_output=False,
+            limit=_PAGE,
+        )
+        if page:
+            client.delete_workflows([row.workflow_id for row in page])
+        if len(page) < _PAGE:
+            return
 
 
 def _ended(entry: Entry | None, before: datetime) -> bool:

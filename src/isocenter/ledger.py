@@ -163,6 +163,12 @@ class Ledger:
         with self._engine.connect() as connection:
             return connection.execute(first.limit(1)).first() is not None
 
+    def anything_waits(self) -> bool:
+        """Whether any job could begin and has not begun."""
+        ready = sa.select(job_table.c.job_id).where(WAITING, job_table.c.begins_at <= time.time())
+        with self._engine.connect() as connection:
+            return connection.execute(ready.limit(1)).first() is not None
+
     def cancel(self, job_id: str, reason: str) -> bool:
         """Ask for it to stop. False when it is storing its results already, or has ended."""
         stoppable = (job_table.c.job_id == job_id) & job_table.c.state.is_(None) & ~job_table.c.storing

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from isocenter_operators.manifest import AppManifest
 
-__all__ = ["COMMON", "POLL_S", "STAT", "Queue", "queue_of", "queues", "register"]
+__all__ = ["COMMON", "POLL_S", "SHADOWS", "STAT", "Queue", "queue_of", "queues", "register"]
 
 COMMON = "isocenter"
 STAT = "isocenter.stat"
+SHADOWS = "isocenter.shadows"  # of no job: what is tried on the side
 _APPLICATION = "isocenter.app."  # and its name
 
 POLL_S = 0.2  # a worker looks into each of its queues this often

@@ -40,8 +40,8 @@ class Algorithm:
         return _uid_of(json.dumps(what, separators=(",", ":")))
 
     def as_run(self, run: Algorithm | None) -> Algorithm:
-        """The same as a run is told to use it: the versions and weights of those of its models that `run` names, and its
-        own version where `run` is this application. What `run` does not say stays."""
+        """The same as a run is told to use it: the versions and weights of those of its models that `run` names, and
+        its own version where `run` is this application. What `run` does not say stays."""
         if run is None:
             return self
         models = {model: run.models.get(model, version) for model, version in self.models.items()}

@@ -1,4 +1,4 @@
-"""What one does to a model on Triton besides asking it: see when it last answered, load it, load it again, unload it."""
+"""What one does to a model on Triton besides asking it: see when it last answered, load and unload it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ModelControl:
         self.load()
 
     def unload(self) -> None:
-        """Take the model's versions out of service. Their processes end, and give their memory back, with the last call."""
+        """Take the model out of service. Its processes end, and give their memory back, with the last call."""
         try:
             self._server.unload_model(self.model, client_timeout=self._deadline_s)
         except InferenceServerException as error:

@@ -1,9 +1,9 @@
-"""Makes of a bundle a model on Triton and an application: both whole, or neither."""
+"""Makes of a bundle a model on Triton and an application, or another version of both: whole, or not at all."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,14 @@ import yaml
 
 from isocenter.bundles.bundle import Bundle
 from isocenter.bundles.description import Description
+from isocenter.bundles.model_config import instance_group, rewrite, version_policy, with_versions
 from isocenter.bundles.plan import Plan
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["Imported", "install", "remove"]
+__all__ = ["Imported", "add_version", "install", "remove", "versions_of"]
 
 _ENGINE = "monai_bundle"  # in the installed model repository: what runs any bundle
-_VERSION = "1"
+_FIRST = "1"
 _APP = '''"""{title}: imported from a MONAI bundle. What is special about it is in app.yaml."""
 
 from pathlib import Path
@@ -60,7 +61,8 @@ dynamic_batching {{
     allow_timeout_override: true
   }}
 }}
-instance_group [ {{ count: 1  kind: KIND_AUTO }} ]
+{instances}
+{versions}
 """
 _OUTPUTS = {
     "labels": ("TYPE_UINT8", "-1, -1, -1"),
@@ -77,6 +79,7 @@ class Imported:
     name: str
     model: Path
     app: Path
+    version: str = _FIRST
 
 
 def install(
@@ -89,10 +92,13 @@ def install(
     apps: Path,
     installed: Path,
     taken: Collection[str] = (),
+    instances: int = 1,
+    gpus: Sequence[int] = (),
 ) -> Imported:
     """Write the model to `models` and the application to `apps`, under `name`.
 
-    installed: the model repository that the engine is copied from. taken: the names of all applications. Raises
+    instances: how many processes of the model there are on each of `gpus`, or of those that Triton finds. installed:
+    the model repository that the engine is copied from. taken: the names of all applications. Raises
     ConfigurationError where the name is taken or something can not be written; then nothing is left of either.
     """
     place = Imported(name, models / name, apps / name)
@@ -102,12 +108,12 @@ def install(
         if there.exists():
             raise ConfigurationError(
                 f"{there} is there already: choose another --name, or take it away with `isocenter models remove "
-                f"{name}`",
+                f"{name}`; --as-version adds this bundle as another version of it",
                 path=str(there),
             )
     with _beside(models) as model, _beside(apps) as app:
-        engine = installed / _ENGINE / _VERSION
-        _write_model(model, bundle, plan, _config(name, plan, description), engine)
+        _write_version(model / _FIRST, bundle, plan, installed)
+        (model / "config.pbtxt").write_text(_config(name, plan, description, instance_group(instances, gpus)))
         _write_app(app, plan, description, name)
         model.rename(place.model)
         try:
@@ -116,6 +122,51 @@ def install(
             shutil.rmtree(place.model, ignore_errors=True)
             raise
     return place
+
+
+def add_version(
+    bundle: Bundle,
+    plan: Plan,
+    description: Description,
+    *,
+    name: str,
+    models: Path,
+    apps: Path,
+    installed: Path,
+    loaded: Sequence[str],
+) -> Imported:
+    """Write the bundle as the next version of an imported model, which does nothing until it is given a role.
+
+    loaded: the versions that the model's server is to have loaded meanwhile, and no other. Raises ConfigurationError
+    where there is no such model, or where the bundle takes or finds something else than the version there is: that is
+    another application.
+    """
+    model, app = models / name, apps / name
+    there = versions_of(model)
+    if not there or not (app / "app.yaml").is_file():
+        raise ConfigurationError(
+            f"{name!r} was not imported: there is no {app}; import it without --as-version"
+        )
+    version = str(max(map(int, there)) + 1)
+    described = _manifest(plan, description, name, version)
+    _refuse_another(app / "app.yaml", described)
+    config = model / "config.pbtxt"
+    with _beside(models) as folder, _beside(apps) as about:
+        _write_version(folder, bundle, plan, installed)
+        (about / "app.yaml").write_text(_yaml(described))
+        # Before the folder is there: without a policy Triton would take the highest version for the only one.
+        rewrite(config, with_versions(config.read_text(), loaded))
+        (app / "versions").mkdir(exist_ok=True)
+        shutil.rmtree(app / "versions" / version, ignore_errors=True)  # of an import that broke off here
+        about.rename(app / "versions" / version)
+        folder.rename(model / version)
+    return Imported(name, model / version, app, version)
+
+
+def versions_of(model: Path) -> tuple[str, ...]:
+    """The versions of a model in a repository, in order; of none where there is no such folder."""
+    found = [each.name for each in model.iterdir() if each.name.isdecimal()] if model.is_dir() else []
+    return tuple(sorted(found, key=int))
 
 
 def remove(name: str, *, models: Path, apps: Path) -> None:
@@ -145,15 +196,14 @@ def _beside(folder: Path) -> Iterator[Path]:
         raise ConfigurationError(f"{folder} can not be written to: {error.strerror or error}") from error
 
 
-def _write_model(folder: Path, bundle: Bundle, plan: Plan, config: str, engine: Path) -> None:
-    version = folder / _VERSION
-    shutil.copytree(engine, version, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(bundle.folder, version / "bundle", ignore=shutil.ignore_patterns("__pycache__", ".git"))
-    (version / "plan.json").write_text(plan.model_dump_json(indent=2) + "\n")
-    (folder / "config.pbtxt").write_text(config)
+def _write_version(folder: Path, bundle: Bundle, plan: Plan, installed: Path) -> None:
+    engine = installed / _ENGINE / "1"
+    shutil.copytree(engine, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    shutil.copytree(bundle.folder, folder / "bundle", ignore=shutil.ignore_patterns("__pycache__", ".git"))
+    (folder / "plan.json").write_text(plan.model_dump_json(indent=2) + "\n")
 
 
-def _config(name: str, plan: Plan, description: Description) -> str:
+def _config(name: str, plan: Plan, description: Description, instances: str) -> str:
     output_type, output_dims = _OUTPUTS[plan.output]
     return _CONFIG.format(
         title=_one_line(description.title),
@@ -164,11 +214,22 @@ def _config(name: str, plan: Plan, description: Description) -> str:
         output=plan.output,
         output_type=output_type,
         output_dims=output_dims,
+        instances=instances,
+        versions=version_policy([_FIRST]),
     )
 
 
 def _write_app(folder: Path, plan: Plan, description: Description, name: str) -> None:
-    manifest = {
+    (folder / "app.yaml").write_text(_yaml(_manifest(plan, description, name, _FIRST)))
+    (folder / "app.py").write_text(_APP.format(title=_one_line(description.title).replace('"', "'")))
+
+
+def _yaml(manifest: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(manifest), sort_keys=False, allow_unicode=True)
+
+
+def _manifest(plan: Plan, description: Description, name: str, version: str) -> dict[str, Any]:
+    return {
         "application": {
             "title": description.title,
             "version": description.version,
@@ -176,7 +237,7 @@ def _write_app(folder: Path, plan: Plan, description: Description, name: str) ->
             "outputFormats": ["DICOM"],
         },
         "isocenter": {
-            "models": {name: _VERSION},
+            "models": {name: version},
             "deadline_s": 600,
             "accepts": {**description.accepts, "modalities": [description.modality]},
         },
@@ -189,8 +250,37 @@ def _write_app(folder: Path, plan: Plan, description: Description, name: str) ->
             "intended_use": description.intended_use,
         },
     }
-    (folder / "app.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
-    (folder / "app.py").write_text(_APP.format(title=_one_line(description.title).replace('"', "'")))
+
+
+def _refuse_another(file: Path, described: Mapping[str, Any]) -> None:
+    """A version that takes or finds something else is another application: no report could compare the two."""
+    try:
+        known = yaml.safe_load(file.read_text())
+        there, modalities = known["bundle"], known["isocenter"]["accepts"]["modalities"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{file}: can not be read: {error}", path=str(file)) from error
+    here = described["bundle"]
+    differing = [
+        _difference(each, there.get(each), here.get(each))
+        for each in sorted({*there, *here} - {"intended_use"})
+        if there.get(each) != here.get(each)
+    ]
+    if modalities != described["isocenter"]["accepts"]["modalities"]:
+        wanted = described["isocenter"]["accepts"]["modalities"]
+        differing.append(f"it takes {', '.join(wanted)}, and not {', '.join(modalities)}")
+    if differing:
+        raise ConfigurationError(
+            f"this bundle is no version of {file.parent.name!r}: {'; '.join(differing)}. Import it under a --name "
+            "of its own",
+            path=str(file),
+        )
+
+
+def _difference(what: str, there: Any, here: Any) -> str:
+    if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
+        return f"its {what} is {here}, and not {there}"
+    first = next(key for key in sorted({*there, *here}, key=str) if there.get(key) != here.get(key))
+    return f"{first} of its {what} is {here.get(first, 'missing')!r}, and not {there.get(first, 'missing')!r}"
 
 
 def _sequences(description: Description) -> dict[str, Any]:

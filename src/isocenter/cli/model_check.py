@@ -57,6 +57,7 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
     volume = np.ascontiguousarray(phantom.hu, np.int16)
     given = np.stack([volume] * series) if (series := _series(app)) > 1 else volume
     output, count = _output(app)
+    version = app.models[model]
 
     def ask(client: TritonClient) -> tuple[dict[str, Tensor], float]:
         begun = time.monotonic()
@@ -65,15 +66,17 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
             {"volume": given, "affine": phantom.affine},
             outputs={output: volume.size * count or None, "findings": None},
             deadline_s=app.deadline_s,
+            version=version,
         )
         return answer, time.monotonic() - begun
 
-    with _served(settings, model) as serving, TritonClient(serving.triton.grpc_url) as client:
+    with _served(settings, model, version) as serving, TritonClient(serving.triton.grpc_url) as client:
         (first, first_s), (again, again_s) = ask(client), ask(client)
-        version = client.model_version(model)
         server = Server.running(serving)
         processes = server.models() if server is not None else []
-        peaks_mb = [_peak_mb(each.process.pid) for each in processes if each.model == model]
+        peaks_mb = [
+            _peak_mb(each.process.pid) for each in processes if (each.model, each.version) == (model, version)
+        ]
     return ModelCheck(
         model=model,
         version=version,
@@ -92,13 +95,13 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
 
 
 @contextmanager
-def _served(settings: Settings, model: str) -> Iterator[Settings]:
+def _served(settings: Settings, model: str, version: str) -> Iterator[Settings]:
     """Settings of a server that has the model: the running one, or one for this check only."""
     from isocenter.cli.run import serves
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import running_triton
 
-    if not settings.triton.embedded or serves(settings, (model,)):
+    if not settings.triton.embedded or serves(settings, {model: version}):
         yield settings
         return
     own = any_for_triton(settings)

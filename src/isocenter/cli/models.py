@@ -6,18 +6,21 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from isocenter.cli import options
+from isocenter.cli import model_versions, options
 from isocenter.cli.output import print_json, print_lines, say, table
-from isocenter_operators.errors import ConfigurationError
+from isocenter_operators.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:
+    from isocenter.bundles.bundle import Bundle
     from isocenter.bundles.description import Description
+    from isocenter.bundles.installing import Imported
     from isocenter.bundles.plan import Plan
     from isocenter.settings import Settings
+    from isocenter_operators.manifest import AppManifest
 
 __all__ = ["command"]
 
@@ -29,7 +32,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 @options.json_option
 @click.pass_context
 def command(context: click.Context, config: Path | None, as_json: bool) -> None:
-    """The models: list (what is done without a further word), import BUNDLE, check NAME, remove NAME."""
+    """The models: list (what is done without a further word), import BUNDLE, check NAME, remove NAME; which version of
+    one does the work: promote, rollback, shadow, canary, report; and how it is served: scale, load, unload."""
     context.obj = config
     if context.invoked_subcommand is None:
         context.invoke(listing, as_json=as_json)
@@ -37,44 +41,68 @@ def command(context: click.Context, config: Path | None, as_json: bool) -> None:
         raise click.UsageError(f"--json stands behind {context.invoked_subcommand}", context)
 
 
+for each in model_versions.commands:
+    command.add_command(each)
+
+
 @command.command("list")
 @options.json_option
 @click.pass_obj
 def listing(config: Path | None, as_json: bool = False) -> int:
-    """Which models there are, by what they are asked for, and the weights of each."""
+    """Which models there are, in which versions, what each is for, and its weights."""
     from isocenter.catalog import Catalog
 
     settings = options.running_settings(config)
-    catalog = Catalog.weighed(settings)
     rows = [
-        {
-            "model": model,
-            "version": version,
-            "application": app.name,
-            "title": app.title,
-            "weights_sha256": catalog.get(app.name).weights.get(model, ""),
-        }
+        row
         for app in Catalog.of(settings).sound()
-        for model, version in app.models.items()
+        for model in app.models
+        for row in _rows(settings, app, model)
     ]
     if as_json:
         print_json({"models": rows})
     else:
         lines = [
-            [row["model"], row["version"], row["application"], row["weights_sha256"][:12]] for row in rows
+            [
+                row["model"],
+                row["version"],
+                ", ".join(row["roles"]) or "-",
+                row["application"],
+                row["title"],
+                row["application_version"],
+                row["weights_sha256"][:12],
+            ]
+            for row in rows
         ]
-        print_lines(table(["model", "version", "application", "weights"], lines))
+        print_lines(table(["model", "version", "is", "application", "title", "of", "weights"], lines))
     return 0
 
 
 @command.command("import")
 @click.argument("path", type=click.Path(path_type=Path), metavar="BUNDLE")
 @click.option("--name", help="Of the model and the application; by default, as its metadata.json names it.")
+@click.option(
+    "--as-version", is_flag=True, help="As another version of the model of this name, which is there."
+)
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 64),
+    help="How many of it on each GPU, or on the CPU; 1 if not given.",
+)
+@click.option("--gpus", default="", help="On which GPUs, as 0,1; without it on each that Triton finds.")
 @click.option("--trust-code", is_flag=True, help="Let the bundle's own code run, inside the model's process.")
 @options.json_option
 @click.pass_obj
 def importing(
-    config: Path | None, path: Path, name: str | None, trust_code: bool, as_json: bool = False
+    config: Path | None,
+    path: Path,
+    *,
+    name: str | None,
+    as_version: bool,
+    instances: int | None,
+    gpus: str,
+    trust_code: bool,
+    as_json: bool = False,
 ) -> int:
     """Make a model on Triton and an application out of a MONAI bundle: a folder, a zip, or a name in the Model Zoo.
 
@@ -82,36 +110,32 @@ def importing(
     """
     from isocenter.bundles.bundle import opened
     from isocenter.bundles.description import description_of
-    from isocenter.bundles.installing import install
     from isocenter.bundles.plan import plan_of
-    from isocenter.catalog import Catalog
 
+    if as_version and (instances is not None or gpus):
+        raise click.UsageError(
+            "--instances and --gpus are for all versions of a model: `isocenter models scale`"
+        )
     settings = options.running_settings(config)
     with _source(path, settings) as source, opened(source) as bundle:
         plan, code = plan_of(bundle)
         description = description_of(bundle, plan)
-        if code:
-            _show_code(code)
-            if not trust_code:
-                raise ConfigurationError(
-                    f"{path}: the bundle brings code of its own, shown above; read it, and import it with --trust-code "
-                    "where you trust its makers. It runs inside the model's process",
-                    path=str(path),
-                )
-        imported = install(
+        _refuse_code(path, code, trust_code)
+        imported = _installed(
+            settings,
             bundle,
             plan,
             description,
             name=_named(name or description.title),
-            taken={app.name for app in Catalog.of(settings).sound()},
-            models=settings.data_dir / "models",
-            apps=settings.imported_apps_dir,
-            installed=settings.triton.model_repository,
+            as_version=as_version,
+            instances=instances or 1,
+            gpus=model_versions.gpu_numbers(gpus),
         )
     if as_json:
         print_json(
             {
                 "name": imported.name,
+                "version": imported.version,
                 "model": str(imported.model),
                 "application": str(imported.app),
                 "plan": plan.model_dump(),
@@ -120,8 +144,45 @@ def importing(
             }
         )
     else:
-        print_lines(_told(imported.name, plan, description))
+        print_lines(_told(imported, plan, description))
     return 0
+
+
+def _installed(
+    settings: Settings,
+    bundle: Bundle,
+    plan: Plan,
+    description: Description,
+    *,
+    name: str,
+    as_version: bool,
+    instances: int,
+    gpus: tuple[int, ...],
+) -> Imported:
+    from isocenter.bundles.installing import add_version, install
+    from isocenter.catalog import Catalog
+
+    places: dict[str, Any] = {
+        "name": name,
+        "models": settings.data_dir / "models",
+        "apps": settings.imported_apps_dir,
+        "installed": settings.triton.model_repository,
+    }
+    if as_version:
+        return add_version(bundle, plan, description, **places, loaded=_loaded(settings, name))
+    taken = {app.name for app in Catalog.of(settings).sound()}
+    return install(bundle, plan, description, **places, taken=taken, instances=instances, gpus=gpus)
+
+
+def _refuse_code(path: Path, code: list[str], trusted: bool) -> None:
+    if code:
+        _show_code(code)
+    if code and not trusted:
+        raise ConfigurationError(
+            f"{path}: the bundle brings code of its own, shown above; read it, and import it with --trust-code "
+            "where you trust its makers. It runs inside the model's process",
+            path=str(path),
+        )
 
 
 @command.command("remove")
@@ -131,6 +192,9 @@ def importing(
 def removing(config: Path | None, name: str, as_json: bool = False) -> int:
     """Delete the imported model NAME and its application. What they have made stays in the archive."""
     from isocenter.bundles.installing import remove
+    from isocenter.serving import Servings
+    from isocenter.shadows import Shadows
+    from isocenter.stack.versions import ModelVersions
 
     settings = options.running_settings(config)
     models, apps = settings.data_dir / "models", settings.imported_apps_dir
@@ -141,19 +205,27 @@ def removing(config: Path | None, name: str, as_json: bool = False) -> int:
         raise ConfigurationError(
             f"route {routes[0]!r} names the application {name!r}: take it out there first"
         )
+    versions = ModelVersions(settings, name) if (apps / name / "app.yaml").is_file() else None
     remove(name, models=models, apps=apps)
+    try:
+        gone = versions is not None and versions.unload()
+    except Unavailable:
+        gone = False
+    Servings(settings.data_dir).forget(name)
+    Shadows(settings.data_dir).forget(name)
     if as_json:
         print_json({"removed": name})
     else:
-        print_lines([f"{name} is removed; restart `isocenter up` where it runs"])
+        print_lines([f"{name} is removed" + ("" if gone else "; restart `isocenter up` where it runs")])
     return 0
 
 
 @command.command("check")
 @click.argument("name")
+@click.option("--version", help="Of the versions that are loaded; the active one if not given.")
 @options.json_option
 @click.pass_obj
-def checking(config: Path | None, name: str, as_json: bool = False) -> int:
+def checking(config: Path | None, name: str, version: str | None, as_json: bool = False) -> int:
     """Run the model NAME on the phantom, twice: what goes in, what comes out, how long it takes, how much memory."""
     from isocenter.catalog import Catalog
     from isocenter.cli.model_check import checked
@@ -162,7 +234,8 @@ def checking(config: Path | None, name: str, as_json: bool = False) -> int:
     apps = [app for app in Catalog.weighed(settings).sound() if name in app.models]
     if not apps:
         raise ConfigurationError(f"no application has a model {name!r}; see `isocenter models`")
-    found = checked(settings, apps[0], name)
+    app = apps[0].with_model(name, version) if version else apps[0]
+    found = checked(settings, app, name)
     if as_json:
         print_json(found.as_json())
         return 0 if found.same_twice else 1
@@ -195,6 +268,38 @@ def _source(path: Path, settings: Settings) -> Iterator[Path]:
         yield there
 
 
+def _rows(settings: Settings, app: AppManifest, model: str) -> list[dict[str, Any]]:
+    """One for each version that was imported; of any other model, one for the version that its application names."""
+    from isocenter.bundles.installing import versions_of
+    from isocenter.catalog import Catalog
+    from isocenter.serving import Serving, Servings
+
+    catalog = Catalog.weighed(settings)
+    serving = Servings(settings.data_dir).of(model) or Serving(active=app.models[model])
+    imported = versions_of(settings.data_dir / "models" / model)
+    return [
+        {
+            "model": model,
+            "version": version,
+            "roles": list(serving.roles(version)),
+            "loaded": serving.loaded and version in serving.versions,
+            "application": app.name,
+            "title": described.title,
+            "application_version": described.version,
+            "weights_sha256": described.weights.get(model, ""),
+        }
+        for version in imported or (app.models[model],)
+        for described in (catalog.with_version(app.name, model, version),)
+    ]
+
+
+def _loaded(settings: Settings, model: str) -> tuple[str, ...]:
+    from isocenter.serving import Servings
+
+    serving = Servings(settings.data_dir).of(model)
+    return ("1",) if serving is None else serving.versions
+
+
 def _named(name: str) -> str:
     found = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
     if not _NAME.fullmatch(found):
@@ -210,15 +315,27 @@ def _show_code(code: list[str]) -> None:
         say(f"  {line}")
 
 
-def _told(name: str, plan: Plan, description: Description) -> list[str]:
+def _told(imported: Imported, plan: Plan, description: Description) -> list[str]:
+    name, version = imported.name, imported.version
     what = {
         "labels": "a label map",
         "masks": "masks that may overlap",
         "classes": "probabilities of classes" if plan.activation else "a decision between classes",
         "values": "numbers",
     }[plan.output]
+    is_first = version == "1"
+    last = [
+        f"try it   isocenter run {name} DICOM --out RESULTS",
+        f"use it   a route with `application: {name}` in isocenter.yaml; restart `isocenter up`",
+    ]
+    if not is_first:
+        last = [
+            f"try it   isocenter models shadow {name} {version}: on every study, and nobody is shown what it finds",
+            f"use it   isocenter models promote {name} {version}",
+        ]
     return [
-        f"{description.title} {description.version} is the application {name}",
+        f"{description.title} {description.version} is "
+        + (f"the application {name}" if is_first else f"version {version} of {name}"),
         f"takes    {description.modality}"
         + (f": {', '.join(rule.name for rule in description.sequences)}" if description.sequences else ""),
         f"gives    {what} of {len(description.labels)}: {', '.join(list(description.labels.values())[:8])}"
@@ -226,6 +343,5 @@ def _told(name: str, plan: Plan, description: Description) -> list[str]:
         f"weights  {plan.weights}",
         *(f"note     {note}" for note in description.notes),
         "",
-        f"try it   isocenter run {name} DICOM --out RESULTS",
-        f"use it   a route with `application: {name}` in isocenter.yaml; restart `isocenter up`",
+        *last,
     ]

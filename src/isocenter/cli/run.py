@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -103,7 +103,7 @@ def _graph(
         deadline_s=app.deadline_s,
         rejected=out / "rejected",
         form=settings.result_form(),
-        weights=app.weights,
+        algorithm=app.algorithm,
     )
     return runner.run(app, task)
 
@@ -122,15 +122,15 @@ def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str]]
         yield address
 
 
-def serves(settings: Settings, models: Iterable[str]) -> bool:
-    """Whether a stack runs that has these models loaded; one that was imported since it was started is not."""
+def serves(settings: Settings, models: Mapping[str, str]) -> bool:
+    """Whether a stack runs that has these models loaded, each in its version; one that was imported since is not."""
     from isocenter.stack.running import running
     from isocenter_operators.inference.triton import TritonClient
 
     if running(settings) is None:
         return False
     with TritonClient(settings.triton.grpc_url, shared_memory=False) as client:
-        return all(client.ready(model) for model in models)
+        return all(client.ready(model, version) for model, version in models.items())
 
 
 def _quiet() -> None:

@@ -322,7 +322,8 @@ class Decisions:
             look.leave(decision.about, reason)
             return None
         try:
-            algorithm = Catalog.weighed(self._settings).get(application).algorithm
+            catalog = Catalog.weighed(self._settings)
+            algorithm = catalog.for_study(application, decision.wanted[0].study_uid).algorithm
         except ConfigurationError as error:
             look.memory.missing.met(about, str(error))
             look.leave(decision.about, str(error))

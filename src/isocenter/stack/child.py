@@ -33,6 +33,8 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     stop_within_s: float = 10.0
     looks_before_restart: int = 12  # that find in a row, five seconds apart, that it does not serve any more
+    # What is started in its place when it is started again; None: the same. Raises ConfigurationError.
+    anew: Callable[[], Child] | None = None
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

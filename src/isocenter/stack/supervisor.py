@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from isocenter.stack.child import Child, end_group
-from isocenter_operators.errors import Unavailable
+from isocenter_operators.errors import ConfigurationError, Unavailable
 
 __all__ = ["Supervisor"]
 
@@ -190,6 +190,10 @@ class Supervisor:
         run.pause_s = min(run.pause_s * 2, _LONGEST_PAUSE_S)
 
     def _launch_again(self, run: _Run) -> None:
+        try:
+            run.child = run.child.anew() if run.child.anew is not None else run.child
+        except ConfigurationError as error:
+            self._say(f"{run.child.name} is started as it was before: {error}")
         try:
             self._launch(run)
         except OSError as error:  # no room for its log, no memory for another process

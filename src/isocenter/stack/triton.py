@@ -29,10 +29,14 @@ _EXIT_WITHIN_S = 5  # where nobody is left to end it at once
 _STUB_WITHIN_S = 120  # a first `import torch` from a cold disk
 
 
-def triton_child(settings: Settings, models: Sequence[str]) -> Child:
+def triton_child(
+    settings: Settings, models: Sequence[str], *, wanted: Callable[[], Sequence[str]] | None = None
+) -> Child:
     """How the embedded Triton is started with `models` (and the model `self_test`) loaded.
 
-    It is ready when each of the models is, and tensors went to a Python model and came back whole.
+    It is ready when each of the models is, and tensors went to a Python model and came back whole. `wanted`: the models
+    that it is to have by now; those that it was started with and that are not among these may be missing, and all of
+    these are loaded when it is started again.
     Raises ConfigurationError when the server, its libraries, or a model's folder is missing.
     """
     distribution = TritonDistribution.installed()
@@ -54,12 +58,24 @@ def triton_child(settings: Settings, models: Sequence[str]) -> Child:
         ),
         environment=_environment(settings, distribution),
         log=folder / "triton.log",
-        ready=lambda: _missing(settings, loaded),
+        ready=lambda: _missing(settings, _still(loaded, wanted)),
         address=settings.triton.grpc_url,
         ready_within_s=_STUB_WITHIN_S,
         # It keeps nothing, and would take four seconds to say goodbye to its models.
         stop_signal=signal.SIGKILL,
+        anew=None if wanted is None else lambda: triton_child(settings, wanted(), wanted=wanted),
     )
+
+
+def _still(loaded: Sequence[str], wanted: Callable[[], Sequence[str]] | None) -> Sequence[str]:
+    """What is looked for: a model that was added meanwhile is loaded by whoever added it."""
+    if wanted is None:
+        return loaded
+    try:
+        by_now = {SELF_TEST, *wanted()}
+    except ConfigurationError:
+        return loaded
+    return [model for model in loaded if model in by_now]
 
 
 def _options(settings: Settings) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ def _children(settings: Settings, models: tuple[str, ...], config: Path) -> list
     if settings.orthanc.embedded:
         children.append(orthanc_child(settings))
     if settings.triton.embedded:
-        children.append(triton_child(settings, models))
+        children.append(triton_child(settings, models, wanted=lambda: Catalog.of(settings).models))
     workers = [_worker_child(each, config) for each in _workers(settings)]
     return [*children, *workers, _gateway_child(settings, config)]
 

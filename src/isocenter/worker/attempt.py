@@ -22,14 +22,14 @@ from isocenter.job import JobSpec
 from isocenter.jobs import WORKFLOW, Jobs
 from isocenter.ledger import Ledger
 from isocenter.settings import Settings
-from isocenter.site_key import site_key
 from isocenter.surprise import log_way, where
 from isocenter.worker import retries, runner
 from isocenter.worker.gate import Gate
+from isocenter.worker.shadowing import shadows_of
 from isocenter.worker.strays import Strays
 from isocenter.worker.stuck_model import Found, end_stuck_call
+from isocenter.worker.task import archive_of, deidentification_of, priors_of
 from isocenter.worker.watchdog import at_most
-from isocenter_operators.dicom.deidentify import Deidentification
 from isocenter_operators.errors import (
     Cancelled,
     ConfigurationError,
@@ -40,7 +40,7 @@ from isocenter_operators.errors import (
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import AppManifest
-from isocenter_operators.run import Archive, Folder, Run, StoredInstance
+from isocenter_operators.run import Run, StoredInstance
 
 __all__ = ["Work", "register"]
 
@@ -127,7 +127,19 @@ def _settled(work: Work, spec: JobSpec, attempt: int, tries: Mapping[str, int], 
             return {**answer, "state": "queued"}
         answer = {**answer, **_failed(f"{answer['reason']} (tried {met[trouble]} times)", job_id)}
     _end(work, job_id, attempt, answer)
+    _ask_shadow(work, spec, answer)
     return answer
+
+
+def _ask_shadow(work: Work, spec: JobSpec, answer: _Answer) -> None:
+    """The job has ended, and is none the worse for whatever goes wrong here."""
+    if answer["state"] == "cancelled":
+        return
+    try:
+        for model, version in shadows_of(work.settings, spec):
+            work.jobs.shadow(spec, model, version, answer)
+    except IsocenterError as error:
+        log.warning("job %s has no shadow: %s", spec.identity.job_id[:12], error)
 
 
 def _end(work: Work, job_id: str, attempt: int, answer: _Answer) -> None:
@@ -225,7 +237,8 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
 
 
 def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
-    app = Catalog.weighed(work.settings).get(spec.algorithm.name)
+    catalog = Catalog.weighed(work.settings)
+    app = catalog.for_job(spec.algorithm.name, spec.study_uid, spec.algorithm.models)
     installed = app.algorithm
     if not installed.weights:  # this machine has no models of its own, and so does not know their weights
         installed = replace(installed, weights=spec.algorithm.weights)
@@ -250,13 +263,8 @@ def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
 
 def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Path) -> Run:
     settings, job_id = work.settings, spec.identity.job_id
-    archive = Archive(
-        settings.orthanc.dicomweb_url,
-        spec.study_uid,
-        spec.series_uids,
-        credentials=settings.orthanc.credentials,
-    )
-    priors, notes = _priors(settings, spec, folder)
+    archive = archive_of(settings, spec)
+    priors, notes = priors_of(settings, spec, folder / "priors")
     return Run(
         source=archive,
         sink=archive,
@@ -270,9 +278,9 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
         priority=spec.rank,
         priors=priors,
         notes=notes,
-        weights=spec.algorithm.weights,
+        algorithm=spec.algorithm,
         predecessors=_replaced(work, spec),
-        deidentification=_deidentification(work, spec),
+        deidentification=deidentification_of(settings, spec),
         checkpoint=lambda: _go_on(work, job_id, attempt),
         before_store=lambda results: _store(work, job_id, attempt, results),
         after_store=lambda results: _stored(work, job_id, attempt, results),
@@ -289,18 +297,11 @@ def _destinations(work: Work, spec: JobSpec) -> tuple[str, ...]:
 
 
 def _of_other_weights(app: AppManifest, spec: JobSpec) -> str:
-    same = replace(app.algorithm, weights=spec.algorithm.weights) == spec.algorithm
-    return " with other weights" if same else ""
-
-
-def _deidentification(work: Work, spec: JobSpec) -> Deidentification | None:
-    if spec.deidentify is None:
-        return None
-    try:
-        key = site_key(work.settings.database)
-    except SQLAlchemyError as error:
-        raise database_error(work.settings, error) from error
-    return Deidentification(key, frozenset(spec.deidentify.keep))
+    installed = app.algorithm
+    if replace(installed, weights=spec.algorithm.weights) == spec.algorithm:
+        return " with other weights"
+    changed = [name for name, version in app.models.items() if spec.algorithm.models.get(name) != version]
+    return f" with version {app.models[changed[0]]} of {changed[0]}" if changed else ""
 
 
 def _replaced(work: Work, spec: JobSpec) -> tuple[StoredInstance, ...]:
@@ -322,17 +323,6 @@ def _as_stored(result: Mapping[str, str]) -> StoredInstance:
         study_uid=result["study_uid"],
         modality=result["modality"],
     )
-
-
-def _priors(
-    settings: Settings, spec: JobSpec, folder: Path
-) -> tuple[tuple[Folder | Archive, ...], tuple[str, ...]]:
-    if spec.priors is None:
-        return (), ()
-    from isocenter.priors import gather
-
-    gathered = gather(settings, spec, folder / "priors")
-    return gathered.sources, gathered.notes
 
 
 class _StepBack(Exception):

@@ -44,6 +44,12 @@ class Gate:
         with self._changed:
             self._closed = True
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is done, and nothing waits for a place."""
+        with self._changed:
+            return not (self._waiting or self._common or self._stat or self._closed or self._shortage)
+
     @contextmanager
     def place(
         self, rank: int, *, suspect: bool, look: Callable[[], None], tell: Callable[[str], None]

@@ -118,6 +118,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     from dbos import DBOS
 
     from isocenter.jobs import SERVICE, serializer
+    from isocenter.worker import shadowing
     from isocenter.worker.attempt import Work, register
 
     prepare(settings)
@@ -148,6 +149,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     # In this order: nothing is begun any more, what was begun is let go, and only then others may take it.
     on_leave[:0] = [work.gate.close, lambda: work.ledger.let_go(settings.worker.name)]
     register(work)
+    shadowing.register(settings, work.jobs, work.gate, work.inference)
     DBOS.launch()
     for queue in queues(
         Catalog.of(settings).sound(), [each.name for each in DBOS.list_queues()], settings.worker
@@ -159,6 +161,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
             polling_interval_sec=POLL_S,
             on_conflict="always_update",
         )
+    shadowing.listen()
     work.strays.start()
     if attendance is not None:
         attendance.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from bundle_engine import (
     BundleError,
     InvalidAffine,
     analyse_as_it_fits,
+    device_of,
     limit_memory,
     read_plan,
+    warm_up,
     workflow_of,
 )
 
@@ -33,13 +36,24 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self._name = args["model_name"]
         parameters = json.loads(args["model_config"]).get("parameters", {})
-        device = _device(self._name, parameters.get("device", {}).get("string_value", "auto"))
+        device = _device(args, parameters.get("device", {}).get("string_value", "auto"))
         try:
             limit_memory(device, int(parameters.get("gpu_memory_mb", {}).get("string_value", "0")))
             plan = read_plan(_HERE / "plan.json")
             self._workflow = workflow_of(_HERE / "bundle", plan, device)
         except ValueError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
+        if parameters.get("warm_up", {}).get("string_value", "true") == "true":
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        begun = time.monotonic()
+        try:
+            warm_up(self._workflow)
+            told = f"warm after {time.monotonic() - begun:.2f} s, on {self._workflow.device}"
+        except Exception as error:  # noqa: BLE001 - told: real volumes may fare better, and are told about themselves
+            told = f"could not be warmed up: {type(error).__name__}: {error}"
+        pb_utils.Logger.log_info(f"{self._name}: {told}")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._respond(request) for request in requests]
@@ -58,13 +72,16 @@ class TritonPythonModel:
             return _failure(f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
 
 
-def _device(name: str, wanted: str) -> torch.device:
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise pb_utils.TritonModelException(f"{name}: device is {wanted!r}; use auto, cpu or cuda")
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise pb_utils.TritonModelException(f"{name}: device is cuda, but torch finds no CUDA device")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+def _device(args: dict[str, str], wanted: str) -> torch.device:
+    """Its own, where instances lie on several GPUs: Triton tells each which."""
+    kind, number = args["model_instance_kind"], args["model_instance_device_id"]
+    try:
+        device = torch.device(device_of(wanted, kind, number, available=torch.cuda.device_count()))
+    except ValueError as error:
+        raise pb_utils.TritonModelException(f"{args['model_name']}: {error}") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # also for what names no number
+    return device
 
 
 def _tensor(request: Any, name: str) -> torch.Tensor:

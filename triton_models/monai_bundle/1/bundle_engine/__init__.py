@@ -1,9 +1,11 @@
 """Runs a MONAI bundle on whole volumes, by its own `inference.json`: what it says, in its own order."""
 
 from bundle_engine.analysis import Answer, analyse
+from bundle_engine.device import device_of
 from bundle_engine.fallback import analyse_as_it_fits, limit_memory
 from bundle_engine.plan import Plan, read_plan
 from bundle_engine.volume import InvalidAffine
+from bundle_engine.warm_up import warm_up
 from bundle_engine.workflow import BundleError, Workflow, workflow_of
 
 __all__ = [
@@ -14,7 +16,9 @@ __all__ = [
     "Workflow",
     "analyse",
     "analyse_as_it_fits",
+    "device_of",
     "limit_memory",
     "read_plan",
+    "warm_up",
     "workflow_of",
 ]

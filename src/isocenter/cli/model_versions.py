@@ -1,0 +1,228 @@
+"""`isocenter models promote`, `rollback`, `shadow`, `canary`, `report`, `scale`, `load` and `unload`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from isocenter.cli import options
+from isocenter.cli.output import print_json, print_lines
+from isocenter_operators.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from isocenter.job import Job
+    from isocenter.serving import Serving
+    from isocenter.settings import Settings
+    from isocenter.stack.versions import Change, ModelVersions
+
+__all__ = ["commands", "gpu_numbers"]
+
+_OFF = "off"
+_JOBS_LOOKED_AT = 10_000
+
+
+@click.command("promote")
+@click.argument("name")
+@click.argument("version")
+@options.json_option
+@click.pass_obj
+def promoting(config: Path | None, name: str, version: str, as_json: bool) -> int:
+    """Make VERSION of the model NAME the active one: jobs that are made from now on are done by it."""
+    return _changed(config, name, lambda serving: serving.promoted(version), as_json)
+
+
+@click.command("rollback")
+@click.argument("name")
+@options.json_option
+@click.pass_obj
+def rolling_back(config: Path | None, name: str, as_json: bool) -> int:
+    """Make the version active that was so before. Results of the present one stay in the archive."""
+    return _changed(config, name, lambda serving: serving.rolled_back(), as_json)
+
+
+@click.command("shadow")
+@click.argument("name")
+@click.argument("version", metavar="VERSION|off")
+@options.json_option
+@click.pass_obj
+def shadowing(config: Path | None, name: str, version: str, as_json: bool) -> int:
+    """Have VERSION run on every study beside the active one; nobody is shown what it finds, and both are compared."""
+    wanted = None if version == _OFF else version
+    return _changed(config, name, lambda serving: serving.with_shadow(wanted), as_json)
+
+
+@click.command("canary")
+@click.argument("name")
+@click.argument("version", metavar="VERSION|off")
+@click.option(
+    "--share", type=click.FloatRange(0, 100), help="Of how many studies, in percent; 0 loads it and no more."
+)
+@options.json_option
+@click.pass_obj
+def canary(config: Path | None, name: str, version: str, share: float | None, as_json: bool) -> int:
+    """Have VERSION do the work of a share of the studies. Its results are those studies' results."""
+    from isocenter.serving import Canary
+
+    if (version == _OFF) != (share is None):
+        raise click.UsageError(
+            "--share says of how many studies a version is the canary, and goes with no `off`"
+        )
+    wanted = (
+        None if share is None else _checked(lambda: Canary(version=version, share_percent=share), version)
+    )
+    return _changed(config, name, lambda serving: serving.with_canary(wanted), as_json)
+
+
+@click.command("scale")
+@click.argument("name")
+@click.argument("instances", type=click.IntRange(1, 64))
+@click.option("--gpus", default="", help="On which GPUs, as 0,1; without it on each that Triton finds.")
+@options.json_option
+@click.pass_obj
+def scaling(config: Path | None, name: str, instances: int, gpus: str, as_json: bool) -> int:
+    """Have so many INSTANCES of the model NAME on each GPU, or on the CPU where there is none."""
+    versions = _versions(config, name)
+    change = versions.scale(instances, gpu_numbers(gpus))
+    return _tell(name, change, as_json, f"{name} has {instances} of each version")
+
+
+@click.command("unload")
+@click.argument("name")
+@click.option("--version", help="Only this one, which was active before: a rollback loads it again.")
+@options.json_option
+@click.pass_obj
+def unloading(config: Path | None, name: str, version: str | None, as_json: bool) -> int:
+    """Take the model NAME out of the server, which gives its memory back. Its jobs wait until it is loaded again."""
+    versions = _versions(config, name)
+    if version is None:
+        return _tell(name, versions.take_out(), as_json, f"{name} is out of service, its jobs wait")
+    roles = versions.serving.roles(version)
+    if roles != ("before",):
+        held = f"is the {roles[0]}" if roles else "has nothing to do"
+        raise ConfigurationError(
+            f"version {version} of {name} {held}: only the one before the active one is kept"
+        )
+    after = versions.serving.model_copy(update={"keeps_earlier": False})
+    return _tell(name, versions.change(after), as_json, f"version {version} of {name} is not kept loaded")
+
+
+@click.command("load")
+@click.argument("name")
+@options.json_option
+@click.pass_obj
+def loading(config: Path | None, name: str, as_json: bool) -> int:
+    """Load the model NAME, which was unloaded, again."""
+    return _tell(name, _versions(config, name).put_back(), as_json, f"{name} is in service")
+
+
+@click.command("report")
+@click.argument("name")
+@options.json_option
+@click.pass_obj
+def reporting(config: Path | None, name: str, as_json: bool) -> int:
+    """How the versions of the model NAME compare: a shadow with what was shown, and versions that share the studies."""
+    from isocenter.cli.model_report import arms_of, arms_told, shadow_report, shadow_told
+    from isocenter.shadows import Shadows
+
+    versions = _versions(config, name)
+    shadows, serving = Shadows(versions.settings.data_dir), versions.serving
+    reports = [shadow_report(each, shadows.of(name, each)) for each in shadows.versions(name)]
+    roles = {each: ", ".join(serving.roles(each)) for each in versions.there}
+    arms = arms_of(_jobs(versions.settings, versions.app.name), name, roles)
+    if as_json:
+        print_json(
+            {
+                "model": name,
+                "shadows": [each.as_json() for each in reports],
+                "versions": [each.as_json() for each in arms],
+            }
+        )
+        return 0
+    for report in reports:
+        print_lines([*shadow_told(report), ""])
+    print_lines(arms_told(arms) if arms else [f"no job of {versions.app.name} has ended yet"])
+    return 0
+
+
+commands = (promoting, rolling_back, shadowing, canary, scaling, unloading, loading, reporting)
+
+
+def gpu_numbers(said: str) -> tuple[int, ...]:
+    """`0,1` as numbers. Raises UsageError."""
+    try:
+        numbers = tuple(int(each) for each in said.split(",") if each.strip())
+    except ValueError as error:
+        raise click.UsageError(f"--gpus {said!r}: numbers are expected, as in 0,1") from error
+    if any(number < 0 for number in numbers) or len(set(numbers)) != len(numbers):
+        raise click.UsageError(f"--gpus {said!r}: each GPU is named once, from 0 on")
+    return numbers
+
+
+def _versions(config: Path | None, name: str) -> ModelVersions:
+    from isocenter.stack.versions import ModelVersions
+
+    return ModelVersions(options.running_settings(config), name)
+
+
+def _changed(config: Path | None, name: str, how: Callable[[Serving], Serving], as_json: bool) -> int:
+    versions = _versions(config, name)
+    versions.folder  # noqa: B018 - a model that was not imported is refused before its roles are talked of
+    change = versions.change(_checked(lambda: how(versions.serving), ""))
+    return _tell(name, change, as_json, *_roles(change.serving))
+
+
+def _checked(make: Callable[[], Any], version: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return make()
+    except ValidationError as error:
+        raise ConfigurationError(f"{version!r} is no version: they are numbers from 1 on") from error
+
+
+def _roles(serving: Serving) -> list[str]:
+    lines = [f"active   version {serving.active}"]
+    if serving.before is not None:
+        kept = "loaded, so that a rollback is at once" if serving.keeps_earlier else "not loaded"
+        lines.append(f"before   version {serving.before}, {kept}")
+    if serving.shadow is not None:
+        lines.append(f"shadow   version {serving.shadow}, on every study; `isocenter models report` compares")
+    if serving.canary is not None:
+        share = f"{serving.canary.share_percent:g} % of the studies"
+        lines.append(f"canary   version {serving.canary.version}, {share}")
+    return lines
+
+
+def _tell(name: str, change: Change, as_json: bool, *lines: str) -> int:
+    memory = None
+    if change.before_mb is not None or change.after_mb is not None:
+        memory = f"memory   {change.before_mb or 0} MB before, {change.after_mb or 0} MB after"
+    if as_json:
+        print_json(
+            {
+                "model": name,
+                **change.serving.model_dump(mode="json"),
+                "versions": list(change.serving.versions),
+                "live": change.live,
+                "seconds": change.seconds,
+                "memory_before_mb": change.before_mb,
+                "memory_after_mb": change.after_mb,
+            }
+        )
+        return 0
+    when = "now" if change.live else "when `isocenter up` is started the next time"
+    print_lines([*lines, *([memory] if memory else []), f"served   so {when}"])
+    return 0
+
+
+def _jobs(settings: Settings, application: str) -> list[Job]:
+    from isocenter.jobs import Jobs
+
+    jobs = Jobs(settings)
+    try:
+        return [job for job in jobs.list(limit=_JOBS_LOOKED_AT) if job.application == application]
+    finally:
+        jobs.close()

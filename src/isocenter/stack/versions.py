@@ -1,0 +1,211 @@
+"""The versions of one imported model, as a command changes what they are for: on disk, and in a server that runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from isocenter.bundles.installing import versions_of
+from isocenter.bundles.model_config import rewrite, with_instances, with_versions
+from isocenter.catalog import Catalog
+from isocenter.serving import Serving, Servings
+from isocenter.settings import Settings
+from isocenter.stack.running import running
+from isocenter.worker.model_process import Server
+from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
+from isocenter_operators.inference.control import ModelControl
+from isocenter_operators.inference.triton import TritonClient
+from isocenter_operators.manifest import AppManifest
+
+__all__ = ["Change", "ModelVersions"]
+
+_LOAD_WITHIN_S = 600.0
+_GONE_WITHIN_S = 60.0
+_LOOK_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a command did. `live`: a stack runs, and serves so now. The memory is that of the model's processes on this
+    machine, resident, in 2^20 bytes; None where none of them can be seen."""
+
+    serving: Serving
+    live: bool
+    seconds: float
+    before_mb: int | None
+    after_mb: int | None
+
+
+class ModelVersions:
+    """One model that an application asks for. Raises ConfigurationError where none does."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        self.settings, self.model = settings, model
+        apps = [app for app in Catalog.of(settings).sound() if model in app.models]
+        if not apps:
+            raise ConfigurationError(f"no application has a model {model!r}; see `isocenter models`")
+        self.app: AppManifest = apps[0]
+        self._servings = Servings(settings.data_dir)
+
+    @property
+    def folder(self) -> Path:
+        """Of an imported model. Raises ConfigurationError for one that was not."""
+        folder = self.settings.data_dir / "models" / self.model
+        if not (folder / "config.pbtxt").is_file():
+            raise ConfigurationError(
+                f"{self.model!r} came with the installation: only versions of an imported model can be chosen between"
+            )
+        return folder
+
+    @property
+    def there(self) -> tuple[str, ...]:
+        """The versions that were imported, in order."""
+        return versions_of(self.settings.data_dir / "models" / self.model)
+
+    @property
+    def serving(self) -> Serving:
+        return self._servings.of(self.model) or Serving(active=self.app.models[self.model])
+
+    @property
+    def live(self) -> bool:
+        """Whether the server of a stack that runs is this machine's own, so that it can be told to load."""
+        return self.settings.triton.embedded and running(self.settings) is not None
+
+    def change(self, after: Serving) -> Change:
+        """Give the versions other roles. New jobs go by them when all that have one serve, and not before.
+
+        What has no role any more is unloaded when its last call has ended. Raises ConfigurationError for a version that
+        is not there, and Unavailable where one can not be loaded; then nothing is changed.
+        """
+        config = self.folder / "config.pbtxt"
+        for version in after.versions:
+            if version not in self.there:
+                raise ConfigurationError(
+                    f"there is no version {version} of {self.model}, only {', '.join(self.there)}; "
+                    "`isocenter models import BUNDLE --as-version` adds one"
+                )
+        with self._servings.changing(self.model), self._measured(after) as measured:
+            before, text = self.serving, config.read_text()
+            both = sorted({*before.versions, *after.versions}, key=int)
+            try:
+                self._load(config, with_versions(text, both))
+                self._require_served(after)
+            except IsocenterError:
+                rewrite(config, text)
+                raise
+            self._servings.write(self.model, after)
+            self._load(config, with_versions(text, after.versions))
+        return measured[0]
+
+    def scale(self, count: int, gpus: Sequence[int] = ()) -> Change:
+        """Have `count` processes of each version on each of these GPUs, or of those that Triton finds."""
+        config, serving = self.folder / "config.pbtxt", self.serving
+        with self._servings.changing(self.model), self._measured(serving) as measured:
+            text = config.read_text()
+            try:
+                self._load(config, with_instances(text, count, gpus))
+            except IsocenterError:
+                rewrite(config, text)
+                raise
+        return measured[0]
+
+    def take_out(self) -> Change:
+        """Unload the model, in the server that runs and at its next start: its jobs wait."""
+        after = self.serving.model_copy(update={"loaded": False})
+        with self._servings.changing(self.model), self._measured(after) as measured:
+            self._servings.write(self.model, after)  # before: else the supervisor would miss it
+            if self.live:
+                with self._control() as control:
+                    control.unload()
+                self._await_end()
+        return measured[0]
+
+    def put_back(self) -> Change:
+        """Load what was taken out of service."""
+        after = self.serving.model_copy(update={"loaded": True})
+        with self._servings.changing(self.model), self._measured(after) as measured:
+            if self.live:
+                with self._control() as control:
+                    control.load()
+            self._servings.write(self.model, after)
+        return measured[0]
+
+    def unload(self) -> bool:
+        """The model was deleted: a server that runs shall not hold it any more. False where none runs here."""
+        if not self.live:
+            return False
+        with self._control() as control:
+            control.unload()
+        return True
+
+    def memory_mb(self) -> int | None:
+        """What the model's processes hold; None where there are none here."""
+        server = Server.running(self.settings) if self.live else None
+        held = [_resident_mb(each.process) for each in (server.of(self.model) if server else ())]
+        return sum(held) if held else None
+
+    def _load(self, config: Path, text: str) -> None:
+        """Where the server goes on as it is, it is not asked to do anything."""
+        if rewrite(config, text) and self.live and self.serving.loaded:
+            with self._control() as control:
+                control.load()
+            self._await_end()
+
+    def _require_served(self, after: Serving) -> None:
+        if self.settings.triton.embedded and not (self.live and self.serving.loaded):
+            return  # they are loaded at the next start
+        with TritonClient(self.settings.triton.grpc_url, shared_memory=False) as client:
+            for version in after.versions:
+                reason = client.why_not_ready(self.model, version)
+                if reason is None:
+                    continue
+                what = "restart `isocenter up`, which was started before the model was imported"
+                if not self.settings.triton.embedded:
+                    what = "load it there first"
+                raise InferenceUnavailable(f"{reason}; {what}", model=self.model, version=version)
+
+    def _control(self) -> ModelControl:
+        return ModelControl(self.settings.triton.grpc_url, self.model, load_within_s=_LOAD_WITHIN_S)
+
+    def _await_end(self) -> None:
+        """Until the processes of what was unloaded have ended, which takes Triton some seconds."""
+        server = Server.running(self.settings)
+        give_up = time.monotonic() + _GONE_WITHIN_S
+        while server is not None and time.monotonic() < give_up:
+            with TritonClient(self.settings.triton.grpc_url, shared_memory=False) as client:
+                ready = [version for version in self._loadable() if client.ready(self.model, version)]
+            with self._control() as control:
+                wanted = len(ready) * control.instances() if ready else 0
+            if len(server.of(self.model)) <= wanted:
+                return
+            time.sleep(_LOOK_EVERY_S)
+
+    def _loadable(self) -> Sequence[str]:
+        return self.there or (self.app.models[self.model],)
+
+    @contextmanager
+    def _measured(self, after: Serving) -> Iterator[list[Change]]:
+        made: list[Change] = []
+        begun, before_mb = time.monotonic(), self.memory_mb()
+        yield made
+        made.append(
+            Change(
+                serving=after,
+                live=self.live,
+                seconds=round(time.monotonic() - begun, 2),
+                before_mb=before_mb,
+                after_mb=self.memory_mb() if before_mb is not None or self.live else None,
+            )
+        )
+
+
+def _resident_mb(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss) >> 20
+    except psutil.Error:
+        return 0
