@@ -37,8 +37,8 @@ class Canary(BaseModel):
 
 
 class Serving(BaseModel):
-    """`earlier`: the versions that were active before, in order. `keeps_earlier`: whether the last of them stays loaded,
-    so that what was begun with it ends with it. `loaded`: False while the model is out of service."""
+    """`earlier`: the versions that were active before, in order. `keeps_earlier`: whether the last of them is kept
+    loaded, so that what was begun with it ends with it. `loaded`: False while the model is out of service."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

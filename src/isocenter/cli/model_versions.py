@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,7 +31,7 @@ _JOBS_LOOKED_AT = 10_000
 @click.pass_obj
 def promoting(config: Path | None, name: str, version: str, as_json: bool) -> int:
     """Make VERSION of the model NAME the active one: jobs that are made from now on are done by it."""
-    return _changed(config, name, lambda serving: serving.promoted(version), as_json)
+    return _changed(config, name, version, lambda serving: serving.promoted(version), as_json)
 
 
 @click.command("rollback")
@@ -40,7 +40,7 @@ def promoting(config: Path | None, name: str, version: str, as_json: bool) -> in
 @click.pass_obj
 def rolling_back(config: Path | None, name: str, as_json: bool) -> int:
     """Make the version active that was so before. Results of the present one stay in the archive."""
-    return _changed(config, name, lambda serving: serving.rolled_back(), as_json)
+    return _changed(config, name, None, lambda serving: serving.rolled_back(), as_json)
 
 
 @click.command("shadow")
@@ -51,7 +51,7 @@ def rolling_back(config: Path | None, name: str, as_json: bool) -> int:
 def shadowing(config: Path | None, name: str, version: str, as_json: bool) -> int:
     """Have VERSION run on every study beside the active one; nobody is shown what it finds, and both are compared."""
     wanted = None if version == _OFF else version
-    return _changed(config, name, lambda serving: serving.with_shadow(wanted), as_json)
+    return _changed(config, name, wanted, lambda serving: serving.with_shadow(wanted), as_json)
 
 
 @click.command("canary")
@@ -70,10 +70,13 @@ def canary(config: Path | None, name: str, version: str, share: float | None, as
         raise click.UsageError(
             "--share says of how many studies a version is the canary, and goes with no `off`"
         )
-    wanted = (
-        None if share is None else _checked(lambda: Canary(version=version, share_percent=share), version)
-    )
-    return _changed(config, name, lambda serving: serving.with_canary(wanted), as_json)
+    if share is None:
+        return _changed(config, name, None, lambda serving: serving.with_canary(None), as_json)
+
+    def changed(serving: Serving) -> Serving:
+        return serving.with_canary(Canary(version=version, share_percent=share))
+
+    return _changed(config, name, version, changed, as_json)
 
 
 @click.command("scale")
@@ -167,20 +170,15 @@ def _versions(config: Path | None, name: str) -> ModelVersions:
     return ModelVersions(options.running_settings(config), name)
 
 
-def _changed(config: Path | None, name: str, how: Callable[[Serving], Serving], as_json: bool) -> int:
+def _changed(
+    config: Path | None, name: str, version: str | None, how: Callable[[Serving], Serving], as_json: bool
+) -> int:
+    """`version`: the one that is to have a role, where there is one."""
     versions = _versions(config, name)
-    versions.folder  # noqa: B018 - a model that was not imported is refused before its roles are talked of
-    change = versions.change(_checked(lambda: how(versions.serving), ""))
+    if version is not None:
+        versions.require(version)
+    change = versions.change(how(versions.serving))
     return _tell(name, change, as_json, *_roles(change.serving))
-
-
-def _checked(make: Callable[[], Any], version: str) -> Any:
-    from pydantic import ValidationError
-
-    try:
-        return make()
-    except ValidationError as error:
-        raise ConfigurationError(f"{version!r} is no version: they are numbers from 1 on") from error
 
 
 def _roles(serving: Serving) -> list[str]:

@@ -76,6 +76,14 @@ class ModelVersions:
         """Whether the server of a stack that runs is this machine's own, so that it can be told to load."""
         return self.settings.triton.embedded and running(self.settings) is not None
 
+    def require(self, version: str) -> None:
+        """Raises ConfigurationError, naming those that there are, where this one is none of them."""
+        if self.folder and version not in self.there:
+            raise ConfigurationError(
+                f"there is no version {version} of {self.model}, only {', '.join(self.there)}; "
+                "`isocenter models import BUNDLE --as-version` adds one"
+            )
+
     def change(self, after: Serving) -> Change:
         """Give the versions other roles. New jobs go by them when all that have one serve, and not before.
 
@@ -84,11 +92,7 @@ class ModelVersions:
         """
         config = self.folder / "config.pbtxt"
         for version in after.versions:
-            if version not in self.there:
-                raise ConfigurationError(
-                    f"there is no version {version} of {self.model}, only {', '.join(self.there)}; "
-                    "`isocenter models import BUNDLE --as-version` adds one"
-                )
+            self.require(version)
         with self._servings.changing(self.model), self._measured(after) as measured:
             before, text = self.serving, config.read_text()
             both = sorted({*before.versions, *after.versions}, key=int)

@@ -1,0 +1,335 @@
+"""Versions of a model side by side, in a real Triton, by the commands that an operator types, on studies that come."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from threshold_bundle import threshold_bundle
+from trivial_app import Workers, ended, until
+
+from isocenter.catalog import Catalog
+from isocenter.cli import main
+from isocenter.job import Job, JobSpec
+from isocenter.jobs import Jobs
+from isocenter.serving import Servings
+from isocenter.settings import OrthancSettings, Settings, TritonSettings
+from isocenter.shadows import Comparison, Shadows
+from isocenter.stack.running import exclusively, write
+from isocenter.stack.triton import running_triton
+from isocenter.worker.model_process import Server
+from isocenter_operators.dicomweb.client import DICOMwebClient
+from isocenter_operators.inference.triton import TritonClient
+from isocenter_operators.testing import as_datasets, thorax_phantom
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+NAME = "bone"
+ABOVE_HU = {"1": 300.0, "2": 700.0}
+PHANTOM = thorax_phantom(size=(64, 48, 32), spacing_mm=(5.6, 5.6, 9.0))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Site:
+    """A data folder on which a stack runs: this process holds its lock, as the supervisor does."""
+
+    settings: Settings
+    folder: Path
+    jobs: Jobs
+    config: Path
+    uids: dict[str, Dataset] = field(default_factory=dict)
+
+    def command(self, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        said = main(["models", "--config", str(self.config), *words, "--json"])
+        out, error = capsys.readouterr()
+        assert said == code, error
+        return json.loads(out) if code == 0 else error
+
+    def study(self, seed: str) -> list[Dataset]:
+        """A study of this seed, in the archive."""
+        images = as_datasets(PHANTOM, uid_seed=f"serving {seed}")
+        images = list(images)
+        with DICOMwebClient(self.settings.orthanc.dicomweb_url) as archive:
+            archive.store(images)
+        return images
+
+    def asked(self, seed: str) -> tuple[str, str]:
+        """The job that the router makes of a study, and the study's UID."""
+        images = self.study(seed)
+        study_uid = str(images[0].StudyInstanceUID)
+        spec = JobSpec(
+            algorithm=Catalog.weighed(self.settings).for_study(NAME, study_uid).algorithm,
+            study_uid=study_uid,
+            series_uids=(str(images[0].SeriesInstanceUID),),
+            sop_instance_uids=tuple(str(each.SOPInstanceUID) for each in images),
+            route="everything",
+        )
+        return self.jobs.submit(spec), study_uid
+
+    def done(self, seed: str) -> Job:
+        job = ended(self.jobs, self.asked(seed)[0])
+        assert job.state == "done", job.reason
+        return job
+
+    def seg(self, job: Job) -> Dataset:
+        (stored,) = [each for each in job.results if each["modality"] == "SEG"]
+        with DICOMwebClient(self.settings.orthanc.dicomweb_url) as archive:
+            (content,) = archive.retrieve_series(stored["study_uid"], stored["series_uid"])
+        return dcmread(BytesIO(content))
+
+    def instances(self, study_uid: str) -> int:
+        """How many the archive holds of a study."""
+        with DICOMwebClient(self.settings.orthanc.dicomweb_url) as archive:
+            return sum(
+                len(archive.search_instances(study_uid, each["0020000E"]["Value"][0]))
+                for each in archive.search_series(study_uid)
+            )
+
+    def shadow(self, version: str, job_id: str) -> Comparison:
+        def found() -> Comparison | None:
+            known = Shadows(self.settings.data_dir).of(NAME, version)
+            return next((each for each in known if each.job_id == job_id), None)
+
+        return until(found)
+
+    def processes(self, version: str = "") -> set[int]:
+        server = Server.running(self.settings)
+        assert server is not None
+        return {each.process.pid for each in server.of(NAME, version)}
+
+
+@pytest.fixture(scope="module")
+def site(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("serving")
+    settings = Settings(
+        data_dir=folder / "data",
+        apps_dir=folder / "apps",
+        orthanc=OrthancSettings(url=orthanc.rest_url),
+        triton=TritonSettings(
+            http_port=_free_port(),
+            grpc_port=_free_port(),
+            metrics_port=_free_port(),
+            model_repository=ROOT / "triton_models",
+            device="cpu",
+        ),
+        limits={"free_disk_mb": 0},
+        routes=(),
+    )
+    settings.apps_dir.mkdir()
+    config = folder / "settings.yaml"
+    config.write_text(json.dumps(settings.model_dump(mode="json", exclude_defaults=True)))
+    first = threshold_bundle(folder / "first", ABOVE_HU["1"])
+    assert main(["models", "--config", str(config), "import", str(first), "--name", NAME]) == 0
+    workers, jobs = Workers(settings, folder), Jobs(settings)
+    with exclusively(settings), running_triton(settings, [NAME]):
+        write(settings)
+        workers.start()
+        try:
+            yield Site(settings, folder, jobs, config)
+        finally:
+            workers.end()
+            jobs.close()
+
+
+def mask_ml(above_hu: float) -> float:
+    voxel_ml = abs(np.linalg.det(PHANTOM.affine[:3, :3])) / 1000
+    return float(np.count_nonzero(above_hu < PHANTOM.hu) * voxel_ml)
+
+
+def test_a_version_is_added_promoted_and_taken_back(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    before = site.done("before")
+    assert before.models == {NAME: "1"}
+    second = threshold_bundle(site.folder / "second", ABOVE_HU["2"], version="1.1.0", title="Above another")
+    added = site.command(capsys, "import", str(second), "--name", NAME, "--as-version")
+    assert added["version"] == "2"
+    with TritonClient(site.settings.triton.grpc_url) as client:
+        assert (client.ready(NAME, "1"), client.ready(NAME, "2")) == (True, False)
+        listed = {row["version"]: row for row in site.command(capsys, "list")["models"]}
+        assert (listed["1"]["roles"], listed["2"]["roles"]) == (["active"], [])
+        assert listed["1"]["weights_sha256"] != listed["2"]["weights_sha256"]
+
+        old = site.processes()
+        promoted = site.command(capsys, "promote", NAME, "2")
+        assert (promoted["active"], promoted["earlier"], promoted["live"]) == ("2", ["1"], True)
+        assert client.ready(NAME, "1")  # what was begun with it ends with it
+        assert client.ready(NAME, "2")
+        assert not site.processes() & old  # it has read its configuration anew
+
+    after = site.done("after")
+    assert after.models == {NAME: "2"}
+    segs = [site.seg(job) for job in (before, after)]
+    for seg, version, app_version in zip(segs, "12", ("1.0.0", "1.1.0"), strict=True):
+        told = seg.ContributingEquipmentSequence
+        assert [(str(item.SoftwareVersions)) for item in told][-2:] == [app_version, version]
+    volumes_ml = [job.groups[0]["volume_mL"] for job in (before, after)]
+    assert volumes_ml == pytest.approx([mask_ml(ABOVE_HU["1"]), mask_ml(ABOVE_HU["2"])])
+    assert site.command(capsys, "promote", NAME, "2", code=2).startswith(
+        "version 2 is the active one already"
+    )
+
+    back = site.command(capsys, "rollback", NAME)
+    assert (back["active"], back["earlier"], back["versions"]) == ("1", [], ["1"])
+    assert site.done("back").models == {NAME: "1"}
+    assert not site.processes("2")
+    assert "there is none to go back to" in site.command(capsys, "rollback", NAME, code=2)
+
+
+def test_a_shadow_is_compared_and_shown_to_nobody(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.command(capsys, "shadow", NAME, "2")
+    job = site.done("shadowed")
+    stored = site.instances(job.study_uid)
+
+    found = site.shadow("2", job.id)
+
+    assert site.instances(job.study_uid) == stored
+    assert (found.shown.version, found.shadow.version) == ("1", "2")
+    assert (found.shadow.state, found.not_compared) == ("done", "")
+    (segment,) = found.segments
+    sizes_ml = [mask_ml(ABOVE_HU["1"]), mask_ml(ABOVE_HU["2"])]
+    assert [segment.shown_ml, segment.shadow_ml] == pytest.approx(sizes_ml)
+    assert segment.dice == pytest.approx(2 * sizes_ml[1] / sum(sizes_ml))  # the second lies within the first
+    kept = site.settings.data_dir / "shadow" / NAME / "2" / job.id
+    assert {dcmread(file).Modality for file in kept.glob("*.dcm")} == {"SEG", "SR", "OT"}
+
+    (report,) = site.command(capsys, "report", NAME)["shadows"]
+    assert (report["compared"], report["shadow_failed"]) == (1, 0)
+    assert report["segments"][0]["worst_study_uid"] == job.study_uid
+    assert main(["models", "--config", str(site.config), "report", NAME]) == 0
+    assert job.study_uid in capsys.readouterr().out
+    site.command(capsys, "shadow", NAME, "off")
+
+
+def test_a_shadow_that_fails_fails_alone(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    third = threshold_bundle(site.folder / "third", 500.0, version="2.0.0", broken=True)
+    assert site.command(capsys, "import", str(third), "--name", NAME, "--as-version")["version"] == "3"
+    site.command(capsys, "shadow", NAME, "3")
+    job = site.done("beside a broken one")
+
+    found = site.shadow("3", job.id)
+
+    assert (found.shown.state, found.shadow.state, found.segments) == ("done", "failed", ())
+    assert found.shadow.reason
+    assert (site.jobs.show(job.id) or job).state == "done"
+    reports = {each["version"]: each for each in site.command(capsys, "report", NAME)["shadows"]}
+    assert (reports["3"]["shadow_failed"], reports["3"]["compared"]) == (1, 0)
+    site.command(capsys, "shadow", NAME, "off")
+
+
+def test_a_canary_does_the_work_of_its_share(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.command(capsys, "canary", NAME, "2", "--share", "0")
+    assert site.done("no canary").models == {NAME: "1"}
+    site.command(capsys, "canary", NAME, "2", "--share", "100")
+    job = site.done("a canary")
+    assert job.models == {NAME: "2"}
+    assert job.groups[0]["volume_mL"] == pytest.approx(mask_ml(ABOVE_HU["2"]))
+    assert [item.SoftwareVersions for item in site.seg(job).ContributingEquipmentSequence][-1] == "2"
+    arms = {arm["version"]: arm for arm in site.command(capsys, "report", NAME)["versions"]}
+    assert arms["2"]["role"] == "canary"
+    assert arms["1"]["studies"] >= 2
+    assert next(iter(arms["2"]["volumes_ml"].values())) == pytest.approx(mask_ml(ABOVE_HU["2"]))
+    # A job that waits for a version that has no role any more is done by the one that has.
+    site.command(capsys, "canary", NAME, "off")
+    assert site.done("after the canary").models == {NAME: "1"}
+
+
+def test_a_version_that_can_not_be_loaded_changes_nothing(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = site.settings.data_dir / "models" / NAME
+    weights = model / "3" / "bundle" / "models" / "model.pt"
+    weights.rename(weights.with_suffix(".away"))
+    config, serving = (model / "config.pbtxt").read_text(), Servings(site.settings.data_dir).of(NAME)
+    assert "model.pt" in site.command(capsys, "promote", NAME, "3", code=1)
+    weights.with_suffix(".away").rename(weights)
+    assert (model / "config.pbtxt").read_text() == config
+    assert Servings(site.settings.data_dir).of(NAME) == serving
+    assert site.done("as before").models == {NAME: "1"}
+    assert "there is no version 9 of bone, only 1, 2, 3" in site.command(capsys, "promote", NAME, "9", code=2)
+
+
+def test_several_instances_and_their_memory_given_back(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = site.command(capsys, "scale", NAME, "2")
+    assert len(site.processes("1")) == 2
+    assert one["memory_after_mb"] > 1.5 * one["memory_before_mb"]
+    site.command(capsys, "promote", NAME, "2")
+    assert len(site.processes("2")) == 2  # not lost
+    site.command(capsys, "rollback", NAME)
+    site.command(capsys, "scale", NAME, "1")
+    assert len(site.processes("1")) == 1
+
+    pids = site.processes()
+    gone = site.command(capsys, "unload", NAME)
+    assert gone["memory_before_mb"] > 100
+    assert not gone["memory_after_mb"]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert NAME not in Catalog.of(site.settings).models  # nor is it loaded at the next start
+    job_id, _ = site.asked("while it is away")
+    until(lambda: "bone" in str(site.jobs.show(job_id).reason))
+    site.command(capsys, "load", NAME)
+    assert ended(site.jobs, job_id).state == "done"
+
+
+def test_no_study_waits_while_versions_change(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """The version that is active answers all the time."""
+    refused: list[str] = []
+    asking = _asking(site, refused)
+    site.command(capsys, "shadow", NAME, "2")
+    site.command(capsys, "scale", NAME, "2")
+    site.command(capsys, "scale", NAME, "1")
+    site.command(capsys, "shadow", NAME, "off")
+    assert asking() > 10
+    assert refused == []
+
+
+def _asking(site: Site, refused: list[str]) -> Callable[[], int]:
+    """Ask version 1 again and again; what is given stops that, and tells how often it answered."""
+    import threading
+
+    stop, answered = threading.Event(), []
+    volume = np.zeros((8, 8, 8), np.int16)
+
+    def ask() -> None:
+        with TritonClient(site.settings.triton.grpc_url) as client:
+            while not stop.is_set():
+                try:
+                    client.infer(
+                        NAME,
+                        {"volume": volume, "affine": np.eye(4)},
+                        outputs={"labels": volume.size},
+                        deadline_s=30,
+                        version="1",
+                    )
+                    answered.append(1)
+                except Exception as error:  # noqa: BLE001 - shown by the test
+                    refused.append(str(error))
+                time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+
+    def end() -> int:
+        stop.set()
+        thread.join()
+        return len(answered)
+
+    return end

@@ -1,0 +1,81 @@
+"""A MONAI bundle whose answer anybody can compute: each voxel above a number of Hounsfield units is its one segment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+__all__ = ["threshold_bundle"]
+
+_SCALE_HU = 1000.0
+
+
+def threshold_bundle(
+    folder: Path,
+    above_hu: float,
+    *,
+    version: str = "1.0.0",
+    title: str = "Above a threshold",
+    label: str = "bone",
+    modality: str = "CT",
+    broken: bool = False,
+) -> Path:
+    """Write the bundle and give its folder. `broken`: it answers with a label that it has not said the meaning of."""
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    classes = 3 if broken else 2
+    inference = {
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "image"},
+                {"_target_": "EnsureChannelFirstd", "keys": "image"},
+                {
+                    "_target_": "ScaleIntensityRanged",
+                    "keys": "image",
+                    "a_min": 0.0,
+                    "a_max": _SCALE_HU,
+                    "b_min": 0.0,
+                    "b_max": 1.0,
+                },
+            ],
+        },
+        "network": {
+            "_target_": "torch.nn.Conv3d",
+            "in_channels": 1,
+            "out_channels": classes,
+            "kernel_size": 1,
+        },
+        "inferer": {"_target_": "SimpleInferer"},
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                },
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+            ],
+        },
+    }
+    metadata = {
+        "name": title,
+        "version": version,
+        "network_data_format": {
+            "inputs": {"image": {"modality": modality, "num_channels": 1}},
+            "outputs": {"pred": {"channel_def": {"0": "background", "1": label}}},
+        },
+    }
+    (folder / "configs" / "inference.json").write_text(json.dumps(inference))
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    weight, bias = torch.zeros(classes, 1, 1, 1, 1), torch.zeros(classes)
+    weight[1], bias[1] = 1.0, -above_hu / _SCALE_HU
+    if broken:
+        bias[2] = 100.0
+    torch.save({"weight": weight, "bias": bias}, folder / "models" / "model.pt")
+    return folder
