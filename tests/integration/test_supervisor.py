@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -50,6 +51,28 @@ draft.write_text(str(os.getpid()))
 draft.rename(sys.argv[1])
 time.sleep(600)
 """
+
+
+def test_a_child_is_started_again_as_it_is_to_be_by_then(tmp_path: Path) -> None:
+    def wanted(number: int) -> Child:
+        made = child(tmp_path, f"number {number}", SERVE, anew=lambda: wanted(number + 1))
+        return replace(made, name="changing")
+
+    def unknown() -> Child:
+        raise ConfigurationError("an app.yaml is wrong")
+
+    said: list[str] = []
+    steady = child(tmp_path, "steady", SERVE, anew=unknown)
+    with Supervisor([wanted(1), steady], environment=os.environ, say=said.append) as supervisor:
+        supervisor.wait_until_ready()
+        for name in ("changing", "steady"):
+            pid = supervisor.pid(name)
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        wait_for((tmp_path / "number 2.pid").exists)
+        wait_for(
+            lambda: any("steady is started as it was before: an app.yaml is wrong" in each for each in said)
+        )
 
 
 def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:

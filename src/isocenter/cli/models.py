@@ -216,7 +216,8 @@ def removing(config: Path | None, name: str, as_json: bool = False) -> int:
     if as_json:
         print_json({"removed": name})
     else:
-        print_lines([f"{name} is removed" + ("" if gone else "; restart `isocenter up` where it runs")])
+        where = "before another takes its name" if gone else "where it runs"
+        print_lines([f"{name} is removed; restart `isocenter up` {where}"])
     return 0
 
 
