@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from threshold_bundle import threshold_bundle
 from zoo import (
     ZOO,
     as_the_author_runs_it,
@@ -293,3 +294,11 @@ def test_a_network_that_looks_at_voxels_is_no_classifier(engine: Any, tmp_path: 
     workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
     with pytest.raises(engine.BundleError, match="where one number for each class or value is expected"):
         engine.analyse(workflow, torch.ones(9, 9, 9), torch.eye(4, dtype=torch.float64))
+
+
+def test_a_model_is_warm_after_a_volume_that_is_no_patient(engine: Any, tmp_path: Path) -> None:
+    with opened(threshold_bundle(tmp_path / "bundle", 300)) as bundle:
+        plan = plan_of(bundle)[0]
+        (tmp_path / "plan.json").write_text(plan.model_dump_json())
+        read = engine.read_plan(tmp_path / "plan.json")
+        engine.warm_up(engine.workflow_of(bundle.folder, read, torch.device("cpu")))

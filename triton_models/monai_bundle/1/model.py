@@ -43,7 +43,8 @@ class TritonPythonModel:
             self._workflow = workflow_of(_HERE / "bundle", plan, device)
         except ValueError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
-        if parameters.get("warm_up", {}).get("string_value", "true") == "true":
+        # On a CPU the first call costs what the next does, and this would cost as much as one.
+        if device.type == "cuda" and parameters.get("warm_up", {}).get("string_value", "true") == "true":
             self._warm_up()
 
     def _warm_up(self) -> None:

@@ -1,4 +1,4 @@
-"""The first volume costs more than the next: it is one that nobody waits for."""
+"""On a GPU the first volume costs more than the next: it is one that nobody waits for."""
 
 from __future__ import annotations
 
