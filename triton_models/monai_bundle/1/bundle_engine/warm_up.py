@@ -17,5 +17,7 @@ def warm_up(workflow: Workflow) -> None:
     """Run one small volume. Raises what `analyse` raises: the bundle may refuse it, as it is no patient."""
     ramp = torch.linspace(-1000, 1000, _SIDE, dtype=torch.float32)
     volume = ramp[:, None, None].expand(_SIDE, _SIDE, _SIDE).to(torch.int16).contiguous()  # (Z, Y, X)
+    if workflow.plan.channels > 1:
+        volume = volume.expand(workflow.plan.channels, -1, -1, -1).contiguous()
     affine = torch.diag(torch.tensor([_SPACING_MM, _SPACING_MM, _SPACING_MM, 1.0], dtype=torch.float64))
     analyse(workflow, volume, affine)
