@@ -7,6 +7,7 @@
 # make fuzz        mutated series, as many as wanted: CASES=20000, SEED= to repeat a run
 # make zoo         the bundles of the Model Zoo that are too large for make test, through Triton: minutes each
 # make load        ten minutes of a hospital's traffic; MINUTES=10
+# make throughput  studies an hour with 1, 2 and 4 workers, and memory over 300 studies
 # make train       the demonstration network anew, measured: see docs/models.md
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser ohif demo test lint types check bench chaos fuzz zoo load train clean
+.PHONY: install system browser ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -78,6 +79,10 @@ zoo: install
 
 load: install
 	@PYTHONPATH=tests $(BIN)/python benchmarks/load.py --minutes $(or $(MINUTES),10)
+
+# PostgreSQL comes with `browser`.
+throughput: browser install
+	@PYTHONPATH=tests $(BIN)/python benchmarks/throughput.py
 
 train: install
 	@$(BIN)/python -W ignore training/thorax_organs.py

@@ -1,7 +1,8 @@
-"""`make bench`: everything side by side on this machine; prints a table and writes results.json beside this file."""
+"""`make bench`: everything side by side on this machine; a table, results.json beside this file, docs/benchmarks.md."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import lung_model
 import segmentation
 import transport
 import volume
+import whole_way
 from comparison import Comparison, write_results
+from page import write_page
 from rich.console import Console
 from rich.table import Table
 from series import chest_ct
@@ -30,6 +33,7 @@ def main() -> None:
         console.print(f"{one.name}: {one.ours:.2f} {one.unit}", style="dim")
     console.print(table)
     file = write_results(results)
+    write_page(json.loads(file.read_text()))
     console.print(f"written to {file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file}")
 
 
@@ -39,6 +43,7 @@ def _comparisons() -> Iterator[Comparison]:
         yield from fetch.compare(chest)
         yield from transport.compare()
         yield from lung_model.compare(chest)
+    yield from whole_way.compare()
     yield from segmentation.compare()
 
 

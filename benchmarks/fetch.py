@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-from comparison import Comparison, side_by_side
+from comparison import Comparison, machine, side_by_side
 from dicomweb_client.api import DICOMwebClient as PeerClient
 from pydicom import dcmread
 from series import embedded_settings
+from volume import memory_of
 
 from isocenter.cli.sending import send
 from isocenter.stack.orthanc import running_orthanc
@@ -53,6 +54,8 @@ def compare(chest: Path) -> Iterator[Comparison]:
             yield side_by_side(
                 "fetch a series, bare", ours, bare.read, against="its WADO-RS bytes, thrown away"
             )
+        memory = memory_of("archive", url, study, series)
+        yield Comparison("series to volume, memory", memory, None, "x", "times the voxels' bytes", machine())
 
 
 class _Archive:

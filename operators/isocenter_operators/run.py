@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from isocenter_operators.dicom.deidentify import Deidentification
+    from isocenter_operators.inference.endpoint import Endpoint
 
 __all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
 
@@ -60,7 +61,7 @@ class Run:
 
     source: Folder | Archive
     sink: Folder | Archive
-    triton_url: str = "127.0.0.1:8001"  # host:port of the gRPC endpoint
+    triton_url: str | Endpoint = "127.0.0.1:8001"  # host:port of the gRPC endpoint
     inference: InferenceClient | None = None  # an open client to use instead of connecting to triton_url
     created: datetime = field(default_factory=lambda: datetime.now(UTC))  # dates the results
     deadline_s: float = 300.0  # for each call of a model

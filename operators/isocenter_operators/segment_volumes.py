@@ -89,7 +89,11 @@ def volumes_of(
     if found.ndim == 4:
         counts = [int(np.count_nonzero(mask)) for mask in found]
     else:
-        counted = np.bincount(found.reshape(-1), minlength=len(segments) + 1)
+        # Plane by plane: bincount makes 64 bits of each value, which then stay in the processor's cache.
+        most = max(256, len(segments) + 1)
+        counted = np.zeros(most, np.int64)
+        for plane in found:
+            counted += np.bincount(plane.reshape(-1), minlength=most)[:most]
         counts = [int(count) for count in counted[1 : len(segments) + 1]]
     groups = tuple(
         MeasurementGroup(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from isocenter_operators.errors import InputError, InvalidResult
 from isocenter_operators.inference.client import InferenceClient
+from isocenter_operators.inference.endpoint import Endpoint
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.run import Record
 from isocenter_operators.volume import lps_affine
@@ -69,7 +70,7 @@ class TritonInferenceOperator(Operator):
         masks: int = 0,
         takes_channels: bool = False,
         client: InferenceClient | None = None,
-        triton_url: str = "127.0.0.1:8001",
+        triton_url: str | Endpoint = "127.0.0.1:8001",
         deadline_s: float = 300.0,
         priority: int = 0,
         record: Record | None = None,

@@ -30,7 +30,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from isocenter.peer import Peer, Profile
+from isocenter.peer import TLS, Peer, Profile
 from isocenter.route import Route
 from isocenter.setting_names import refuse_lookalikes, sentence
 from isocenter.yaml_places import YAMLDocument, read_yaml
@@ -39,6 +39,7 @@ from isocenter_operators.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from isocenter_operators.form import ResultForm
+    from isocenter_operators.inference.endpoint import Endpoint
 
 __all__ = [
     "GatewaySettings",
@@ -136,6 +137,8 @@ class TritonSettings(_Section):
     """The inference server. With `url` (host:port of its gRPC endpoint) it is one that is already there."""
 
     url: str | None = None
+    tls: TLS | None = None  # {} encrypts, and believes the authorities that everybody believes
+    token: str | None = Field(default=None, repr=False)
     host: str = _LOOPBACK
     http_port: int = 8000
     grpc_port: int = 8001
@@ -150,6 +153,26 @@ class TritonSettings(_Section):
     @property
     def grpc_url(self) -> str:
         return self.url or f"{self.host}:{self.grpc_port}"
+
+    @property
+    def endpoint(self) -> Endpoint:
+        from isocenter_operators.inference.endpoint import Endpoint  # gRPC takes its time
+
+        tls = self.tls or TLS()
+        return Endpoint(
+            self.grpc_url,
+            encrypted=self.tls is not None,
+            ca=tls.ca,
+            certificate=tls.certificate,
+            key=tls.key,
+            token=self.token,
+        )
+
+    @model_validator(mode="after")
+    def _only_elsewhere(self) -> Self:
+        if self.url is None and (self.tls is not None or self.token is not None):
+            raise ValueError("tls and token are for a server elsewhere: give its url")
+        return self
 
 
 class WorkerSettings(_Section):

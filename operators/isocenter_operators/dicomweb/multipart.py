@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from email.message import Message
 from typing import Protocol
 
@@ -114,6 +115,10 @@ class _Received:
 
 def _block(size: int) -> mmap.mmap:
     require_room(size)
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    block.madvise(mmap.MADV_HUGEPAGE)  # a fault for each 4 KB costs as much as what is copied there
+    try:
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no room for {size} bytes of the archive's answer") from error
+    with suppress(OSError):  # of a kernel without them
+        block.madvise(mmap.MADV_HUGEPAGE)  # a fault for each 4 KB costs as much as what is copied there
     return block

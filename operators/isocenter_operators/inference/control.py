@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Self
 
-from tritonclient import grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, InputError
+from isocenter_operators.inference.endpoint import Endpoint
 from isocenter_operators.inference.request import first_line, translated
 
 __all__ = ["ModelControl"]
 
 
 class ModelControl:
-    """One model on the Triton whose gRPC endpoint is `url` ("127.0.0.1:8001").
+    """One model on the Triton whose gRPC endpoint this is: an `Endpoint`, or its URL alone ("127.0.0.1:8001").
 
     `version`: which of its versions is asked about, where several are loaded; what is loaded and unloaded are all.
 
@@ -24,19 +24,20 @@ class ModelControl:
 
     def __init__(
         self,
-        url: str,
+        where: str | Endpoint,
         model: str,
         version: str = "",
         *,
         deadline_s: float = 5.0,
         load_within_s: float = 180.0,
     ) -> None:
-        self.url = url
+        endpoint = Endpoint.of(where)
+        self.url = endpoint.url
         self.model = model
         self.version = version
         self._deadline_s = deadline_s
         self._load_within_s = load_within_s
-        self._server = triton_grpc.InferenceServerClient(url)
+        self._server = endpoint.connected()
 
     def last_answered(self) -> float:
         """When the model last ended a call, in seconds since 1970 by the server's clock; 0.0 never since its loading.

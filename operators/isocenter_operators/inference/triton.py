@@ -25,6 +25,7 @@ from isocenter_operators.errors import (
     StorageFull,
 )
 from isocenter_operators.inference.client import NO_PARAMETERS, Parameters
+from isocenter_operators.inference.endpoint import Endpoint
 from isocenter_operators.inference.regions import Layout, RegionPool
 from isocenter_operators.inference.request import MESSAGE_LIMIT, Request, first_line, status_of, translated
 from isocenter_operators.inference.shared_memory import (
@@ -61,7 +62,7 @@ class _RegionsForgotten(Exception):
 
 
 class TritonClient:
-    """An InferenceClient on Triton's gRPC endpoint `url` ("127.0.0.1:8001").
+    """An InferenceClient on Triton's gRPC endpoint: an `Endpoint`, or its URL alone ("127.0.0.1:8001").
 
     Large tensors go through POSIX shared memory if the server can open it, which the first large request tries,
     and inside the gRPC messages otherwise (2 GiB per message at most). `shared_memory=False` does not try.
@@ -76,15 +77,16 @@ class TritonClient:
 
     def __init__(
         self,
-        url: str,
+        where: str | Endpoint,
         *,
         shared_memory: bool = True,
         idle_bytes: int = 1 << 30,
         control_deadline_s: float = 5.0,
     ) -> None:
-        self.url = url
+        endpoint = Endpoint.of(where)
+        self.url = endpoint.url
         self._control_deadline_s = control_deadline_s
-        self._server = triton_grpc.InferenceServerClient(url, channel_args=_CHANNEL)
+        self._server = endpoint.connected(_CHANNEL)
         self._regions = RegionPool(idle_bytes)
         self._may_share = shared_memory and SHARED_MEMORY.is_dir()
         self._shares: bool | None = None if self._may_share else False

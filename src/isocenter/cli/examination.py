@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -25,6 +26,9 @@ from isocenter.stack.running import running
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter.worker import presence
 from isocenter_operators.errors import IsocenterError
+
+if TYPE_CHECKING:
+    from isocenter_operators.inference.endpoint import Endpoint
 
 __all__ = ["Finding", "examine"]
 
@@ -94,7 +98,7 @@ def _orthanc(settings: Settings) -> Iterator[Finding]:
 
 def _triton(settings: Settings) -> Iterator[Finding]:
     if not settings.triton.embedded:
-        yield _attempt("Triton", lambda: _reach(settings.triton.grpc_url))
+        yield _attempt("Triton", lambda: _reach(settings.triton.endpoint))
         return
     yield _attempt("tritonserver", lambda: str(TritonDistribution.installed().program))
     yield _attempt("libpython", lambda: str(TritonDistribution.installed().library_folders[0]))
@@ -177,7 +181,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 def _service(settings: Settings) -> Iterator[Finding]:
     yield _archive(settings)
-    yield _attempt("Triton serves", lambda: _reach(settings.triton.grpc_url))
+    yield _attempt("Triton serves", lambda: _reach(settings.triton.endpoint))
     missing = presence.missing(settings)
     yield Finding("worker", missing is None, missing or "takes jobs", "see logs/worker.log in data_dir")
 
@@ -195,13 +199,13 @@ def _archive(settings: Settings) -> Finding:
     return Finding("Orthanc serves", missing is None, seen, "start it, or correct orthanc.url")
 
 
-def _reach(grpc_url: str) -> str:
+def _reach(endpoint: Endpoint) -> str:
     from isocenter_operators.inference.self_test import self_test
     from isocenter_operators.inference.triton import TritonClient
 
-    with TritonClient(grpc_url, shared_memory=False, control_deadline_s=2.0) as client:
+    with TritonClient(endpoint, shared_memory=False, control_deadline_s=2.0) as client:
         report = self_test(client, deadline_s=2.0)
-    return f"{grpc_url}, torch {report.torch} on {report.device}"
+    return f"{endpoint}, torch {report.torch} on {report.device}"
 
 
 def _attempt(what: str, look: Callable[[], str], advice: str = "") -> Finding:

@@ -70,7 +70,7 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
         )
         return answer, time.monotonic() - begun
 
-    with _served(settings, model, version) as serving, TritonClient(serving.triton.grpc_url) as client:
+    with _served(settings, model, version) as serving, TritonClient(serving.triton.endpoint) as client:
         (first, first_s), (again, again_s) = ask(client), ask(client)
         server = Server.running(serving)
         processes = server.models() if server is not None else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from isocenter.cli import model_versions, options
+from isocenter.cli import model_optimise, model_versions, options
 from isocenter.cli.output import print_json, print_lines, say, table
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
@@ -41,7 +41,7 @@ def command(context: click.Context, config: Path | None, as_json: bool) -> None:
         raise click.UsageError(f"--json stands behind {context.invoked_subcommand}", context)
 
 
-for each in model_versions.commands:
+for each in (*model_versions.commands, model_optimise.command):
     command.add_command(each)
 
 

@@ -20,6 +20,7 @@ from isocenter_operators.errors import ConfigurationError, UnreadableInput
 
 if TYPE_CHECKING:
     from isocenter.settings import Settings
+    from isocenter_operators.inference.endpoint import Endpoint
     from isocenter_operators.manifest import AppManifest
     from isocenter_operators.run import Outcome
 
@@ -89,7 +90,7 @@ def _run(app: AppManifest, settings: Settings, path: Path, out: Path) -> Outcome
 
 
 def _graph(
-    app: AppManifest, settings: Settings, path: Path, out: Path, address: Callable[[], str]
+    app: AppManifest, settings: Settings, path: Path, out: Path, address: Callable[[], str | Endpoint]
 ) -> Outcome:
     """Import MONAI Deploy while Triton starts, seconds each; then run."""
     from isocenter.worker import runner
@@ -109,13 +110,13 @@ def _graph(
 
 
 @contextmanager
-def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str]]:
+def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str | Endpoint]]:
     """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import starting_triton
 
     if not app.models or not settings.triton.embedded or serves(settings, app.models):
-        yield lambda: settings.triton.grpc_url
+        yield lambda: settings.triton.endpoint
         return
     say("starting Triton for this run")
     with starting_triton(any_for_triton(settings), tuple(app.models)) as address:
@@ -129,7 +130,7 @@ def serves(settings: Settings, models: Mapping[str, str]) -> bool:
 
     if running(settings) is None:
         return False
-    with TritonClient(settings.triton.grpc_url, shared_memory=False) as client:
+    with TritonClient(settings.triton.endpoint, shared_memory=False) as client:
         return all(client.ready(model, version) for model, version in models.items())
 
 

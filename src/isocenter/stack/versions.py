@@ -163,7 +163,7 @@ class ModelVersions:
     def _require_served(self, after: Serving) -> None:
         if self.settings.triton.embedded and not (self.live and self.serving.loaded):
             return  # they are loaded at the next start
-        with TritonClient(self.settings.triton.grpc_url, shared_memory=False) as client:
+        with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
             for version in after.versions:
                 reason = client.why_not_ready(self.model, version)
                 if reason is None:
@@ -174,14 +174,14 @@ class ModelVersions:
                 raise InferenceUnavailable(f"{reason}; {what}", model=self.model, version=version)
 
     def _control(self) -> ModelControl:
-        return ModelControl(self.settings.triton.grpc_url, self.model, load_within_s=_LOAD_WITHIN_S)
+        return ModelControl(self.settings.triton.endpoint, self.model, load_within_s=_LOAD_WITHIN_S)
 
     def _await_end(self) -> None:
         """Until the processes of what was unloaded have ended, which takes Triton some seconds."""
         server = Server.running(self.settings)
         give_up = time.monotonic() + _GONE_WITHIN_S
         while server is not None and time.monotonic() < give_up:
-            with TritonClient(self.settings.triton.grpc_url, shared_memory=False) as client:
+            with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
                 ready = [version for version in self._loadable() if client.ready(self.model, version)]
             with self._control() as control:
                 wanted = len(ready) * control.instances() if ready else 0

@@ -71,7 +71,7 @@ class Work:
     @classmethod
     def of(cls, settings: Settings, life: str, executor: str) -> Work:
         # One client of the inference server for all jobs: its shared memory is paid for once.
-        inference = TritonClient(settings.triton.grpc_url)
+        inference = TritonClient(settings.triton.endpoint)
         jobs, ledger = Jobs(settings), Ledger(settings.database)
         strays = Strays(settings.worker.name, executor, jobs, ledger)
         return cls(settings, life, jobs, ledger, Gate(settings), inference, strays)
@@ -268,7 +268,7 @@ def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Pat
     return Run(
         source=archive,
         sink=archive,
-        triton_url=settings.triton.grpc_url,
+        triton_url=settings.triton.endpoint,
         inference=work.inference,
         created=spec.created,
         deadline_s=app.deadline_s,

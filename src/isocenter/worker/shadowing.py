@@ -169,7 +169,7 @@ class Shadowing:
         task = Run(
             source=archive_of(settings, spec),
             sink=Folder(folder),
-            triton_url=settings.triton.grpc_url,
+            triton_url=settings.triton.endpoint,
             inference=self.inference,
             created=spec.created,
             deadline_s=app.deadline_s,

@@ -55,7 +55,7 @@ def end_stuck_call(settings: Settings, model: str | None, version: str = "") -> 
     if model is None:
         return Found("it is not known which model was called, so nothing was ended")
     asked = time.time()
-    with _one_at_a_time(settings), ModelControl(settings.triton.grpc_url, model, version) as control:
+    with _one_at_a_time(settings), ModelControl(settings.triton.endpoint, model, version) as control:
         try:
             found = (
                 _embedded(settings, control, asked)

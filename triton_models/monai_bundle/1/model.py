@@ -20,9 +20,11 @@ from bundle_engine import (
     BundleError,
     InvalidAffine,
     analyse_as_it_fits,
+    as_varied,
     device_of,
     limit_memory,
     read_plan,
+    read_variant,
     warm_up,
     workflow_of,
 )
@@ -40,7 +42,7 @@ class TritonPythonModel:
         try:
             limit_memory(device, int(parameters.get("gpu_memory_mb", {}).get("string_value", "0")))
             plan = read_plan(_HERE / "plan.json")
-            self._workflow = workflow_of(_HERE / "bundle", plan, device)
+            self._workflow = as_varied(workflow_of(_HERE / "bundle", plan, device), read_variant(_HERE))
         except ValueError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         # On a CPU the first call costs what the next does, and this would cost as much as one.

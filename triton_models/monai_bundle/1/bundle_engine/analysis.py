@@ -20,6 +20,8 @@ from bundle_engine.workflow import BundleError, Workflow
 
 __all__ = ["Answer", "analyse"]
 
+_PIECE_BYTES = 1 << 28
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -108,15 +110,26 @@ def _reduced(workflow: Workflow, reduction: Reduction, item: Any, given: MetaTen
     if reduction.inverse is not None and inversion is None:
         return reduction.brought_back(item, workflow.plan.output_key, _scores(workflow, image))
     labels = torch.empty(image.shape[1:], dtype=torch.int16, device=workflow.device)
-    for start, scores in _slabs(workflow, image):
+    for start, scores in _thin(_slabs(workflow, image)):
         activated = reduction.activated(scores)
         if inversion is not None:
             inversion.add(start, activated)
         else:
             labels[start : start + scores.shape[1]] = best_of(activated)
-    if inversion is not None:
-        return MetaTensor(inversion.labels()[None].float(), meta=given.meta)
-    return MetaTensor(labels[None].float(), meta=image.meta)
+    if inversion is None:
+        return MetaTensor(labels[None].float(), meta=image.meta)
+    labels = inversion.labels()[None]
+    # Whole numbers as they are where no transform of MONAI's comes after, which would want fractions.
+    return MetaTensor(labels.float() if reduction.rest else labels, meta=given.meta)
+
+
+def _thin(slabs: Iterator[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, torch.Tensor]]:
+    """In pieces of which copies may be made: of 105 classes a slab of windows is gigabytes."""
+    for start, scores in slabs:
+        plane_bytes = scores[:, :1].numel() * scores.element_size()
+        planes = max(1, _PIECE_BYTES // plane_bytes)
+        for first in range(0, scores.shape[1], planes):
+            yield start + first, scores[:, first : first + planes]
 
 
 def _slabs(workflow: Workflow, image: MetaTensor) -> Iterator[tuple[int, torch.Tensor]]:
@@ -148,7 +161,9 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _precision(workflow: Workflow) -> Any:
-    """As the evaluator has it: `amp` is for CUDA only."""
+    """As the evaluator has it: `amp` is for CUDA only. A variant asks for its own."""
+    if workflow.precision is not None:
+        return torch.autocast(workflow.device.type, dtype=workflow.precision)
     return torch.autocast("cuda") if workflow.plan.amp and workflow.device.type == "cuda" else nullcontext()
 
 
@@ -167,7 +182,7 @@ def _on_grid(found: torch.Tensor, given: MetaTensor) -> torch.Tensor:
 
 def _integers(found: torch.Tensor, output: str) -> torch.Tensor:
     """uint8, of what is nothing else: a fraction between two labels would be the label of a third."""
-    whole = found.to(torch.int32)
+    whole = found.to(torch.int32) if found.is_floating_point() else found
     most = 255 if output == "labels" else 1
     fits = bool(torch.equal(whole.to(found.dtype), found) and whole.min() >= 0 and whole.max() <= most)
     if not fits:

@@ -40,6 +40,7 @@ class Workflow:
     network: torch.nn.Module
     inferer: Inferer
     postprocessing: Compose
+    precision: torch.dtype | None = None  # of a variant: less than the bundle asks for
 
 
 def workflow_of(bundle: Path, plan: Plan, device: torch.device) -> Workflow:

@@ -1,0 +1,188 @@
+"""`isocenter models optimise`: what computes a model's network fastest here, and still finds the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from isocenter.cli import options
+from isocenter.cli.output import print_json, print_lines, say, table
+from isocenter_operators.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from isocenter.settings import Settings
+
+__all__ = ["command"]
+
+_PHANTOM = {"size": (160, 128, 64), "spacing_mm": (2.2, 2.2, 5.0)}  # (x, y, z)
+_FILE = "variant.json"
+
+
+@click.command("optimise")
+@click.argument("name")
+@click.argument("studies", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[SERIES]...")
+@click.option("--version", help="Of the model; by default the active one.")
+@click.option(
+    "--bound",
+    type=click.FloatRange(50, 100),
+    default=99.5,
+    show_default=True,
+    help="How well a variant has to agree, in percent: of all voxels, and of each organ's Dice coefficient.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--off", is_flag=True, help="Compute the network as it is again.")
+@options.json_option
+@click.pass_obj
+def command(
+    config: Path | None,
+    name: str,
+    studies: tuple[Path, ...],
+    *,
+    version: str | None,
+    bound: float,
+    device: str,
+    off: bool,
+    as_json: bool = False,
+) -> int:
+    """Measure what computes the imported model NAME fastest here, and keep it where it agrees.
+
+    SERIES are folders with one series each, as the model gets them; without any, the phantom. Nothing is switched on
+    that was not measured.
+    """
+    settings = options.running_settings(config)
+    folder = _folder(settings, name, version)
+    if off:
+        (folder / _FILE).unlink(missing_ok=True)
+        return _told([], None, folder, as_json)
+    found = _trials(folder, _volumes(studies), device, bound)
+    kept = _fastest(found)
+    _keep(folder, kept, found, studies)
+    return _told(found, kept, folder, as_json)
+
+
+def _folder(settings: Settings, name: str, version: str | None) -> Path:
+    """Of the version. Raises ConfigurationError for a model that was not imported."""
+    from isocenter.serving import Servings
+
+    serving = Servings(settings.data_dir).of(name)
+    chosen = version or (serving.active if serving else "1")
+    folder = settings.data_dir / "models" / name / chosen
+    if not (folder / "plan.json").is_file():
+        raise ConfigurationError(
+            f"{folder}: there is no imported model there; see `isocenter models`. Installed ones are run as they are"
+        )
+    plan = json.loads((folder / "plan.json").read_text())
+    if plan["output"] not in ("labels", "masks") or plan["channels"] != 1:
+        raise ConfigurationError(
+            f"{name}: only models that segment one series are optimised; of others it is not known what agreeing means"
+        )
+    return folder
+
+
+def _volumes(studies: Sequence[Path]) -> list[tuple[Any, Any]]:
+    from isocenter_operators.dicom.series.geometry import volume_of
+    from isocenter_operators.dicom.series.read import read_folder
+    from isocenter_operators.testing import thorax_phantom
+
+    if not studies:
+        say(
+            "no series is given: measured on the phantom, which says little about how well patients would agree"
+        )
+        phantom = thorax_phantom(**_PHANTOM)  # type: ignore[arg-type]
+        return [(np.ascontiguousarray(phantom.hu, np.int16), phantom.affine)]
+    volumes = [volume_of(read_folder(study)) for study in studies]
+    return [(volume.voxels, volume.affine) for volume in volumes]
+
+
+def _trials(
+    folder: Path, volumes: Sequence[tuple[Any, Any]], device: str, bound: float
+) -> list[dict[str, Any]]:
+    """In a process of its own: a bundle's code runs in no other, and a compiler may take it along."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "volumes.npz"
+        arrays: dict[str, Any] = {}
+        for number, (voxels, affine) in enumerate(volumes):
+            arrays |= {f"volume_{number}": voxels, f"affine_{number}": affine}
+        np.savez(file, **arrays)
+        done = subprocess.run(
+            [
+                *(sys.executable, "-W", "ignore", "-m", "bundle_engine.optimising"),
+                *(folder.resolve(), file, _device(device), str(bound)),
+            ],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not found or found[0]["seconds"] is None:
+        said = (found[0]["reason"] if found else "") or (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise ConfigurationError(f"{folder}: the network as it is can not be measured: {said}")
+    return found
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ConfigurationError("--device cuda: torch finds no CUDA device")
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def _fastest(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of those that agree; the first is the network as it is, which agrees with itself."""
+    return min((each for each in found if each["agrees"]), key=lambda each: float(each["seconds"]))
+
+
+def _keep(
+    folder: Path, kept: dict[str, Any], found: Sequence[dict[str, Any]], studies: Sequence[Path]
+) -> None:
+    file = folder / _FILE
+    if kept is found[0]:
+        file.unlink(missing_ok=True)
+        return
+    measured = {
+        "seconds": kept["seconds"],
+        "seconds_as_it_is": found[0]["seconds"],
+        "agreement_percent": kept["agreement_percent"],
+        "least_dice_percent": kept["least_dice_percent"],
+        "series": len(studies),
+    }
+    file.write_text(json.dumps({"variant": kept["variant"], "measured": measured}, indent=2) + "\n")
+
+
+def _told(found: Sequence[dict[str, Any]], kept: dict[str, Any] | None, folder: Path, as_json: bool) -> int:
+    name = "as it is" if kept is None else str(kept["variant"]["name"])
+    if as_json:
+        print_json({"kept": name, "trials": list(found)})
+        return 0
+    rows = [
+        [
+            each["variant"]["name"],
+            "" if each["seconds"] is None else f"{each['seconds']:.2f}",
+            "" if each["agreement_percent"] is None else f"{each['agreement_percent']:.3f}",
+            "" if each["least_dice_percent"] is None else f"{each['least_dice_percent']:.2f}",
+            each["reason"] or ("" if each["agrees"] else "agrees too little"),
+        ]
+        for each in found
+    ]
+    if rows:
+        print_lines(table(["variant", "seconds", "equal voxels (%)", "least Dice (%)", ""], rows))
+    print_lines(
+        [
+            "",
+            f"the network is computed {name}"
+            + ("" if kept is None or kept is found[0] else f", by {folder / _FILE}"),
+            "it counts from the next start of `isocenter up` on: another variant is another model, as other weights",
+        ]
+    )
+    return 0
