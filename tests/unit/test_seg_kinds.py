@@ -123,6 +123,7 @@ STAMPED = {
     "AccessionNumber", "BodyPartExamined", "ContentDate", "ContentQualification", "ContentTime", "ContentCreatorName",
     "ContributingEquipmentSequence", "DeviceUID", "ImageComments", "InstanceCreationDate", "InstanceCreationTime",
     "PatientAge", "PatientBirthDate", "PatientID", "PatientName", "PatientSex", "PatientWeight", "PatientSize",
+    "QualityControlSubject",
     "ReferringPhysicianName", "SeriesDate", "SeriesTime", "SoftwareVersions", "SpecificCharacterSet", "StudyDate",
     "StudyDescription", "StudyID", "StudyTime",
 }  # fmt: skip
@@ -357,6 +358,7 @@ shape = (75, 512, 512)
 frames, labels = case.frames_case((75, 40, 40)), case.labels_case(104, shape)
 for frame in frames:
     frame.instance.Rows = frame.instance.Columns = 512
+frames = case.frames_of([frame.instance for frame in frames])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 seg = case.seg_case(labels, frames, 104)
 seg.save_as(sys.argv[2], enforce_file_format=True)
