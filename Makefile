@@ -75,7 +75,7 @@ fuzz: install
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(or $(CASES),20000) $(if $(SEED),--seed $(SEED))
 
 zoo: install
-	$(BIN)/python -m pytest tests/integration/test_model_zoo.py -q -m slow
+	$(BIN)/python -m pytest tests/integration/test_model_zoo.py tests/integration/test_models.py -q -m slow
 
 load: install
 	@PYTHONPATH=tests $(BIN)/python benchmarks/load.py --minutes $(or $(MINUTES),10)

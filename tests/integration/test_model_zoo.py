@@ -1,7 +1,7 @@
 """Every bundle of the Model Zoo that is at hand, from its import to its results, by the commands that a user types.
 
 The bundles are unmodified, their weights drawn by chance. What the SEG says is what `monai.bundle` by itself saves for
-the same voxels. The short-axis bundle is in `test_models`.
+the same voxels. The short-axis bundle is in `test_models`. The large ones are slow: `make zoo`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def labels_of(file: Path, volume: Volume, named: dict[str, str]) -> NDArray[np.u
     ("name", "series", "segments"),
     [
         ("spleen_ct_segmentation", lower_abdomen, 1),
-        ("wholeBody_ct_segmentation", small_phantom, 104),
+        pytest.param("wholeBody_ct_segmentation", small_phantom, 104, marks=pytest.mark.slow),
         pytest.param("swin_unetr_btcv_segmentation", small_phantom, 13, marks=pytest.mark.slow),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from pydicom import dcmread
+from threshold_bundle import threshold_bundle
 
 from isocenter_operators.dicom.rules.validate import dciodvfy, problems
 
@@ -33,6 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
     torch.save({"model": network.state_dict(), "epoch": 3}, bundle / "models" / "model.pt")
+    threshold_bundle(folder / "bones", 250)
     (folder / "isocenter.yaml").write_text(
         json.dumps(
             {
@@ -57,20 +59,29 @@ def isocenter(place: Path, *words: str | Path) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_bundle_is_imported_checked_and_run(place: Path, test_data: Path) -> None:
-    imported = isocenter(place, "models", "import", place / "bundle", "--name", NAME)
+@pytest.mark.parametrize(
+    ("name", "bundle", "series"),  # one that it is for, and one that it is not for
+    [
+        ("bones", "bones", ("ct-abdomen-41/image", "mr-abdomen/t2_image")),
+        pytest.param(NAME, "bundle", "mr-abdomen/t2_image", "ct-abdomen-41/image", marks=pytest.mark.slow),
+    ],
+)
+def test_a_bundle_is_imported_checked_and_run(
+    name: str, bundle: str, series: tuple[str, str], place: Path, test_data: Path
+) -> None:
+    imported = isocenter(place, "models", "import", place / bundle, "--name", name)
     assert imported["code"] == []
     listed = {row["model"]: row for row in isocenter(place, "models", "list")["models"]}
-    assert set(listed) == {"ct_lung_density", "thorax_organs", NAME}
-    assert len(listed[NAME]["weights_sha256"]) == 64
+    assert {"ct_lung_density", "thorax_organs", name} <= set(listed)
+    assert len(listed[name]["weights_sha256"]) == 64
 
-    checked = isocenter(place, "models", "check", NAME)
+    checked = isocenter(place, "models", "check", name)
     assert checked["given"] == checked["answered"]
     assert checked["same_twice"]
     assert checked["peak_mb"] > 100
 
-    results = place / "results"
-    done = isocenter(place, "run", NAME, test_data / "mr-abdomen" / "t2_image", "--out", results)
+    results = place / f"results of {name}"
+    done = isocenter(place, "run", name, test_data / series[0], "--out", results)
     assert done["status"] == "done"
     files = {dcmread(file).Modality: file for file in results.glob("*.dcm")}
     assert set(files) == {"SEG", "SR", "OT"}
@@ -80,6 +91,4 @@ def test_a_bundle_is_imported_checked_and_run(place: Path, test_data: Path) -> N
     assert labels == [group["label"] for group in done["groups"]]
     volumes_ml = [group["volume_mL"] for group in done["groups"]]
     assert all(volume > 0 for volume in volumes_ml)
-    assert not isocenter(place, "run", NAME, test_data / "ct-abdomen-41" / "image", "--out", results)[
-        "groups"
-    ]
+    assert not isocenter(place, "run", name, test_data / series[1], "--out", results)["groups"]

@@ -239,7 +239,8 @@ def test_a_study_that_the_archive_can_not_read_holds_up_no_other_and_says_why(
         router.start()
         wait_for(lambda: any(" to /instances/" in each.waiting for each in router.newest()))
         store(settings, other_study)
-        wait_for(lambda: len(jobs.list()) == 1)
+        # A study has settled when its job is there: for a moment it is both.
+        wait_for(lambda: (len(jobs.list()), len(router.settling())) == (1, 1))
         (broken,) = router.settling()
         assert jobs.list()[0].study_uid != broken.study_uid
         assert router.status()["away"] == ""

@@ -283,7 +283,7 @@ def test_several_instances_and_their_memory_given_back(
     gone = site.command(capsys, "unload", NAME)
     assert gone["memory_before_mb"] > 100
     assert not gone["memory_after_mb"]
-    assert not any(_lives(pid) for pid in pids)
+    until(lambda: not any(_lives(pid) for pid in pids))  # seconds after Triton says that the model is gone
     assert NAME not in Catalog.of(site.settings).models  # nor is it loaded at the next start
     job_id, _ = site.asked("while it is away")
     until(lambda: "bone" in str(site.jobs.show(job_id).reason))
