@@ -63,7 +63,7 @@ def isocenter(place: Path, *words: str | Path) -> Any:
     ("name", "bundle", "series"),  # one that it is for, and one that it is not for
     [
         ("bones", "bones", ("ct-abdomen-41/image", "mr-abdomen/t2_image")),
-        pytest.param(NAME, "bundle", "mr-abdomen/t2_image", "ct-abdomen-41/image", marks=pytest.mark.slow),
+        pytest.param(NAME, "bundle", ("mr-abdomen/t2_image", "ct-abdomen-41/image"), marks=pytest.mark.slow),
     ],
 )
 def test_a_bundle_is_imported_checked_and_run(
