@@ -119,8 +119,10 @@ def _reduced(workflow: Workflow, reduction: Reduction, item: Any, given: MetaTen
     if inversion is None:
         return MetaTensor(labels[None].float(), meta=image.meta)
     labels = inversion.labels()[None]
-    # Whole numbers as they are where no transform of MONAI's comes after, which would want fractions.
-    return MetaTensor(labels.float() if reduction.rest else labels, meta=given.meta)
+    if reduction.rest:
+        return MetaTensor(labels.float(), meta=given.meta)
+    # Whole numbers stay what they are where no transform comes after, which would want fractions.
+    return MetaTensor(labels.to(torch.uint8) if int(labels.max()) < 256 else labels, meta=given.meta)
 
 
 def _thin(slabs: Iterator[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, torch.Tensor]]:

@@ -27,7 +27,7 @@ def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
     affine = affine.to("cpu", torch.float64)
     if affine.shape != (4, 4) or not torch.isfinite(affine).all() or abs(torch.linalg.det(affine)) < 1e-9:
         raise InvalidAffine(f"the affine is no map of voxels into space: {affine.tolist()}")
-    voxels = volume.transpose(-1, -3).to(torch.float32).contiguous()
+    voxels = _turned(volume, torch.float32)
     ras = _LPS_TO_RAS @ affine
     meta = {
         "affine": ras,
@@ -43,4 +43,15 @@ def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
 def voxels_of(image: torch.Tensor) -> torch.Tensor:
     """From (..., X, Y, Z) back to (..., Z, Y, X), as a plain tensor."""
     plain = image.as_tensor() if isinstance(image, MetaTensor) else image
-    return plain.transpose(-1, -3).contiguous()
+    return _turned(plain, plain.dtype)
+
+
+def _turned(voxels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """From (..., A, B, C) to (..., C, B, A), contiguous. On a CPU plane by plane, which torch has a fast way for."""
+    if voxels.device.type != "cpu":
+        return voxels.transpose(-1, -3).to(dtype).contiguous()
+    *channels, depth, height, width = voxels.shape
+    turned = torch.empty((*channels, width, height, depth), dtype=dtype)
+    for row in range(height):
+        turned[..., row, :].copy_(voxels[..., row, :].transpose(-1, -2))
+    return turned
