@@ -96,7 +96,7 @@ def _studies(results: Mapping[str, Mapping[str, Any]]) -> str:
         for name, each in found.items()
     ]
     return (
-        "\n## Studies an hour\n\nPhantoms of 120 slices through the whole service with `ct_lung_density` "
+        "\n## Studies an hour\n\nPhantoms of 80 slices through the whole service with `ct_lung_density` "
         "(`make throughput`). Memory: from the first third of the studies to the last of them; under 5 % is asked for "
         "over 300.\n\n"
         "| | studies | an hour | memory |\n|---|---|---|---|\n" + "".join(lines)

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python benchmarks/throughput.py [--studies 100] [--long 300]
 
-The real stack: Orthanc, Triton, PostgreSQL, `ct_lung_density`. Phantoms of 120 slices wait in the queue while the
+The real stack: Orthanc, Triton, PostgreSQL, `ct_lung_density`. Phantoms of 80 slices wait in the queue while the
 workers are held (SIGSTOP); the clock runs from their release to the last result. All workers share one instance
 of the model on Triton, and the cores of the machine.
 """
@@ -35,7 +35,7 @@ from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.testing import Phantom, as_datasets, thorax_phantom
 
 WORKERS = (1, 2, 4)
-SIZE, SPACING_MM = (192, 192, 120), (2.0, 2.0, 2.6)
+SIZE, SPACING_MM = (128, 128, 80), (2.8, 2.8, 3.9)
 GROWTH_PERCENT = 5.0
 _QUEUED_WITHIN_S, _ENDED_WITHIN_S = 600.0, 1800.0
 _ALL = 1_000_000
