@@ -90,9 +90,7 @@ def _studies(results: Mapping[str, Mapping[str, Any]]) -> str:
     if not found:
         return ""
     lines = [
-        f"| {name.removeprefix('a study, ')} | {each['studies']} | {each['per_hour']} | "
-        + ", ".join(f"{kind} {value:+.1f} %" for kind, value in each["memory_growth_percent"].items())
-        + " |\n"
+        f"| {name.removeprefix('a study, ')} | {each['studies']} | {each['per_hour']} | {_growth(each)} |\n"
         for name, each in found.items()
     ]
     return (
@@ -101,6 +99,13 @@ def _studies(results: Mapping[str, Mapping[str, Any]]) -> str:
         "over 300.\n\n"
         "| | studies | an hour | memory |\n|---|---|---|---|\n" + "".join(lines)
     )
+
+
+def _growth(result: Mapping[str, Any]) -> str:
+    growth = result["memory_growth_percent"]
+    if growth is None:
+        return "not measured: fewer than 300 studies"
+    return ", ".join(f"{kind} {value:+.1f} %" for kind, value in growth.items())
 
 
 def _cards(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import isocenter, site
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage, generate_uid
@@ -31,25 +29,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    content = {
-        "data_dir": str(tmp_path / "data"),
-        "apps_dir": str(ROOT / "apps"),
-        "triton": {"model_repository": str(ROOT / "triton_models")},
-    }
-    (tmp_path / "isocenter.yaml").write_text(json.dumps(content))
-    return tmp_path
-
-
-def isocenter(place: Path, *words: str | Path) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "isocenter.cli", *map(str, words), "--json"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return site(tmp_path)
 
 
 def valid(folder: Path) -> dict[str, Dataset]:

@@ -6,15 +6,13 @@ the same voxels. The short-axis bundle is in `test_models`. The large ones are s
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import isocenter, site
 from numpy.typing import NDArray
 from pydicom import dcmread
 from zoo import as_the_author_runs_it, with_weights
@@ -27,28 +25,6 @@ from isocenter_operators.testing import abdomen_phantom, write_series
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.integration
-
-
-def isocenter(place: Path, *words: str | Path) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "isocenter.cli", *map(str, words), "--json"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
-def site(folder: Path) -> Path:
-    content = {
-        "data_dir": str(folder / "data"),
-        "apps_dir": str(ROOT / "apps"),
-        "triton": {"model_repository": str(ROOT / "triton_models")},
-    }
-    (folder / "isocenter.yaml").write_text(json.dumps(content))
-    return folder
 
 
 def lower_abdomen(folder: Path, test_data: Path) -> Path:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from commands import isocenter, site
 from monai.bundle import ConfigParser
 from pydicom import dcmread
 from threshold_bundle import threshold_bundle
@@ -35,28 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
     torch.save({"model": network.state_dict(), "epoch": 3}, bundle / "models" / "model.pt")
     threshold_bundle(folder / "bones", 250)
-    (folder / "isocenter.yaml").write_text(
-        json.dumps(
-            {
-                "data_dir": str(folder / "data"),
-                "apps_dir": str(ROOT / "apps"),
-                "triton": {"model_repository": str(ROOT / "triton_models")},
-            }
-        )
-    )
-    return folder
-
-
-def isocenter(place: Path, *words: str | Path) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "isocenter.cli", *map(str, words), "--json"],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return site(folder)
 
 
 @pytest.mark.parametrize(

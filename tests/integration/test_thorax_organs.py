@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import isocenter
 from numpy.typing import NDArray
 from pydicom import dcmread
 from read_back import found_by_dciodvfy, on_grid, read_report, read_seg
@@ -117,19 +115,8 @@ def test_no_patient_and_no_other_phantom_is_given_to_it(
 def test_the_commands_of_a_user_know_it(tmp_path: Path) -> None:
     """In a folder with no configuration: what is installed is found, and its model started."""
 
-    def isocenter(*words: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "isocenter.cli", *words, "--json"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
-
-    listed = {row["model"]: row for row in isocenter("models", "list")["models"]}
+    listed = {row["model"]: row for row in isocenter(tmp_path, "models", "list")["models"]}
     assert len(listed[NAME]["weights_sha256"]) == 64
-    checked = isocenter("models", "check", NAME)
+    checked = isocenter(tmp_path, "models", "check", NAME)
     assert checked["same_twice"]
     assert set(checked["found"]) == {str(int(organ)) for organ in Organ}

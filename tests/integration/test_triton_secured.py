@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from tls import certificates, secured, server_context
 
 from isocenter.settings import TritonSettings
-from isocenter_operators.errors import ConfigurationError, InferenceUnavailable
+from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
 from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.endpoint import Endpoint
 from isocenter_operators.inference.triton import TritonClient
@@ -63,23 +65,31 @@ def test_a_server_that_asks_who_we_are_is_shown(triton_url: str, tmp_path: Path)
             answered(Endpoint(known.url, encrypted=True, ca=folder / "ca.pem"))
 
 
-def test_the_token_goes_with_every_call(triton_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What gRPC is given to send: Triton itself looks at no token, a gateway in front of it does."""
-    endpoint = Endpoint(triton_url, token="of-the-site")
-    sent: list[tuple[tuple[str, str], ...]] = []
-    real = type(endpoint.connected())._get_metadata
+class _Gate(grpc.GenericRpcHandler):
+    """Triton looks at no token, what stands in front of it does: notes what comes with each call, answers none."""
 
-    def seen(client: object, headers: object) -> object:
-        metadata = real(client, headers)
-        sent.append(tuple(metadata))
-        return metadata
+    def __init__(self) -> None:
+        self.came: list[tuple[str, str | None]] = []
 
-    monkeypatch.setattr(type(endpoint.connected()), "_get_metadata", seen)
-    assert answered(endpoint)
-    with ModelControl(endpoint, "self_test") as control:
-        control.last_answered()
-    assert len(sent) >= 2
-    assert all(("authorization", "Bearer of-the-site") in each for each in sent)
+    def service(self, details: grpc.HandlerCallDetails) -> None:
+        shown = dict(details.invocation_metadata)
+        self.came.append((details.method.rpartition("/")[2], shown.get("authorization")))
+
+
+def test_the_token_comes_with_every_call() -> None:
+    gate = _Gate()
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[gate])
+    endpoint = Endpoint(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", token="of-the-site")
+    server.start()
+    try:
+        with pytest.raises(IsocenterError):
+            answered(endpoint)
+        with pytest.raises(IsocenterError), ModelControl(endpoint, "self_test") as control:
+            control.last_answered()
+    finally:
+        server.stop(None)
+    assert {"ModelInfer", "ModelStatistics"} <= {method for method, _ in gate.came}
+    assert {token for _, token in gate.came} == {"Bearer of-the-site"}
     assert "of-the-site" not in repr(endpoint)
 
 

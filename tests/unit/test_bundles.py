@@ -405,6 +405,11 @@ def _drop(key: str) -> Callable[[dict[str, Any]], object]:
             r"evaluator: EnsembleEvaluator can not be honoured, only SupervisedEvaluator",
         ),
         (
+            lambda c: c["evaluator"].update(_target_="scripts.evaluator.DetectionEvaluator"),
+            lambda m: None,
+            r"DetectionEvaluator can not be honoured, only SupervisedEvaluator: boxes \(detection\) are not served",
+        ),
+        (
             lambda c: c["evaluator"].update(prepare_batch="$scripts.prepare"),
             lambda m: None,
             r"evaluator: SupervisedEvaluator with prepare_batch can not be honoured",

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from isocenter.cli import main
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
 NAME = "spleen_ct_segmentation"
+GIT_OF_BRACES = "9e26dfeeb6e641a33dae4961196235bdb965b21b"  # what `git hash-object` says of "{}"
 
 
 @pytest.fixture
@@ -85,9 +87,9 @@ def test_the_newest_version_is_fetched_and_its_checksum_looked_at(
 
 def test_a_repository_is_fetched_file_by_file(zoo: Callable[[dict[str, bytes]], str]) -> None:
     weights = b"weights"
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"type": "directory", "path": "models"},
-        {"type": "file", "path": "configs/metadata.json"},
+        {"type": "file", "path": "configs/metadata.json", "size": 2, "oid": GIT_OF_BRACES},
         {"type": "file", "path": "models/model.pt", "lfs": {"oid": hashlib.sha256(weights).hexdigest()}},
     ]
     files = {
@@ -102,8 +104,17 @@ def test_a_repository_is_fetched_file_by_file(zoo: Callable[[dict[str, bytes]], 
             "configs/metadata.json": b"{}",
             "models/model.pt": weights,
         }
-    files[f"/MONAI/{NAME}/resolve/0.5.9/models/model.pt"] = b"others"
-    with pytest.raises(ConfigurationError, match="another checksum"), fetched(NAME, f"{site}/index"):
+    for path, content in (("models/model.pt", weights), ("configs/metadata.json", b"{}")):
+        files[f"/MONAI/{NAME}/resolve/0.5.9/{path}"] = b"others"
+        with pytest.raises(ConfigurationError, match="another checksum"), fetched(NAME, f"{site}/index"):
+            pass
+        files[f"/MONAI/{NAME}/resolve/0.5.9/{path}"] = content
+    del listed[1]["oid"]
+    files[f"/api/models/MONAI/{NAME}/tree/0.5.9?recursive=true"] = json.dumps(listed).encode()
+    with (
+        pytest.raises(ConfigurationError, match="no checksum of it is known"),
+        fetched(NAME, f"{site}/index"),
+    ):
         pass
     listed[1]["path"] = "../outside"
     files[f"/api/models/MONAI/{NAME}/tree/0.5.9?recursive=true"] = json.dumps(listed).encode()

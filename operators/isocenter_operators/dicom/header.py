@@ -26,7 +26,17 @@ from isocenter_operators.errors import InputError, UnreadableInput
 if TYPE_CHECKING:
     from highdicom import SOPClass  # which takes seconds to import
 
-__all__ = ["DISCLAIMER", "UNPAIRED", "coded", "has_sound", "plane_of", "referenced", "restamp", "stamp"]
+__all__ = [
+    "DISCLAIMER",
+    "PATIENT_AND_STUDY",
+    "UNPAIRED",
+    "coded",
+    "has_sound",
+    "plane_of",
+    "referenced",
+    "restamp",
+    "stamp",
+]
 
 DISCLAIMER = "Research use only, not for clinical diagnosis"
 
@@ -44,6 +54,8 @@ _TYPE_2 = (
     "StudyID",
     "ReferringPhysicianName",
 )
+# What highdicom wants to copy from whatever it is given; `stamp` writes the true values.
+PATIENT_AND_STUDY = (*_KEYS[:2], *_TYPE_2)
 _OPTIONAL = (
     "IssuerOfPatientID",
     "TypeOfPatientID",
@@ -139,7 +151,7 @@ def plane_of(frame: Frame) -> Dataset:
         setattr(plane, keyword, _decimals(frame.get(keyword)))
     plane.SliceThickness = _thickness_mm(frame)
     plane.PositionReferenceIndicator = _text(source, "PositionReferenceIndicator")
-    for keyword in (*_KEYS[:2], *_TYPE_2):
+    for keyword in PATIENT_AND_STUDY:
         setattr(plane, keyword, None)
     for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
         if has_sound(source, keyword):

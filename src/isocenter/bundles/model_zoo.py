@@ -88,7 +88,7 @@ class _Zoo:
         source = str(entry.get("source", ""))
         if source.endswith(".zip"):
             file = folder / f"{self._name}.zip"
-            self._download(source, file, "sha1", str(entry.get("checksum") or ""))
+            self._download(source, file, hashlib.sha1(), str(entry.get("checksum") or ""))
             return file
         parts = urlsplit(source)
         path = PurePosixPath(parts.path).parts[1:]
@@ -104,7 +104,7 @@ class _Zoo:
         return folder / self._name
 
     def _repository(self, site: str, repository: str, revision: str, folder: Path) -> None:
-        """Every file of a repository at Hugging Face, large ones checked by the SHA-256 that it lists."""
+        """Every file of a repository at Hugging Face: large ones have their SHA-256 listed, others git's own digest."""
         revision = quote(revision, safe="")
         listing = f"{site}/api/models/{repository}/tree/{revision}?recursive=true"
         found = self._json(listing)
@@ -117,9 +117,13 @@ class _Zoo:
                 raise ConfigurationError(f"{listing}: {str(path)!r} would lie outside of the bundle")
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            expected = str((each.get("lfs") or {}).get("oid") or "")
             where = f"{site}/{repository}/resolve/{revision}/{quote(str(path))}"
-            self._download(where, file, "sha256", expected)
+            large = (each.get("lfs") or {}).get("oid")
+            if large:
+                self._download(where, file, hashlib.sha256(), str(large))
+            else:
+                blob = hashlib.sha1(b"blob %d\0" % int(each.get("size") or 0))  # as git names its content
+                self._download(where, file, blob, str(each.get("oid") or ""))
 
     def _json(self, url: str) -> Any:
         try:
@@ -131,8 +135,9 @@ class _Zoo:
         except ValueError as error:
             raise ConfigurationError(f"{url}: the answer is no JSON; {_by_hand(self._name)}") from error
 
-    def _download(self, url: str, file: Path, kind: str, expected: str) -> None:
-        digest = hashlib.new(kind)
+    def _download(self, url: str, file: Path, digest: hashlib._Hash, expected: str) -> None:
+        if not expected:
+            raise ConfigurationError(f"{url}: no checksum of it is known; {_by_hand(self._name)}")
         try:
             with self._http.stream("GET", url) as answer, file.open("wb") as out:
                 answer.raise_for_status()
@@ -143,9 +148,9 @@ class _Zoo:
             raise self._unreached(url, error) from error
         except OSError as error:
             raise ConfigurationError(f"{file} can not be written: {error.strerror}") from error
-        if expected and digest.hexdigest() != expected.lower():
+        if digest.hexdigest() != expected.lower():
             raise ConfigurationError(
-                f"{url}: what came has another checksum than the index says ({kind} {digest.hexdigest()}, not "
+                f"{url}: what came has another checksum than the index says ({digest.name} {digest.hexdigest()}, not "
                 f"{expected}): it is not used; {_by_hand(self._name)}"
             )
 

@@ -102,14 +102,18 @@ def unloading(config: Path | None, name: str, version: str | None, as_json: bool
     versions = _versions(config, name)
     if version is None:
         return _tell(name, versions.take_out(), as_json, f"{name} is out of service, its jobs wait")
-    roles = versions.serving.roles(version)
+    change = versions.change(lambda serving: _without_earlier(serving, name, version))
+    return _tell(name, change, as_json, f"version {version} of {name} is not kept loaded")
+
+
+def _without_earlier(serving: Serving, name: str, version: str) -> Serving:
+    roles = serving.roles(version)
     if roles != ("before",):
         held = f"is the {roles[0]}" if roles else "has nothing to do"
         raise ConfigurationError(
             f"version {version} of {name} {held}: only the one before the active one is kept"
         )
-    after = versions.serving.model_copy(update={"keeps_earlier": False})
-    return _tell(name, versions.change(after), as_json, f"version {version} of {name} is not kept loaded")
+    return serving.model_copy(update={"keeps_earlier": False})
 
 
 @click.command("load")
@@ -177,7 +181,7 @@ def _changed(
     versions = _versions(config, name)
     if version is not None:
         versions.require(version)
-    change = versions.change(how(versions.serving))
+    change = versions.change(how)
     return _tell(name, change, as_json, *_roles(change.serving))
 
 

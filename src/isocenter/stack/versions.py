@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,17 +84,20 @@ class ModelVersions:
                 "`isocenter models import BUNDLE --as-version` adds one"
             )
 
-    def change(self, after: Serving) -> Change:
+    def change(self, how: Callable[[Serving], Serving]) -> Change:
         """Give the versions other roles. New jobs go by them when all that have one serve, and not before.
+
+        how: from the present roles to the others; what another command has changed meanwhile is among the present.
 
         What has no role any more is unloaded when its last call has ended. Raises ConfigurationError for a version that
         is not there, and Unavailable where one can not be loaded; then nothing is changed.
         """
         config = self.folder / "config.pbtxt"
-        for version in after.versions:
-            self.require(version)
-        with self._servings.changing(self.model), self._measured(after) as measured:
+        with self._servings.changing(self.model), self._measured() as measured:
             before, text = self.serving, config.read_text()
+            after = how(before)
+            for version in after.versions:
+                self.require(version)
             both = sorted({*before.versions, *after.versions}, key=int)
             try:
                 self._load(config, with_versions(text, both))
@@ -108,8 +111,8 @@ class ModelVersions:
 
     def scale(self, count: int, gpus: Sequence[int] = ()) -> Change:
         """Have `count` processes of each version on each of these GPUs, or of those that Triton finds."""
-        config, serving = self.folder / "config.pbtxt", self.serving
-        with self._servings.changing(self.model), self._measured(serving) as measured:
+        config = self.folder / "config.pbtxt"
+        with self._servings.changing(self.model), self._measured() as measured:
             text = config.read_text()
             try:
                 self._load(config, with_instances(text, count, gpus))
@@ -120,8 +123,8 @@ class ModelVersions:
 
     def take_out(self) -> Change:
         """Unload the model, in the server that runs and at its next start: its jobs wait."""
-        after = self.serving.model_copy(update={"loaded": False})
-        with self._servings.changing(self.model), self._measured(after) as measured:
+        with self._servings.changing(self.model), self._measured() as measured:
+            after = self.serving.model_copy(update={"loaded": False})
             self._servings.write(self.model, after)  # before: else the supervisor would miss it
             if self.live:
                 with self._control() as control:
@@ -131,12 +134,11 @@ class ModelVersions:
 
     def put_back(self) -> Change:
         """Load what was taken out of service."""
-        after = self.serving.model_copy(update={"loaded": True})
-        with self._servings.changing(self.model), self._measured(after) as measured:
+        with self._servings.changing(self.model), self._measured() as measured:
             if self.live:
                 with self._control() as control:
                     control.load()
-            self._servings.write(self.model, after)
+            self._servings.write(self.model, self.serving.model_copy(update={"loaded": True}))
         return measured[0]
 
     def unload(self) -> bool:
@@ -193,13 +195,13 @@ class ModelVersions:
         return self.there or (self.app.models[self.model],)
 
     @contextmanager
-    def _measured(self, after: Serving) -> Iterator[list[Change]]:
+    def _measured(self) -> Iterator[list[Change]]:
         made: list[Change] = []
         begun, before_mb = time.monotonic(), self.memory_mb()
         yield made
         made.append(
             Change(
-                serving=after,
+                serving=self.serving,
                 live=self.live,
                 seconds=round(time.monotonic() - begun, 2),
                 before_mb=before_mb,

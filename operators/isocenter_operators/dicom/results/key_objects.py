@@ -8,7 +8,7 @@ from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.header import DISCLAIMER, referenced, stamp
+from isocenter_operators.dicom.header import DISCLAIMER, PATIENT_AND_STUDY, referenced, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.key_frames import KeyFrame
 from isocenter_operators.dicom.results.observer import device_observer
@@ -21,17 +21,6 @@ __all__ = ["key_images", "result_set"]
 # CID 7010. Its other titles say what a selection is for (a conference, printing, a manifest for sharing), or judge the
 # images (best in set, quality issue): of a computed selection none of them is true.
 _TITLE = CodedConcept("113000", "DCM", "Of Interest")
-_PATIENT_AND_STUDY = (  # what highdicom copies; `stamp` writes the true values
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
 _KINDS = {
     "DOC": "document",
     "KO": "key object selection",
@@ -123,7 +112,7 @@ def _document(
     description: str,
     disclaimer: str,
 ) -> KeyObjectSelectionDocument:
-    for keyword in _PATIENT_AND_STUDY:
+    for keyword in PATIENT_AND_STUDY:
         setattr(objects[0], keyword, None)
     content = KeyObjectSelection(
         document_title=_TITLE,

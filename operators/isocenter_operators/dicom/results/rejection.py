@@ -14,7 +14,7 @@ from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.header import DISCLAIMER, stamp
+from isocenter_operators.dicom.header import DISCLAIMER, PATIENT_AND_STUDY, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.observer import device_observer
 from isocenter_operators.errors import InvalidResult
@@ -33,17 +33,6 @@ _DOCUMENTS = (
     "1.2.840.10008.5.1.4.1.1.11.",
 )  # SR; encapsulated; structure sets; presentation states: without pixels
 _REFERENCE = ("sop_class_uid", "sop_instance_uid", "series_uid", "study_uid")
-_PATIENT_AND_STUDY = (  # what highdicom copies; `stamp` writes the true values
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
 _FUNCTIONAL_GROUPS = 0x52009229  # from here on an image tells of its frames, at length
 _EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber")
 
@@ -86,7 +75,7 @@ def rejection_note(
         raise InvalidResult(
             f"a rejection note is for one study; {header.StudyInstanceUID} is not the only one"
         )
-    for keyword in _PATIENT_AND_STUDY:
+    for keyword in PATIENT_AND_STUDY:
         setattr(references[0], keyword, None)
     identity = rejection_identity(old_job, new_job, created)
     text = text or _text(application, old_job, new_job, replaced)

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code, Findings, Segment
-from isocenter_operators.dicom.header import DISCLAIMER, stamp
+from isocenter_operators.dicom.header import DISCLAIMER, PATIENT_AND_STUDY, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.image_library import add_entries, image_library
 from isocenter_operators.dicom.results.observer import device_observer
@@ -189,20 +189,7 @@ def _references(instances: Iterable[Dataset]) -> Iterator[Dataset]:
         reference = Dataset()
         for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
             setattr(reference, keyword, str(instance[keyword].value))
-        for keyword in (
-            ()
-            if place
-            else (
-                "PatientID",
-                "PatientName",
-                "PatientBirthDate",
-                "PatientSex",
-                "AccessionNumber",
-                "StudyID",
-                "StudyDate",
-                "StudyTime",
-            )
-        ):
+        for keyword in PATIENT_AND_STUDY if place == 0 else ():
             setattr(reference, keyword, None)
         yield reference
 
