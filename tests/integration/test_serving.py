@@ -139,10 +139,13 @@ def site(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> 
     config = folder / "settings.yaml"
     config.write_text(json.dumps(settings.model_dump(mode="json", exclude_defaults=True)))
     first = threshold_bundle(folder / "first", ABOVE_HU["1"])
-    assert main(["models", "--config", str(config), "import", str(first), "--name", NAME]) == 0
     workers, jobs = Workers(settings, folder), Jobs(settings)
-    with exclusively(settings), running_triton(settings, [NAME]):
+    with exclusively(settings), running_triton(settings, []):
         write(settings)
+        # The first model that is imported at all, into a stack that runs.
+        models = ["models", "--config", str(config)]
+        assert main([*models, "import", str(first), "--name", NAME]) == 0
+        assert main([*models, "load", NAME]) == 0
         workers.start()
         try:
             yield Site(settings, folder, jobs, config)

@@ -108,7 +108,9 @@ def test_what_is_kept_is_another_model(
     assert next(iter(trials)) == "as it is"
     assert not trials["bfloat16"]["agrees"]
     agreeing = [each for each in told["trials"] if each["agrees"]]
-    assert trials[told["kept"]] == min(agreeing, key=lambda each: float(each["seconds"]))
+    fastest = min(agreeing, key=lambda each: float(each["seconds"]))
+    worth_it = fastest["seconds"] < 0.95 * trials["as it is"]["seconds"]
+    assert told["kept"] == (fastest["variant"]["name"] if worth_it else "as it is")
     written = (folder / "variant.json").exists()
     assert written == (told["kept"] != "as it is")
     assert (digest_of(folder) != before) == written

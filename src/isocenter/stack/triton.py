@@ -122,6 +122,8 @@ def _inherited(name: str) -> tuple[str, ...]:
 
 
 def _repositories(settings: Settings, models: Sequence[str]) -> tuple[Path, ...]:
+    # There from the start: Triton looks into no repository that it was not started with, and models come later.
+    (settings.data_dir / "models").mkdir(parents=True, exist_ok=True)
     named, *imported = settings.model_repositories
     for installed in (named.resolve(), _SOURCE_TREE / named):
         if (installed / SELF_TEST / "config.pbtxt").exists():
