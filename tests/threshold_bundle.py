@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +22,7 @@ def threshold_bundle(
     title: str = "Above a threshold",
     label: str = "bone",
     modality: str = "CT",
+    accepts: Mapping[str, Any] | None = None,
     broken: bool = False,
 ) -> Path:
     """Write the bundle and give its folder. `broken`: it answers with a label that it has not said the meaning of."""
@@ -70,6 +73,7 @@ def threshold_bundle(
             "inputs": {"image": {"modality": modality, "num_channels": 1}},
             "outputs": {"pred": {"channel_def": {"0": "background", "1": label}}},
         },
+        **({"isocenter": {"accepts": accepts}} if accepts else {}),
     }
     (folder / "configs" / "inference.json").write_text(json.dumps(inference))
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))

@@ -220,7 +220,12 @@ def test_the_commands_where_no_stack_runs(
     ("changed", "difference"),
     [
         ({"label": "spleen"}, "1 of its labels is 'spleen', and not 'bone'"),
-        ({"modality": "MR"}, "it takes MR, and not CT"),
+        ({"modality": "MR"}, "its accepts.modalities is ['MR'], and not ['CT']"),
+        # Else a version that is for less would be given what the first one is for.
+        (
+            {"accepts": {"body_regions": {"chest": 60}}},
+            "its accepts.body_regions is {'chest': 60}, and not None",
+        ),
     ],
 )
 def test_a_version_that_finds_something_else_is_another_application(

@@ -256,7 +256,7 @@ def _refuse_another(file: Path, described: Mapping[str, Any]) -> None:
     """A version that takes or finds something else is another application: no report could compare the two."""
     try:
         known = yaml.safe_load(file.read_text())
-        there, modalities = known["bundle"], known["isocenter"]["accepts"]["modalities"]
+        there, accepted = known["bundle"], dict(known["isocenter"]["accepts"])
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{file}: can not be read: {error}", path=str(file)) from error
     here = described["bundle"]
@@ -265,9 +265,12 @@ def _refuse_another(file: Path, described: Mapping[str, Any]) -> None:
         for each in sorted({*there, *here} - {"intended_use"})
         if there.get(each) != here.get(each)
     ]
-    if modalities != described["isocenter"]["accepts"]["modalities"]:
-        wanted = described["isocenter"]["accepts"]["modalities"]
-        differing.append(f"it takes {', '.join(wanted)}, and not {', '.join(modalities)}")
+    # What a site has added to app.yaml holds for every version; what a bundle asks for and that does not, for none.
+    differing += [
+        _difference(f"accepts.{each}", accepted.get(each), wanted)
+        for each, wanted in described["isocenter"]["accepts"].items()
+        if accepted.get(each) != wanted
+    ]
     if differing:
         raise ConfigurationError(
             f"this bundle is no version of {file.parent.name!r}: {'; '.join(differing)}. Import it under a --name "
