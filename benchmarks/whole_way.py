@@ -190,7 +190,7 @@ def _network_alone(phantom: ThoraxPhantom) -> float:
     """Median seconds of the bundle's inferer with its network on the tensor that its transforms make of the phantom."""
     sys.path.insert(0, str(_PROJECT / "triton_models" / "monai_bundle" / "1"))
     from bundle_engine import Plan, workflow_of
-    from bundle_engine.volume import image_of
+    from bundle_engine.volume import image_of, seen
 
     from isocenter.bundles.bundle import opened
     from isocenter.bundles.plan import plan_of
@@ -202,7 +202,7 @@ def _network_alone(phantom: ThoraxPhantom) -> float:
     workflow = workflow_of(folder, Plan(**plan.model_dump()), device)
     seconds = []
     with torch.inference_mode():
-        given = image_of(torch.from_numpy(phantom.hu).to(device), torch.from_numpy(phantom.affine))
+        given = image_of(seen(torch.from_numpy(phantom.hu).to(device), torch.from_numpy(phantom.affine)))
         image = workflow.preprocessing({plan.image_key: given})[plan.image_key].as_tensor()[None].to(device)
         for _ in range(_ROUNDS + 1):
             started = time.perf_counter()

@@ -79,7 +79,9 @@ def test_it_is_the_inverse_of_monai(
     grid: dict[str, Any], pixdim: tuple[float, float, float], smooth: bool, engine: Any
 ) -> None:
     phantom = thorax_phantom(**grid)
-    given = engine.volume.image_of(torch.from_numpy(phantom.hu), torch.from_numpy(phantom.affine))
+    given = engine.volume.image_of(
+        engine.volume.seen(torch.from_numpy(phantom.hu), torch.from_numpy(phantom.affine))
+    )
     steps = before(pixdim=pixdim)
     item: Any = steps({"image": given})
     image = item["image"]
@@ -112,7 +114,9 @@ def test_what_is_more_than_linear_resampling_is_left_to_monai(
 ) -> None:
     steps = made()
     phantom = thorax_phantom(size=(40, 30, 20), spacing_mm=(4.0, 5.0, 9.0))
-    given = engine.volume.image_of(torch.from_numpy(phantom.hu), torch.from_numpy(phantom.affine))
+    given = engine.volume.image_of(
+        engine.volume.seen(torch.from_numpy(phantom.hu), torch.from_numpy(phantom.affine))
+    )
     image = steps({"image": given})["image"]
     inverse = Invertd("pred", transform=steps, orig_keys="image", nearest_interp=False)
     assert engine.inversion.inversion_of(inverse, "image", image, given) is None

@@ -14,7 +14,8 @@ from monai.transforms import AsDiscreted, Compose, SpatialResample
 
 from bundle_engine.inversion import best_of, inversion_of
 from bundle_engine.reduction import Reduction, reduction_of
-from bundle_engine.volume import image_of, voxels_of
+from bundle_engine.regridding import regridded
+from bundle_engine.volume import image_of, seen, voxels_of
 from bundle_engine.windows import windows_of
 from bundle_engine.workflow import BundleError, Workflow
 
@@ -52,12 +53,22 @@ def analyse(workflow: Workflow, volume: torch.Tensor, affine: torch.Tensor) -> A
         raise BundleError(
             f"the bundle takes {plan.channels} series; a volume of {list(volume.shape)} was given"
         )
-    given = image_of(volume.to(workflow.device), affine)
-    item: Any = workflow.preprocessing({plan.image_key: given})
+    given = seen(volume.to(workflow.device), affine)
+    item = _prepared(workflow, given)
     if plan.output in ("classes", "values"):
         return Answer(_of_the_whole(workflow, item))
     found = _found(workflow, item, given)
     return Answer(_integers(voxels_of(_on_grid(found, given)), plan.output))
+
+
+def _prepared(workflow: Workflow, given: MetaTensor) -> Any:
+    """What the transforms before the network make of the volume."""
+    key = workflow.plan.image_key
+    at_once = regridded(workflow.preprocessing, key, given)
+    if at_once is None:
+        return workflow.preprocessing({key: image_of(given)})
+    item, rest = at_once
+    return rest(item)
 
 
 def _of_the_whole(workflow: Workflow, item: Any) -> torch.Tensor:

@@ -16,41 +16,32 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Invertd
 
+from bundle_engine.lattice import Lattice, lattice_of
+from bundle_engine.regridding import is_linear
+
 __all__ = ["Inversion", "best_of", "inversion_of"]
 
-_OPERATIONS = ("Orientation", "SpatialResample")  # what is undone; SpatialResample is also what Spacing notes
 _UNDECIDED = -1
-_CHUNK_VOXELS = 1 << 22  # of the source grid at a time
+# Of the source grid at a time: on a CPU what stays in its cache, on a GPU what keeps it busy.
+_CHUNK_VOXELS = {"cpu": 1 << 19, "cuda": 1 << 22}
 _CHUNK_CELLS = 1 << 16
-_ALIGNED = 1e-6  # of a voxel
 
 
 class Inversion:
     """The labels of a source grid, from scores that come slab by slab along the first axis of the network's grid."""
 
     def __init__(
-        self, to_network: torch.Tensor, size: Sequence[int], network_size: Sequence[int], device: torch.device
+        self, lattice: Lattice, size: Sequence[int], network_size: Sequence[int], device: torch.device
     ) -> None:
-        """to_network: float64 (4, 4), from indices of the source grid to indices of the network's, axis by axis.
+        """lattice: where the voxels of the source grid lie in the network's.
 
         size: of the source grid; network_size: of the network's, both (x, y, z) of their own axes.
         """
-        scale = to_network[:3, :3]
-        # Which axis of the source grid each axis of the network's goes along.
-        self._axes = [int(place) for place in scale.abs().argmax(dim=1)]
-        self._lower: list[
-            torch.Tensor
-        ] = []  # of each axis of the network's: the voxel below each place of the source
-        self._weight: list[torch.Tensor] = []  # and how far each lies towards the voxel above
-        for axis, length in enumerate(network_size):
-            source = self._axes[axis]
-            places = (
-                torch.arange(size[source], dtype=torch.float64) * scale[axis, source] + to_network[axis, 3]
-            )
-            places = places.clamp(0, length - 1)
-            lower = places.floor().clamp(max=max(0, length - 2))
-            self._lower.append(lower.long().to(device))
-            self._weight.append((places - lower).float().to(device))
+        self._axes = lattice.axes
+        self._along = [
+            _Axis(lower.to(device), weight.float().to(device), max(1, length - 1))
+            for lower, weight, length in zip(lattice.lower, lattice.weight, network_size, strict=True)
+        ]
         shape = [size[axis] for axis in self._axes]
         self._labels = torch.empty(
             shape, dtype=torch.int16, device=device
@@ -62,28 +53,66 @@ class Inversion:
         """The next slab: scores (classes, x, Y, Z) from place `start` of the network's first axis on."""
         block = scores if self._edge is None else torch.cat([self._edge, scores], dim=1)
         first = start if self._edge is None else start - 1
-        after = start + scores.shape[1]
         self._edge = scores[:, -1:].clone()
-        lower = self._lower[0]
-        # The last cell of all is theirs too who lie on the last plane; of one plane there is no cell.
-        within = (lower >= first) & (lower + 1 < after) if self._depth > 1 else lower >= first
-        places = within.nonzero()[:, 0]
-        if not len(places):
-            return
+        if block.shape[1] == 1 and self._depth > 1:
+            return  # no cell yet: it ends with the next slab's first plane
         slab = _Slab(block)
-        per_place = max(1, self._labels[0].numel())
-        for chunk in torch.split(places, max(1, _CHUNK_VOXELS // per_place)):
-            self._labels[chunk] = slab.decided(
-                [lower[chunk] - first, *self._lower[1:]], [self._weight[0][chunk], *self._weight[1:]]
+        lower = self._along[0].lower
+        within = ((lower >= first) & (lower < first + slab.cells.shape[0])).nonzero()[:, 0]
+        if not len(within):
+            return
+        # The places of a slab's cells are neighbours, whichever way the axis goes.
+        low, high = int(within[0]), int(within[-1]) + 1
+        across = slab.cells.index_select(2, self._along[2].lower).index_select(1, self._along[1].lower)
+        torch.index_select(across, 0, lower[low:high] - first, out=self._labels[low:high])
+        self._decide(slab, first)
+
+    def _decide(self, slab: _Slab, first: int) -> None:
+        """The places in cells whose voxels differ."""
+        x, y, z = self._along
+        filled = [x.count[first : first + slab.cells.shape[0]] > 0, y.count > 0, z.count > 0]
+        undecided = slab.cells == _UNDECIDED
+        for axis, some in enumerate(filled):
+            shape = [1, 1, 1]
+            shape[axis] = -1
+            undecided &= some.view(shape)
+        per_cell = x.width * y.width * z.width
+        chunk = _CHUNK_VOXELS.get(undecided.device.type, 1 << 22)
+        for cells in torch.split(undecided.nonzero(), max(1, chunk // per_cell)):
+            in_x, in_y, in_z = cells[:, 0] + first, cells[:, 1], cells[:, 2]
+            labels = slab.interpolated(cells, x.weight[in_x], y.weight[in_y], z.weight[in_z])
+            places = (
+                x.places[in_x][:, :, None, None],
+                y.places[in_y][:, None, :, None],
+                z.places[in_z][:, None, None, :],
             )
+            self._labels[places] = labels
 
     def labels(self) -> torch.Tensor:
         """int16 on the source grid (x, y, z), when every slab was added."""
         return self._labels.permute(*(self._axes.index(axis) for axis in range(3)))
 
 
+class _Axis:
+    """The places of the source grid along one axis of the network's, and which of them lie in each of its cells.
+
+    `count` (cells,); `places` and `weight` (cells, width): where fewer lie in a cell, its last stands for the others.
+    """
+
+    def __init__(self, lower: torch.Tensor, weight: torch.Tensor, cells: int) -> None:
+        self.lower = lower
+        self.count = torch.bincount(lower, minlength=cells)
+        self.width = int(self.count.max())
+        order = torch.argsort(lower, stable=True)
+        first = self.count.cumsum(0) - self.count
+        number = torch.arange(self.width, device=lower.device).minimum((self.count - 1).clamp(min=0)[:, None])
+        self.places = order[(first[:, None] + number).clamp(max=len(order) - 1)]
+        self.weight = weight[self.places]
+
+
 class _Slab:
-    """Scores (classes, x, Y, Z), and of each cell between eight of their voxels what is known without interpolating."""
+    """Scores (classes, x, Y, Z); `cells`, int16: of each cell between eight of their voxels the label of all that lies
+    in it, or that this is not known without interpolating."""
 
     def __init__(self, scores: torch.Tensor) -> None:
         # An axis of one voxel has cells too: between that voxel and itself.
@@ -97,41 +126,32 @@ class _Slab:
             count = best.shape[axis] - 1
             least = torch.minimum(least.narrow(axis, 0, count), least.narrow(axis, 1, count))
             most = torch.maximum(most.narrow(axis, 0, count), most.narrow(axis, 1, count))
-        self._cells = torch.where(least == most, least, _UNDECIDED)
+        self.cells = torch.where(least == most, least, _UNDECIDED)
 
-    def decided(self, lower: Sequence[torch.Tensor], weight: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Labels, int16, at the places whose cells and weights these are, axis by axis."""
-        cells = self._cells
-        for axis in (2, 1, 0):  # the last first, while there are few: what is copied after it are whole rows
-            cells = cells.index_select(axis, lower[axis])
-        undecided = cells == _UNDECIDED
-        where = undecided.nonzero(as_tuple=True)
-        if len(where[0]):
-            places = [each[found] for each, found in zip(lower, where, strict=True)]
-            weights = [each[found] for each, found in zip(weight, where, strict=True)]
-            cells[undecided] = self._interpolated(places, weights)
-        return cells
+    def interpolated(self, cells: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        """The best class at each place in some cells, of those that can be it: int16 (cells, places in x, y, z).
 
-    def _interpolated(self, places: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The best class at each place, of those that can be it."""
+        cells: (cells, 3). weights: of each axis, of the places in each cell (cells, places).
+        """
         _, _, height, width = self._scores.shape
-        base = (places[0] * height + places[1]) * width + places[2]
-        cells, cell_of = torch.unique(base, return_inverse=True)
+        base = (cells[:, 0] * height + cells[:, 1]) * width + cells[:, 2]
         corners = torch.tensor(
             [(x * height + y) * width + z for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=base.device
         )
         flat = self._scores.flatten(1)
-        best = torch.full(base.shape, -torch.inf, dtype=flat.dtype, device=base.device)
-        labels = torch.zeros(base.shape, dtype=torch.int16, device=base.device)
-        for number, can_win in enumerate(_candidates(flat, cells, corners)):
-            chosen = can_win[cell_of].nonzero()[:, 0]
+        shape = (len(cells), *(each.shape[1] for each in weights))
+        best = torch.full(shape, -torch.inf, dtype=flat.dtype, device=base.device)
+        labels = torch.zeros(shape, dtype=torch.int16, device=base.device)
+        for number, can_win in enumerate(_candidates(flat, base, corners)):
+            chosen = can_win.nonzero()[:, 0]
             if not len(chosen):
                 continue
-            value = _between(flat[number], base[chosen], corners, [each[chosen] for each in weights])
-            better = value > best[chosen]
-            chosen = chosen[better]
-            best[chosen] = value[better]
-            labels[chosen] = number
+            values = flat[number][base[chosen][:, None] + corners].view(-1, 2, 2, 2)
+            value = _between(values, [each[chosen] for each in weights])
+            before = best[chosen]
+            better = value > before
+            best[chosen] = torch.where(better, value, before)
+            labels[chosen] = torch.where(better, number, labels[chosen])
         return labels
 
 
@@ -157,17 +177,15 @@ def _candidates(flat: torch.Tensor, cells: torch.Tensor, corners: torch.Tensor) 
     return iter(can_win)
 
 
-def _between(
-    flat: torch.Tensor, base: torch.Tensor, corners: torch.Tensor, weights: Sequence[torch.Tensor]
-) -> torch.Tensor:
-    """One class' scores, interpolated between the corners of the cells that begin at `base`."""
-    values = [flat[base + corner] for corner in corners]
-    for weight in reversed(weights):  # the last axis is the innermost
-        values = [
-            torch.lerp(low, high, weight.to(low.dtype))
-            for low, high in zip(values[::2], values[1::2], strict=True)
-        ]
-    return values[0]
+def _between(values: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One class' scores between the corners of cells: from (cells, 2, 2, 2) to (cells, places in x, y, z).
+
+    The last axis comes first, when there is least of it.
+    """
+    x, y, z = (each.to(values.dtype) for each in weights)
+    values = torch.lerp(values[..., :1], values[..., 1:], z[:, None, None, :])
+    values = torch.lerp(values[:, :, :1], values[:, :, 1:], y[:, None, :, None])
+    return torch.lerp(values[:, :1], values[:, 1:], x[:, :, None, None])
 
 
 def inversion_of(inverse: Invertd, image_key: str, image: MetaTensor, given: MetaTensor) -> Inversion | None:
@@ -180,23 +198,12 @@ def inversion_of(inverse: Invertd, image_key: str, image: MetaTensor, given: Met
         _is_known(operation) for operation in image.applied_operations
     ):
         return None
-    device = image.device
-    image_affine, affine = (each.affine.to("cpu", torch.float64) for each in (image, given))
-    to_network = torch.linalg.inv(image_affine) @ affine
-    along = to_network[:3, :3].abs()
-    strongest = along.amax(dim=1)
-    others = along.sum(dim=1) - strongest
     size, network_size = tuple(given.shape[-3:]), tuple(image.shape[-3:])
-    if len(set(along.argmax(dim=1).tolist())) != 3 or bool((others * max(size) > _ALIGNED).any()):
-        return None
-    return Inversion(to_network, size, network_size, device)
+    lattice = lattice_of(image.affine, given.affine, network_size, size)
+    return None if lattice is None else Inversion(lattice, size, network_size, image.device)
 
 
 def _is_known(operation: Any) -> bool:
-    if operation.get("class") not in _OPERATIONS:
-        return False
-    if operation["class"] == "Orientation":
-        return True
-    extra = operation.get("extra_info", {})
-    settings = (str(extra.get("mode")), str(extra.get("padding_mode")), extra.get("align_corners"))
-    return settings[0] == "bilinear" and settings[1] == "border" and settings[2] in (False, "none", None)
+    return operation.get("class") == "Orientation" or (
+        operation.get("class") == "SpatialResample" and is_linear(operation)
+    )

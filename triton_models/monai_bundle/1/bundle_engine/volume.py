@@ -7,7 +7,7 @@ import math
 import torch
 from monai.data import MetaTensor
 
-__all__ = ["InvalidAffine", "image_of", "voxels_of"]
+__all__ = ["InvalidAffine", "image_of", "seen", "voxels_of"]
 
 _LPS_TO_RAS = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
@@ -16,9 +16,8 @@ class InvalidAffine(ValueError):
     """The affine places no volume."""
 
 
-def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
-    """What MONAI's LoadImage gives for the same voxels in a file: float32 (X, Y, Z), without channels; or in a list of
-    files, one for each channel: (channels, X, Y, Z).
+def seen(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
+    """The volume as it lies in memory, seen as MONAI's transforms want it: (X, Y, Z) or (channels, X, Y, Z), in RAS.
 
     volume: (Z, Y, X) or (channels, Z, Y, X). affine: float64 (4, 4), index (x, y, z, 1) to LPS mm.
 
@@ -27,7 +26,7 @@ def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
     affine = affine.to("cpu", torch.float64)
     if affine.shape != (4, 4) or not torch.isfinite(affine).all() or abs(torch.linalg.det(affine)) < 1e-9:
         raise InvalidAffine(f"the affine is no map of voxels into space: {affine.tolist()}")
-    voxels = _turned(volume, torch.float32)
+    voxels = volume.transpose(-1, -3)
     ras = _LPS_TO_RAS @ affine
     meta = {
         "affine": ras,
@@ -38,6 +37,15 @@ def image_of(volume: torch.Tensor, affine: torch.Tensor) -> MetaTensor:
         "filename_or_obj": "",
     }
     return MetaTensor(voxels, meta=meta)
+
+
+def image_of(given: MetaTensor) -> MetaTensor:
+    """What MONAI's LoadImage gives for the same voxels in a file: float32 (X, Y, Z), without channels; or in a list of
+    files, one for each channel: (channels, X, Y, Z). In memory too they lie in this order.
+
+    given: what `seen` made.
+    """
+    return MetaTensor(_turned(given.as_tensor().transpose(-1, -3), torch.float32), meta=given.meta)
 
 
 def voxels_of(image: torch.Tensor) -> torch.Tensor:
