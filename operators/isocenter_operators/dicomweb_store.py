@@ -10,6 +10,7 @@ from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.deidentify import Pseudonyms, sources_with_identity, with_identity
+from isocenter_operators.dicom.encoding import encoded
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.form import ResultForm
 from isocenter_operators.result_gate import checked, stored_instance
@@ -74,4 +75,4 @@ class DICOMwebStoreOperator(Operator):
     def _store(self, instances: Sequence[Dataset]) -> None:
         archive = self._archive
         with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
-            client.store(instances)
+            client.store(instances, encoded)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.encoding import encoded
 from isocenter_operators.dicom.rules.validate import check
 from isocenter_operators.errors import ConfigurationError, InvalidResult, IsocenterError, StorageFull
 from isocenter_operators.form import ResultForm
@@ -68,7 +69,7 @@ def write_instances(instances: Sequence[Dataset], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for instance, part in zip(instances, unfinished, strict=True):
-            instance.save_as(part, enforce_file_format=True)
+            part.write_bytes(encoded(instance))
         for part, path in zip(unfinished, paths, strict=True):
             part.replace(path)
     except OSError as error:

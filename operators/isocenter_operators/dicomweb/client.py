@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from types import TracebackType
@@ -33,6 +33,13 @@ _WHOLE_INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax
 _REASON_BYTES = 1 << 16  # at most, of an answer that is an error
 _PASSING = {408, 425, 429}
 _PROCESSING_FAILURE = 0x0110  # PS3.7, C.5.8: nothing is said of its cause
+
+
+def _file_of(instance: Dataset) -> bytes:
+    """The instance as a DICOM file, by pydicom."""
+    content = BytesIO()
+    instance.save_as(content, enforce_file_format=True)
+    return content.getvalue()
 
 
 class DICOMwebClient:
@@ -114,8 +121,12 @@ class DICOMwebClient:
         """QIDO-RS: studies as DICOM JSON, those that match (keyword=value)."""
         return self._search("studies", matching)
 
-    def store(self, instances: Sequence[Dataset]) -> None:
+    def store(
+        self, instances: Sequence[Dataset], encode: Callable[[Dataset], bytes] = _file_of
+    ) -> None:
         """STOW-RS (PS3.18, 10.5): all of them in one request, every one acknowledged or an error is raised.
+
+        encode: makes the bytes of a DICOM file of each.
 
         Storing what is already there succeeds; a warning, as of a coerced attribute, is no failure. Raises StorageFull;
         InvalidResult where the archive refuses an instance, with its reason; ArchiveUnavailable where it did not store
@@ -127,7 +138,7 @@ class DICOMwebClient:
         with self._translated("storing results"):
             response = self._http.post(
                 f"{self.base_url}/studies",
-                content=b"".join(_stow_body(instances, boundary)),
+                content=b"".join(_stow_body(map(encode, instances), boundary)),
                 headers={
                     "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
                     "Accept": "application/dicom+json",
@@ -226,11 +237,9 @@ def _value(item: Any, tag: str) -> Any:
     return next(iter(_items(item, tag)), None)
 
 
-def _stow_body(instances: Sequence[Dataset], boundary: str) -> Iterator[bytes]:
-    for instance in instances:
+def _stow_body(files: Iterable[bytes], boundary: str) -> Iterator[bytes]:
+    for file in files:
         yield f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        content = BytesIO()
-        instance.save_as(content, enforce_file_format=True)
-        yield content.getvalue()
+        yield file
         yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()
