@@ -294,6 +294,17 @@ def test_of_a_whole_volume_only_activation_and_decision_are_honoured(
         planned(folder)
 
 
+@pytest.mark.parametrize("names", [["Normal", "normal "], ["Normal", " "], ["Normal", "-"]])
+def test_classes_that_nobody_could_tell_apart_are_refused(tmp_path: Path, names: list[str]) -> None:
+    soft = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+    folder = whole_volume_bundle(tmp_path, after=[soft], names=names, said="classes")
+    with (
+        opened(folder) as read,
+        pytest.raises(ConfigurationError, match="is no name, or that of two channels"),
+    ):
+        description_of(read, plan_of(read)[0])
+
+
 def test_a_network_for_pictures_is_refused(tmp_path: Path) -> None:
     soft = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
     folder = whole_volume_bundle(tmp_path, after=[soft], names=["a", "b"], said="classes")
