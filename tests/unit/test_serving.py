@@ -27,9 +27,10 @@ from isocenter.jobs import SERVICE, SHADOW_WORKFLOW, Jobs, serializer
 from isocenter.serving import Canary, Serving, Servings
 from isocenter.settings import Settings
 from isocenter.shadows import ComparedSegment, Comparison, Run, Shadows
-from isocenter.worker import attempt
+from isocenter.worker import attempt, shadowing
+from isocenter.worker.shadowing import Shadowing
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.errors import ConfigurationError, InferenceUnavailable
+from isocenter_operators.errors import ConfigurationError, DeadlineExceeded, InferenceUnavailable
 
 ROOT = Path(__file__).parents[2]
 UIDS = [f"1.2.826.0.1.{number}" for number in range(10_000)]
@@ -246,6 +247,37 @@ def test_each_of_two_models_of_an_application_has_its_shadow(site: Settings) -> 
     finally:
         client.destroy()
     assert sorted(asked) == ["bone", "liver"]
+
+
+@pytest.mark.parametrize(("model", "ended"), [("bone", 1), (None, 0)])
+def test_of_a_shadow_that_fails_no_images_stay_and_only_its_own_call_is_ended(
+    site: Settings, monkeypatch: pytest.MonkeyPatch, model: str | None, ended: int
+) -> None:
+    def late(_: Shadowing, folder: Path) -> Any:
+        (folder / "priors").mkdir(exist_ok=True)
+        (folder / "priors" / "image.dcm").write_bytes(b"of the patient")
+        raise DeadlineExceeded("no answer in time", model=model)  # without a model it was the archive's
+
+    calls: list[str] = []
+    monkeypatch.setattr(Shadowing, "_run", late)
+    monkeypatch.setattr(Shadowing, "_end_call", lambda self: calls.append(self.version))
+    monkeypatch.setattr(shadowing, "_PAUSE_S", 0.0)
+    Servings(site.data_dir).write("bone", Serving(active="1", shadow="2"))
+    spec = JobSpec(
+        algorithm=Algorithm("bone", "1.0", {"bone": "1"}),
+        study_uid="1.2.3",
+        series_uids=("1.2.3.4",),
+        sop_instance_uids=("1.2.3.4.5",),
+        route="all",
+    )
+    none: Any = None
+    assert Shadowing(site, none, spec, "bone", "2", {"state": "done"}).run() == "failed"
+    (found,) = Shadows(site.data_dir).of("bone", "2")
+    assert found.shadow.reason == "no answer in time"
+    assert len(calls) == ended
+    assert [file.name for file in (site.data_dir / "shadow").rglob("*") if file.is_file()] == [
+        "comparison.json"
+    ]
 
 
 def test_no_images_are_fetched_for_a_model_that_is_out_of_service(
