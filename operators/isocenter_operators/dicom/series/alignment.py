@@ -102,6 +102,10 @@ def _outside(
     rows, columns = np.arange(plane[0])[:, None], np.arange(plane[1])
     outside = np.zeros(plane, np.bool_)
     for axis, length in enumerate(series):
+        at_corners = matrix[axis, 0] * z + offset[axis] + matrix[axis, 1] * rows[[0, -1]]
+        at_corners = at_corners + matrix[axis, 2] * columns[[0, -1]]
+        if at_corners.min() >= -_HALF_A_VOXEL and at_corners.max() <= length - 1 + _HALF_A_VOXEL:
+            continue  # nor is anything between them
         index = matrix[axis, 0] * z + matrix[axis, 1] * rows + matrix[axis, 2] * columns + offset[axis]
         outside |= (index < -_HALF_A_VOXEL) | (index > length - 1 + _HALF_A_VOXEL)
     return outside
