@@ -61,7 +61,8 @@ class _Bundle(BaseModel):
 class BundleApplication(Application):
     """What `app.yaml` says under `bundle`: the model, what it gives, and what each of its labels is called.
 
-    A run may name another version of the model: then that version's own file says it, with the same labels.
+    A run may name another version of the model: then that version's own file says it, with the same labels. Which
+    series is which sequence says `app.yaml` alone, as a site may have changed it.
 
     Raises ConfigurationError where that can not be used.
     """
@@ -69,7 +70,8 @@ class BundleApplication(Application):
     def __init__(self, folder: Path, task: Run | None = None) -> None:
         self._manifest = read_manifest(folder)
         models = {} if task is None or task.algorithm is None else task.algorithm.models
-        self._bundle = _bundle(manifest_file(folder, models.get(self._manifest.name, "")))
+        said = _bundle(manifest_file(folder, models.get(self._manifest.name, "")))
+        self._bundle = said.model_copy(update={"sequences": _bundle(folder / "app.yaml").sequences})
         super().__init__(task or Run.from_environment(deadline_s=self._manifest.deadline_s))
 
     def compose(self) -> None:

@@ -121,17 +121,17 @@ def classified(
         finding=codes.CLASSIFICATION,
         measurements=tuple(
             Measurement(
-                f"probability_{_short(name)}_percent",
+                f"probability_{short}_percent",
                 _private("P", f"Probability of {name}"),
                 100 * float(probability),
                 codes.PERCENT,
             )
-            for name, probability in zip(names, probabilities, strict=True)
+            for short, name, probability in zip(_short(names), names, probabilities, strict=True)
             if activation
         ),
         evaluations=tuple(
-            Evaluation(_short(name), _class(name), codes.YES if yes else codes.NO)
-            for name, yes in zip(names, decided, strict=True)
+            Evaluation(short, code, codes.YES if yes else codes.NO)
+            for short, code, yes in zip(_short(names), _classes(names), decided, strict=True)
             if stated[1].all()
         ),
         notes=(_OF_WHAT[activation],),
@@ -146,22 +146,34 @@ def measured(found: NDArray[np.float64], names: Sequence[str], notes: Sequence[s
     """
     if found.shape != (len(names),):
         raise InvalidResult(f"the model gives {found.shape}, not {len(names)} values")
+    if not np.isfinite(found).all():
+        raise InvalidResult(f"the model gives {found.tolist()}, of which not each is a number")
+    called = [_named(name) for name in names]
+    called = [each if called.count(each) == 1 else name for each, name in zip(called, names, strict=True)]
     group = MeasurementGroup(
         label="Measurements",
         finding=codes.ESTIMATE,
         measurements=tuple(
-            Measurement(
-                _short(_named(name)), _private("M", _named(name)), float(value), _unit(name), decimals=2
-            )
-            for name, value in zip(names, found, strict=True)
+            Measurement(short, _private("M", each), float(value), _unit(name), decimals=2)
+            for short, each, name, value in zip(_short(called), called, names, found, strict=True)
         ),
         notes=("Each number is the model's estimate from the images of this series as a whole.",),
     )
     return Findings((group,), tuple(notes))
 
 
-def _class(name: str) -> Code:
-    return segment_of(name, 1)[0].type
+def _classes(names: Sequence[str]) -> list[Code]:
+    """A code for each class: the catalogue's where it says all that the name does, and says it of no other class."""
+    known = [segment_of(name, number)[0] for number, name in enumerate(names, 1)]
+    types = [each.type for each in known]
+    return [
+        each.type
+        if each.type.scheme != codes.PRIVATE_SCHEME
+        and not (each.laterality or each.anatomic_region)
+        and types.count(each.type) == 1
+        else _private("C", name)
+        for each, name in zip(known, names, strict=True)
+    ]
 
 
 def _private(kind: str, meaning: str) -> Code:
@@ -179,5 +191,7 @@ def _named(name: str) -> str:
     return name if _unit(name) == _NO_UNITS else re.sub(r"\s*\([^()]+\)\s*$", "", name)
 
 
-def _short(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "unnamed"
+def _short(names: Sequence[str]) -> list[str]:
+    """For tables and JSON; with its number where two would be called the same."""
+    short = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "unnamed" for name in names]
+    return [each if short.count(each) == 1 else f"{each}_{number}" for number, each in enumerate(short, 1)]

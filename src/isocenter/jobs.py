@@ -108,7 +108,7 @@ class Jobs:
                 {
                     "workflow_name": SHADOW_WORKFLOW,
                     "queue_name": SHADOWS,
-                    "workflow_id": f"shadow.{spec.identity.job_id}.{version}",
+                    "workflow_id": f"shadow.{spec.identity.job_id}.{model}.{version}",
                 },
                 spec.as_json(),
                 model,

@@ -11,8 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import Literal, Self
+from typing import Literal, Self, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -156,13 +155,14 @@ class Servings:
     def write(self, model: str, serving: Serving) -> None:
         """Raises ConfigurationError where it can not be written; then the file is as it was."""
         file = self._file(model)
+        part = self._folder / f".{file.name}.part"  # of one command at a time, see `changing`
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with NamedTemporaryFile("w", dir=self._folder, prefix=".", delete=False) as part:
-                part.write(serving.model_dump_json(indent=2) + "\n")
-                part.flush()
-                os.fsync(part.fileno())
-            Path(part.name).replace(file)
+            with part.open("w") as content:
+                content.write(serving.model_dump_json(indent=2) + "\n")
+                content.flush()
+                os.fsync(content.fileno())
+            part.replace(file)
         except OSError as error:
             raise ConfigurationError(
                 f"{file}: can not be written: {error.strerror}", path=str(file)
@@ -174,8 +174,7 @@ class Servings:
     @contextmanager
     def changing(self, model: str) -> Iterator[None]:
         """One command at a time changes what a model's versions are for. Raises ConfigurationError for a second one."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / f"{model}.lock").open("w") as lock:
+        with self._lock(model) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -183,6 +182,16 @@ class Servings:
                     f"another command changes the versions of {model} just now: wait until it has ended"
                 ) from error
             yield
+
+    def _lock(self, model: str) -> TextIO:
+        file = self._folder / f"{model}.lock"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return file.open("w")
+        except OSError as error:
+            raise ConfigurationError(
+                f"{file}: can not be written: {error.strerror}", path=str(file)
+            ) from error
 
     def _file(self, model: str) -> Path:
         return self._folder / f"{model}.json"

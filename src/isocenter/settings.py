@@ -172,6 +172,10 @@ class TritonSettings(_Section):
     def _only_elsewhere(self) -> Self:
         if self.url is None and (self.tls is not None or self.token is not None):
             raise ValueError("tls and token are for a server elsewhere: give its url")
+        # On this machine it may be for what passes calls on, encrypted.
+        here = (self.url or "").rpartition(":")[0] in (_LOOPBACK, "localhost", "[::1]")
+        if self.token is not None and self.tls is None and not here:
+            raise ValueError("the token would travel unencrypted: give tls too, {} for the usual authorities")
         return self
 
 

@@ -7,9 +7,11 @@ and `comparison.json`: how it agrees with the results that were stored.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -122,38 +124,51 @@ class Shadows:
         Of what goes for its size the comparison stays where it can: it is small, and the report is made of it.
         """
         kept = sorted(self._kept(), key=lambda each: each.changed_at)
-        old = [each for each in kept if time.time() - each.changed_at > kept_days * _DAY_S]
-        for each in old:
-            shutil.rmtree(each.path, ignore_errors=True)
-        left = [each for each in kept if each not in old]
-        for emptied in (_only_results, shutil.rmtree):
+        oldest_at = time.time() - kept_days * _DAY_S
+        for each in kept:
+            if each.changed_at < oldest_at:
+                _remove(each.path)
+        left = [each for each in kept if each.changed_at >= oldest_at]
+        for emptied in (_remove_results, _remove):
             excess = sum(_size(each.path) for each in left) - kept_mb * _MB
             for each in left:
                 if excess <= 0:
                     return
                 before = _size(each.path)
-                emptied(each.path, ignore_errors=True)
+                emptied(each.path)
                 excess -= before - _size(each.path)
 
     def forget(self, model: str) -> None:
         """Remove all that is kept of this model."""
-        shutil.rmtree(self._folder / model, ignore_errors=True)
+        _remove(self._folder / model)
 
     def _kept(self) -> Iterator[_Kept]:
         for path in self._folder.glob("*/*/*"):
-            if path.is_dir():
-                comparison = path / _COMPARISON
-                dated = comparison if comparison.exists() else path
-                yield _Kept(path, dated.stat().st_mtime)
+            with suppress(FileNotFoundError):  # the gateway and a worker may trim at once
+                if path.is_dir():
+                    comparison = path / _COMPARISON
+                    dated = comparison if comparison.exists() else path
+                    yield _Kept(path, dated.stat().st_mtime)
 
 
-def _only_results(folder: Path, ignore_errors: bool) -> None:
-    for each in folder.iterdir():
-        if each.is_dir():
-            shutil.rmtree(each, ignore_errors=ignore_errors)
-        elif each.name != _COMPARISON:
-            each.unlink(missing_ok=ignore_errors)
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_results(folder: Path) -> None:
+    with suppress(OSError):  # what could not be removed is looked at the next time
+        for each in folder.iterdir():
+            if each.is_dir():
+                _remove(each)
+            elif each.name != _COMPARISON:
+                each.unlink(missing_ok=True)
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """In bytes, of what is there."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += (Path(place) / name).lstat().st_size
+    return size

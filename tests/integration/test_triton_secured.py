@@ -96,5 +96,9 @@ def test_the_token_comes_with_every_call() -> None:
 def test_what_can_not_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="for a server elsewhere: give its url"):
         TritonSettings(token="t")
+    with pytest.raises(ValueError, match="would travel unencrypted"):
+        TritonSettings(url="gpu:8001", token="t")
+    assert TritonSettings(url="gpu:8001", token="t", tls={}).endpoint.encrypted
+    assert TritonSettings(url="127.0.0.1:8001", token="t").endpoint.token == "t"
     with pytest.raises(ConfigurationError, match=r"triton\.tls: .*nowhere\.pem can not be read"):
         Endpoint("127.0.0.1:1", encrypted=True, ca=tmp_path / "nowhere.pem").connected()

@@ -178,6 +178,54 @@ def test_an_answer_whose_place_or_meaning_is_lost_is_refused(
         )
 
 
+class Other(torch.nn.Module):
+    """A network that answers on a grid of its own, or with what is no number."""
+
+    def __init__(self, network: torch.nn.Module, what: str) -> None:
+        super().__init__()
+        self.network, self.what = network, what
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.network(image)
+        if self.what == "finer":
+            return torch.nn.functional.interpolate(scores, scale_factor=2)
+        if self.what == "cut":
+            return scores[:, :, : scores.shape[2] // 2]
+        scores[..., 5, 5, 5] = torch.nan
+        return scores
+
+
+@pytest.mark.parametrize("way", ["resampled", "by itself", "masks"])
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("finer", "another grid than"), ("cut", "another grid than"), ("NaN", "are no numbers")],
+)
+def test_scores_that_mean_nothing_are_refused(
+    what: str, said: str, way: str, engine: Any, tmp_path: Path
+) -> None:
+    """Of NaN the background would be made, and of another grid organs at another place."""
+    bundle = small_bundle(tmp_path, inverted_first=way == "by itself", inferer={})
+    file = bundle / "configs" / "inference.json"
+    config = json.loads(file.read_text())
+    config["inferer"] = {"_target_": "SimpleInferer"}
+    config["preprocessing"]["transforms"].append(
+        {"_target_": "Resized", "keys": "image", "spatial_size": [32, 32, 32]}
+    )
+    if way == "masks":
+        config["postprocessing"]["transforms"] = [
+            {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}
+        ]
+    file.write_text(json.dumps(config))
+    with opened(bundle) as read:
+        plan, _ = plan_of(read)
+    workflow = engine.workflow_of(bundle, engine.Plan(**plan.model_dump()), torch.device("cpu"))
+    phantom = thorax_phantom(size=(60, 50, 20), spacing_mm=(2.1, 2.5, 5.0))
+    given = torch.from_numpy(phantom.hu.astype(np.int16)), torch.from_numpy(phantom.affine)
+    assert engine.analyse(workflow, *given).values.shape[-3:] == given[0].shape
+    with pytest.raises(engine.BundleError, match=said):
+        engine.analyse(replace(workflow, network=Other(workflow.network, what)), *given)
+
+
 def test_masks_that_may_overlap_are_the_authors(engine: Any, tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path, inverted_first=True, inferer={"roi_size": [32, 24, 40]})
     file = bundle / "configs" / "inference.json"

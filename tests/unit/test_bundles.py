@@ -16,11 +16,14 @@ from zoo import brain_tumour_bundle, whole_volume_bundle
 from isocenter.bundles.bundle import opened
 from isocenter.bundles.description import description_of
 from isocenter.bundles.expression import CannotTell, is_plain, value_of
-from isocenter.bundles.installing import install, remove
+from isocenter.bundles.installing import add_version, install, remove
 from isocenter.bundles.plan import Plan, plan_of
 from isocenter.cli import main
+from isocenter_operators.bundle_application import BundleApplication
+from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import ConfigurationError
 from isocenter_operators.manifest import read_manifest
+from isocenter_operators.run import Folder, Run
 
 ROOT = Path(__file__).parents[2]
 ZOO = ROOT.parent / "shared" / "model-zoo"
@@ -294,6 +297,17 @@ def test_of_a_whole_volume_only_activation_and_decision_are_honoured(
         planned(folder)
 
 
+@pytest.mark.parametrize("names", [["Normal", "normal "], ["Normal", " "], ["Normal", "-"]])
+def test_classes_that_nobody_could_tell_apart_are_refused(tmp_path: Path, names: list[str]) -> None:
+    soft = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+    folder = whole_volume_bundle(tmp_path, after=[soft], names=names, said="classes")
+    with (
+        opened(folder) as read,
+        pytest.raises(ConfigurationError, match="is no name, or that of two channels"),
+    ):
+        description_of(read, plan_of(read)[0])
+
+
 def test_a_network_for_pictures_is_refused(tmp_path: Path) -> None:
     soft = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
     folder = whole_volume_bundle(tmp_path, after=[soft], names=["a", "b"], said="classes")
@@ -317,6 +331,31 @@ def test_sequences_that_are_not_known_are_refused(tmp_path: Path, channel: str, 
     file.write_text(json.dumps(metadata))
     with opened(folder) as read, pytest.raises(ConfigurationError, match=said):
         description_of(read, plan_of(read)[0])
+
+
+def test_how_a_site_names_its_sequences_holds_for_every_version(tmp_path: Path) -> None:
+    folder = brain_tumour_bundle(tmp_path)
+    places: dict[str, Any] = {
+        "name": "tumour",
+        "models": tmp_path / "models",
+        "apps": tmp_path / "apps",
+        "installed": ROOT / "triton_models",
+    }
+    with opened(folder) as read:
+        plan, _ = plan_of(read)
+        described = description_of(read, plan)
+        app = install(read, plan, described, **places).app
+        manifest = yaml.safe_load((app / "app.yaml").read_text())
+        manifest["bundle"]["sequences"][0]["described"] = "KM"
+        (app / "app.yaml").write_text(yaml.safe_dump(manifest))
+        assert add_version(read, plan, described, loaded=["1"], **places).version == "2"
+        second = Algorithm("tumour", "0", {"tumour": "2"})
+        task = Run(Folder(tmp_path), Folder(tmp_path / "results"), algorithm=second)
+        rules = BundleApplication(app, task)._bundle.sequences
+        assert (rules[0].name, rules[0].described) == ("T1c", "KM")
+        other = described.model_copy(update={"sequences": described.sequences[::-1]})
+        with pytest.raises(ConfigurationError, match=r"its sequences is \['FLAIR', .* and not \['T1c', "):
+            add_version(read, plan, other, loaded=["1"], **places)
 
 
 @pytest.mark.parametrize(

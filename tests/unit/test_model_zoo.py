@@ -116,6 +116,13 @@ def test_a_repository_is_fetched_file_by_file(zoo: Callable[[dict[str, bytes]], 
         fetched(NAME, f"{site}/index"),
     ):
         pass
+    for odd in ("text", {"type": "file", "path": "a", "size": "x", "lfs": "y"}):
+        files[f"/api/models/MONAI/{NAME}/tree/0.5.9?recursive=true"] = json.dumps([odd]).encode()
+        with (
+            pytest.raises(ConfigurationError, match=r"lists no files|no checksum of it is known"),
+            fetched(NAME, f"{site}/index"),
+        ):
+            pass
     listed[1]["path"] = "../outside"
     files[f"/api/models/MONAI/{NAME}/tree/0.5.9?recursive=true"] = json.dumps(listed).encode()
     with pytest.raises(ConfigurationError, match="outside of the bundle"), fetched(NAME, f"{site}/index"):
@@ -130,6 +137,9 @@ def test_a_name_that_the_zoo_does_not_have(zoo: Callable[[dict[str, bytes]], str
     ):
         pass
     with pytest.raises(Unavailable, match="answered 404"), fetched(NAME, f"{site}/elsewhere"):
+        pass
+    odd = zoo({"/index": index({f"{NAME}_v1.0.0": ("http://[::1.zip", "0" * 40)})})
+    with pytest.raises(Unavailable, match="could not be reached"), fetched(NAME, f"{odd}/index"):
         pass
 
 

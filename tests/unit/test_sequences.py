@@ -44,6 +44,27 @@ GADOLINIUM = {"ContrastBolusAgent": "Gadovist"}
         (frame("T1W without contrast"), ["T1"]),
         (frame("AX T1", ContrastBolusAgent=""), []),  # the module is there and says nothing
         (frame("AX T1 PRE AND POST"), []),
+        # Words that begin as "no" and "pre", and what else there may be none of, say nothing of contrast medium.
+        (frame("t1_mprage_sag_NORM", **GADOLINIUM), ["T1c"]),
+        (frame("t1_mprage_sag_NORM"), ["T1"]),
+        (frame("AX T1 PRESAT", **GADOLINIUM), ["T1c"]),
+        (
+            frame("AX T1 WITHOUT FS", **GADOLINIUM),
+            [],
+        ),  # the input gate's words for it are others: in doubt, none
+        (frame("AX T1 NON FATSAT", **GADOLINIUM), ["T1c"]),
+        (frame("AX T1 POST OP"), ["T1"]),
+        (frame("AX T1 PRE-OP", **GADOLINIUM), ["T1c"]),
+        (frame("T1 C-SPINE", **GADOLINIUM), ["T1c"]),
+        (frame("AX T1 PRE-GD", **GADOLINIUM), ["T1"]),
+        (frame("AX T1 NONCON", **GADOLINIUM), ["T1"]),
+        (frame("AX T1 W/O", ProtocolName="BRAIN"), ["T1"]),
+        (frame("AX T1 -C", **GADOLINIUM), ["T1"]),
+        # The name of the whole examination.
+        (frame("AX T1", ProtocolName="BRAIN W WO CONTRAST"), ["T1"]),
+        (frame("AX T1", ProtocolName="BRAIN W/WO CONTRAST", **GADOLINIUM), ["T1c"]),
+        (frame("AX T1 FS", ProtocolName="HEAD WITH AND WITHOUT CONTRAST", **GADOLINIUM), ["T1c"]),
+        (frame("AX T1 W/O CONTRAST", ProtocolName="BRAIN W & W/O CONTRAST", **GADOLINIUM), ["T1"]),
         (frame("AX T2 TSE", EchoTime=100, RepetitionTime=5000), ["T2"]),
         (frame("AX T2", EchoTime=100, **GADOLINIUM), ["T2"]),
         (frame("AX T2 FLAIR", EchoTime=120, RepetitionTime=9000, InversionTime=2500), ["FLAIR"]),
@@ -90,6 +111,32 @@ def test_a_series_on_another_grid_is_brought_to_the_first_ones_place() -> None:
     same, note = aligned(ramp(volume(np.zeros((10, 12, 14)), (2, 2, 3), (4, 6, 3.001))), first, "FLAIR")
     assert note == ""
     assert np.array_equal(same, first.voxels)
+
+
+def test_the_outermost_slices_reach_as_far_as_they_are_thick() -> None:
+    thick = volume(np.full((10, 20, 20), 100), (1, 1, 5))
+    voxels, _ = aligned(thick, volume(np.zeros((52, 20, 20)), origin_mm=(0, 0, -3)), "FLAIR")
+    assert np.unique(voxels[1:51]).tolist() == [100]  # from -2 mm, within the first slice, to 47 mm
+    assert not voxels[[0, 51]].any()
+
+
+@pytest.mark.parametrize("angle", [0.1, 0.2, 0.3, 0.5])
+def test_no_slice_is_lost_to_rounding_on_oblique_grids(angle: float) -> None:
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turned = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1.0]])
+    turned = turned @ np.array([[1.0, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+
+    def placed(shape: tuple[int, int, int], pixel_mm: float) -> Volume:
+        flat = volume(
+            np.full(shape, 100), (pixel_mm, pixel_mm, 5), (0.3 + pixel_mm / 2, 0.7 + pixel_mm / 2, 11.1)
+        )
+        affine = np.eye(4)
+        affine[:3] = turned @ flat.affine[:3]
+        return Volume(flat.voxels, affine, flat.frames)
+
+    voxels, note = aligned(placed((10, 20, 20), 1.0), placed((10, 40, 40), 0.5), "T2")
+    assert np.unique(voxels).tolist() == [100]
+    assert note == "T2 was brought to the grid of the first series"
 
 
 def test_series_that_do_not_belong_together_are_refused() -> None:

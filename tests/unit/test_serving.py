@@ -8,10 +8,12 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from dbos import DBOSClient
 from google.protobuf import text_format
 from threshold_bundle import threshold_bundle
 from tritonclient.grpc import model_config_pb2
@@ -20,12 +22,15 @@ from isocenter.bundles.model_config import instance_group, with_instances, with_
 from isocenter.catalog import Catalog
 from isocenter.cli import main
 from isocenter.cli.model_report import arms_of, arms_told, shadow_report, shadow_told
-from isocenter.job import Job
+from isocenter.job import Job, JobSpec
+from isocenter.jobs import SERVICE, SHADOW_WORKFLOW, Jobs, serializer
 from isocenter.serving import Canary, Serving, Servings
 from isocenter.settings import Settings
 from isocenter.shadows import ComparedSegment, Comparison, Run, Shadows
+from isocenter.worker import attempt, shadowing
+from isocenter.worker.shadowing import Shadowing
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.errors import ConfigurationError
+from isocenter_operators.errors import ConfigurationError, DeadlineExceeded, InferenceUnavailable
 
 ROOT = Path(__file__).parents[2]
 UIDS = [f"1.2.826.0.1.{number}" for number in range(10_000)]
@@ -212,8 +217,83 @@ def test_the_commands_where_no_stack_runs(
     command(capsys, "load", "bone")
     assert Catalog.of(site).models == ("bone",)
 
+    third = threshold_bundle(tmp_path / "third", 900, version="1.2.0")
+    with Servings(site.data_dir).changing("bone"):
+        assert "another command changes the versions of bone" in command(
+            capsys, "import", str(third), "--name", "bone", "--as-version", code=2
+        )
+    (site.data_dir / "serving" / "bone.json").write_text("{")  # also what is broken can be taken away
     command(capsys, "remove", "bone")
     assert not (site.data_dir / "serving" / "bone.json").exists()
+
+
+def test_each_of_two_models_of_an_application_has_its_shadow(site: Settings) -> None:
+    spec = JobSpec(
+        algorithm=Algorithm("both", "1.0", {"bone": "1", "liver": "1"}),
+        study_uid="1.2.3",
+        series_uids=("1.2.3.4",),
+        sop_instance_uids=("1.2.3.4.5",),
+        route="all",
+    )
+    jobs = Jobs(site)
+    try:
+        for model in ("bone", "liver", "bone"):
+            jobs.shadow(spec, model, "2", {"state": "done"})
+    finally:
+        jobs.close()
+    client = DBOSClient(system_database_url=site.database, serializer=serializer(), application_name=SERVICE)
+    try:
+        asked = [row.input["args"][1] for row in client.list_workflows(name=SHADOW_WORKFLOW)]
+    finally:
+        client.destroy()
+    assert sorted(asked) == ["bone", "liver"]
+
+
+@pytest.mark.parametrize(("model", "ended"), [("bone", 1), (None, 0)])
+def test_of_a_shadow_that_fails_no_images_stay_and_only_its_own_call_is_ended(
+    site: Settings, monkeypatch: pytest.MonkeyPatch, model: str | None, ended: int
+) -> None:
+    def late(_: Shadowing, folder: Path) -> Any:
+        (folder / "priors").mkdir(exist_ok=True)
+        (folder / "priors" / "image.dcm").write_bytes(b"of the patient")
+        raise DeadlineExceeded("no answer in time", model=model)  # without a model it was the archive's
+
+    calls: list[str] = []
+    monkeypatch.setattr(Shadowing, "_run", late)
+    monkeypatch.setattr(Shadowing, "_end_call", lambda self: calls.append(self.version))
+    monkeypatch.setattr(shadowing, "_PAUSE_S", 0.0)
+    Servings(site.data_dir).write("bone", Serving(active="1", shadow="2"))
+    spec = JobSpec(
+        algorithm=Algorithm("bone", "1.0", {"bone": "1"}),
+        study_uid="1.2.3",
+        series_uids=("1.2.3.4",),
+        sop_instance_uids=("1.2.3.4.5",),
+        route="all",
+    )
+    none: Any = None
+    assert Shadowing(site, none, spec, "bone", "2", {"state": "done"}).run() == "failed"
+    (found,) = Shadows(site.data_dir).of("bone", "2")
+    assert found.shadow.reason == "no answer in time"
+    assert len(calls) == ended
+    assert [file.name for file in (site.data_dir / "shadow").rglob("*") if file.is_file()] == [
+        "comparison.json"
+    ]
+
+
+def test_no_images_are_fetched_for_a_model_that_is_out_of_service(
+    site: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(capsys, "unload", "bone")
+    spec = JobSpec(
+        algorithm=Catalog.weighed(site).get("bone").algorithm,
+        study_uid="1.2.3",
+        series_uids=("1.2.3.4",),
+        sop_instance_uids=("1.2.3.4.5",),
+        route="all",
+    )
+    work = SimpleNamespace(settings=site)
+    with pytest.raises(InferenceUnavailable, match="`isocenter models load bone` puts it back"):
+        attempt._run(work, spec, 1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

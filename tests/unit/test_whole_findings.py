@@ -61,3 +61,23 @@ def test_a_number_has_the_unit_that_its_name_ends_with() -> None:
     ]
     with pytest.raises(InvalidResult, match="not 1 values"):
         measured(np.array([1.0, 2.0]), ["Score"])
+
+
+def test_classes_that_only_a_side_or_a_sign_tells_apart_stay_apart() -> None:
+    names = ["Left lung", "Right lung", "Grade A+", "Grade A-", "Liver"]
+    (group,) = classified(np.array([[0.1, 0.9, 0, 0, 0], [0, 1, 0, 0, 0]]), names, "softmax").groups
+    asked = [each.concept for each in group.evaluations]
+    assert [each.meaning for each in asked] == names
+    assert len({(each.value, each.scheme) for each in asked}) == len(names)
+    assert asked[-1].scheme == "SCT"
+    told = group.as_dict()
+    assert (told["left_lung"], told["right_lung"]) == ("No", "Yes")
+    assert (told["grade_a_3"], told["grade_a_4"]) == ("No", "No")
+    (group,) = measured(np.array([1.0, 2.0]), ["Size (mm)", "Size (mL)"]).groups
+    assert len({each.concept.value for each in group.measurements}) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_not_reported_as_one(value: float) -> None:
+    with pytest.raises(InvalidResult, match="not each is a number"):
+        measured(np.array([1.0, value]), ["Score", "Grade"])

@@ -60,7 +60,10 @@ def _head(instance: Dataset) -> bytes:
 
 
 def _elements(dataset: Dataset, parents: str | list[str], *, outermost: bool = False) -> list[bytes]:
-    as_it_is = dataset.original_encoding == (False, True) and dataset.original_character_set == dataset._character_set
+    as_it_is = (
+        dataset.original_encoding == (False, True)
+        and dataset.original_character_set == dataset._character_set
+    )
     if outermost and not as_it_is:
         correct_ambiguous_vr(dataset, True)
     declared = dataset.get("SpecificCharacterSet")

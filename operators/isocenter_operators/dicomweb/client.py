@@ -121,9 +121,7 @@ class DICOMwebClient:
         """QIDO-RS: studies as DICOM JSON, those that match (keyword=value)."""
         return self._search("studies", matching)
 
-    def store(
-        self, instances: Sequence[Dataset], encode: Callable[[Dataset], bytes] = _file_of
-    ) -> None:
+    def store(self, instances: Sequence[Dataset], encode: Callable[[Dataset], bytes] = _file_of) -> None:
         """STOW-RS (PS3.18, 10.5): all of them in one request, every one acknowledged or an error is raised.
 
         encode: makes the bytes of a DICOM file of each.

@@ -83,7 +83,7 @@ class Chain:
             self.merging = step
         elif name in _COMPOSITIONS:
             raise self._configuration.refused(f"{step.target} in a Compose can not be honoured", step)
-        elif name.startswith(("Rand", "Load", "Save")):
+        elif name.startswith(("Rand", "Load", "Save", "Write")):
             raise self._configuration.refused(
                 f"{step.target} can not be honoured here: it is random, or reads or writes files", step
             )
@@ -151,7 +151,12 @@ def steps_of_the_whole(chain: Chain, configuration: Configuration, *, discrete: 
     for step, name in zip(chain.steps, names, strict=True):
         if name not in _OF_THE_WHOLE or (not discrete and name in ("Activations", "AsDiscrete")):
             raise configuration.refused(f"{step.target} after the network can not be honoured", step)
-        keys = configuration.value(configuration.child(step, "keys"))
+        try:
+            keys = configuration.value(configuration.child(step, "keys"))
+        except CannotTell as error:
+            raise configuration.refused(
+                f"{step.target}: keys can be told only by running it", step
+            ) from error
         if name != "DeleteItems" and keys not in (chain.key, [chain.key]):
             raise configuration.refused(f"{step.target} is for {keys}, where there is only {chain.key}", step)
         if name == "Activations" and step.content.get("other") is not None:

@@ -134,6 +134,7 @@ def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
     have none."""
     channels = _channels(bundle, "outputs")
     if output in ("classes", "values"):
+        _refuse_alike(bundle, list(channels.values()))
         return {number + 1: name for number, name in channels.items()}
     labels = len(channels) - (output == "labels")
     if labels > _MOST_LABELS:
@@ -154,6 +155,17 @@ def _labels(bundle: Bundle, output: Output) -> dict[int, str]:
     if output == "labels":
         return {number: name for number, name in channels.items() if number}
     return {number + 1: name for number, name in channels.items()}
+
+
+def _refuse_alike(bundle: Bundle, names: list[str]) -> None:
+    """Of two that are called the same, nobody could tell which was found."""
+    words = [" ".join(name.lower().split()) for name in names]
+    for name, each in zip(names, words, strict=True):
+        if words.count(each) > 1 or not any(letter.isalnum() for letter in each):
+            raise _refused(
+                bundle,
+                f"network_data_format.outputs: channel_def: {name!r} is no name, or that of two channels",
+            )
 
 
 def _is_background(name: str) -> bool:

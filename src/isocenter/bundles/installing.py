@@ -256,13 +256,13 @@ def _refuse_another(file: Path, described: Mapping[str, Any]) -> None:
     """A version that takes or finds something else is another application: no report could compare the two."""
     try:
         known = yaml.safe_load(file.read_text())
-        there, accepted = known["bundle"], dict(known["isocenter"]["accepts"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        there, accepted = _compared(known["bundle"]), dict(known["isocenter"]["accepts"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{file}: can not be read: {error}", path=str(file)) from error
-    here = described["bundle"]
+    here = _compared(described["bundle"])
     differing = [
         _difference(each, there.get(each), here.get(each))
-        for each in sorted({*there, *here} - {"intended_use"})
+        for each in sorted({*there, *here})
         if there.get(each) != here.get(each)
     ]
     # What a site has added to app.yaml holds for every version; what a bundle asks for and that does not, for none.
@@ -277,6 +277,14 @@ def _refuse_another(file: Path, described: Mapping[str, Any]) -> None:
             "of its own",
             path=str(file),
         )
+
+
+def _compared(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be the same. How a series of a sequence is known stands in app.yaml, and may be the site's own."""
+    compared = {each: said for each, said in bundle.items() if each != "intended_use"}
+    if "sequences" in compared:
+        compared["sequences"] = [rule["name"] for rule in compared["sequences"]]
+    return compared
 
 
 def _difference(what: str, there: Any, here: Any) -> str:

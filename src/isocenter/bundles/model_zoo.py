@@ -108,7 +108,8 @@ class _Zoo:
         revision = quote(revision, safe="")
         listing = f"{site}/api/models/{repository}/tree/{revision}?recursive=true"
         found = self._json(listing)
-        files = [each for each in found if each.get("type") == "file"] if isinstance(found, list) else []
+        entries = [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+        files = [each for each in entries if each.get("type") == "file"]
         if not files:
             raise ConfigurationError(f"{listing}: lists no files; {_by_hand(self._name)}")
         for each in files:
@@ -116,21 +117,19 @@ class _Zoo:
             if path.is_absolute() or not path.name or ".." in path.parts:
                 raise ConfigurationError(f"{listing}: {str(path)!r} would lie outside of the bundle")
             file = folder / path
-            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigurationError(f"{file.parent} can not be made: {error.strerror}") from error
             where = f"{site}/{repository}/resolve/{revision}/{quote(str(path))}"
-            large = (each.get("lfs") or {}).get("oid")
-            if large:
-                self._download(where, file, hashlib.sha256(), str(large))
-            else:
-                blob = hashlib.sha1(b"blob %d\0" % int(each.get("size") or 0))  # as git names its content
-                self._download(where, file, blob, str(each.get("oid") or ""))
+            self._download(where, file, *_digest(each))
 
     def _json(self, url: str) -> Any:
         try:
             answer = self._http.get(url)
             answer.raise_for_status()
             return answer.json()
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreached(url, error) from error
         except ValueError as error:
             raise ConfigurationError(f"{url}: the answer is no JSON; {_by_hand(self._name)}") from error
@@ -144,7 +143,7 @@ class _Zoo:
                 for piece in answer.iter_bytes():
                     digest.update(piece)
                     out.write(piece)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unreached(url, error) from error
         except OSError as error:
             raise ConfigurationError(f"{file} can not be written: {error.strerror}") from error
@@ -154,7 +153,7 @@ class _Zoo:
                 f"{expected}): it is not used; {_by_hand(self._name)}"
             )
 
-    def _unreached(self, url: str, error: httpx.HTTPError) -> Unavailable:
+    def _unreached(self, url: str, error: httpx.HTTPError | httpx.InvalidURL) -> Unavailable:
         if isinstance(error, httpx.HTTPStatusError):
             answer = error.response
             told = f"answered {answer.status_code} {answer.reason_phrase}".rstrip()
@@ -164,6 +163,16 @@ class _Zoo:
             f"{self._name}: there is no such folder or zip, and the Model Zoo could not be reached: {url} {told}; "
             f"{_by_hand(self._name)}"
         )
+
+
+def _digest(listed: Mapping[str, Any]) -> tuple[hashlib._Hash, str]:
+    """What is to be computed of a file that Hugging Face lists, and what has to come out; "" where it is not told."""
+    large = listed.get("lfs")
+    if isinstance(large, Mapping) and large.get("oid"):
+        return hashlib.sha256(), str(large["oid"])
+    size = listed.get("size")
+    blob = b"blob %d\0" % (size if isinstance(size, int) else 0)  # as git names its content
+    return hashlib.sha1(blob), str(listed.get("oid") or "")
 
 
 def _in_order(version: str) -> tuple[int, ...]:

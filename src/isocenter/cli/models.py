@@ -161,6 +161,7 @@ def _installed(
 ) -> Imported:
     from isocenter.bundles.installing import add_version, install
     from isocenter.catalog import Catalog
+    from isocenter.serving import Servings
 
     places: dict[str, Any] = {
         "name": name,
@@ -169,7 +170,8 @@ def _installed(
         "installed": settings.triton.model_repository,
     }
     if as_version:
-        return add_version(bundle, plan, description, **places, loaded=_loaded(settings, name))
+        with Servings(settings.data_dir).changing(name):  # else a promotion could be written over
+            return add_version(bundle, plan, description, **places, loaded=_loaded(settings, name))
     taken = {app.name for app in Catalog.of(settings).sound()}
     return install(bundle, plan, description, **places, taken=taken, instances=instances, gpus=gpus)
 
@@ -205,7 +207,10 @@ def removing(config: Path | None, name: str, as_json: bool = False) -> int:
         raise ConfigurationError(
             f"route {routes[0]!r} names the application {name!r}: take it out there first"
         )
-    versions = ModelVersions(settings, name) if (apps / name / "app.yaml").is_file() else None
+    try:
+        versions: ModelVersions | None = ModelVersions(settings, name)
+    except ConfigurationError:  # of what is half there or can not be read too: it is what remove is for
+        versions = None
     remove(name, models=models, apps=apps)
     try:
         gone = versions is not None and versions.unload()

@@ -21,6 +21,7 @@ from isocenter.hours import closed
 from isocenter.job import JobSpec
 from isocenter.jobs import WORKFLOW, Jobs
 from isocenter.ledger import Ledger
+from isocenter.serving import Servings
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter.worker import retries, runner
@@ -33,6 +34,7 @@ from isocenter.worker.watchdog import at_most
 from isocenter_operators.errors import (
     Cancelled,
     ConfigurationError,
+    InferenceUnavailable,
     InputError,
     IsocenterError,
     Unavailable,
@@ -140,6 +142,9 @@ def _ask_shadow(work: Work, spec: JobSpec, answer: _Answer) -> None:
             work.jobs.shadow(spec, model, version, answer)
     except IsocenterError as error:
         log.warning("job %s has no shadow: %s", spec.identity.job_id[:12], error)
+    except Exception as error:  # noqa: BLE001 - told: it would be written down as the end of a job that is done
+        log_way(log, error)
+        log.warning("job %s has no shadow: an unexpected %s", spec.identity.job_id[:12], where(error))
 
 
 def _end(work: Work, job_id: str, attempt: int, answer: _Answer) -> None:
@@ -252,6 +257,7 @@ def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
             ),
             "renewed": renewed.as_json(),
         }
+    _require_in_service(work.settings, app)
     folder = work.settings.data_dir / "jobs" / spec.identity.job_id
     try:
         with at_most(work.settings.worker.longest_attempt_s):
@@ -259,6 +265,17 @@ def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
     finally:
         shutil.rmtree(folder / "priors", ignore_errors=True)
     return {"state": outcome.status, "reason": outcome.reason, **runner.as_json(outcome)}
+
+
+def _require_in_service(settings: Settings, app: AppManifest) -> None:
+    """Before the images are fetched, which would be for nothing. Raises InferenceUnavailable."""
+    servings = Servings(settings.data_dir)
+    for model in app.models:
+        serving = servings.of(model)
+        if serving is not None and not serving.loaded:
+            raise InferenceUnavailable(
+                f"model {model!r} was taken out of service; `isocenter models load {model}` puts it back"
+            )
 
 
 def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Path) -> Run:

@@ -7,6 +7,7 @@ writes stays in the data folder. Whatever goes wrong is written into its compari
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,12 +130,11 @@ class Shadowing:
         try:
             outcome = self._tried(folder)
         except Exception as error:  # noqa: BLE001 - recorded: a shadow fails for itself alone
-            if isinstance(error, DeadlineExceeded):
+            if isinstance(error, DeadlineExceeded) and error.model is not None:
                 self._end_call()
-            if not isinstance(error, IsocenterError):
-                log_way(log, error)
-            said = str(error) if isinstance(error, IsocenterError) else f"an unexpected {where(error)}"
-            return self._failed(said)
+            return self._failed(_said(error))
+        finally:
+            shutil.rmtree(folder / "priors", ignore_errors=True)  # images of the patient, and no results
         shadow = Compared(
             version=self.version,
             state=outcome.status,
@@ -147,10 +147,7 @@ class Shadowing:
         try:
             return found.model_copy(update={"segments": self._segments(outcome)})
         except Exception as error:  # noqa: BLE001 - recorded, as above
-            if not isinstance(error, IsocenterError):
-                log_way(log, error)
-            said = str(error) if isinstance(error, IsocenterError) else f"an unexpected {where(error)}"
-            return found.model_copy(update={"not_compared": said})
+            return found.model_copy(update={"not_compared": _said(error)})
 
     def _tried(self, folder: Path) -> Outcome:
         for remaining in reversed(range(_TRIES)):
@@ -228,6 +225,14 @@ class Shadowing:
         server = Server.running(self.settings) if self.settings.triton.embedded else None
         for process in server.of(self.model, self.version) if server else ():
             process.interrupt()
+
+
+def _said(error: Exception) -> str:
+    """What is told of an error; of one that nobody foresaw the log tells where it came from."""
+    if isinstance(error, IsocenterError):
+        return str(error)
+    log_way(log, error)
+    return f"an unexpected {where(error)}"
 
 
 def _only(segmentations: Sequence[Dataset]) -> StoredSegmentation | None:

@@ -21,15 +21,21 @@ __all__ = ["SequenceRule", "rule_of", "speaks_against"]
 
 _NO_SCAN = r"SUB(TRACT\w*)?\b|ADC|DWI|DIFF|TRACE|PERF|\bMAP|\bMIP|\bLOC|SCOUT|SURVEY|T2 ?\*|T2 ?STAR|SWI"
 _MEDIUM = r"(CONTRAST|GD|GAD\w*|KM|CE)\b"
-_GIVEN = re.compile(rf"\bPOST\b|\b{_MEDIUM}|\+ ?C\b|\bC ?\+|\bT1C\b")
+_EVENT = r"(?![ -]*(OP|SURG|TREAT|THERAP|RADI|RT|CHEMO|BIOP))"  # before and after which there are scans too
+_GIVEN = re.compile(rf"\bPOST\b{_EVENT}|\b{_MEDIUM}|\+ ?C\b|\bC ?\+|\bT1C\b")
+# "without" and "no" alone speak of anything, as of fat saturation; only at the end of what is said, of the medium.
 _NOT_GIVEN = re.compile(
-    rf"\b(PRE|NATIVE?|PLAIN|UNENHANCED|WITHOUT|OHNE|NON?|W/O)[ -]?({_MEDIUM})?|\bC ?-(?!\w)|-C\b"
+    rf"\b(PRE|NON?|WITHOUT|OHNE|W/?O)[ -]?(IV )?({_MEDIUM}|CON\b|C\b)|\b(WITHOUT|OHNE|W/?O) ?(?=;|$)|"
+    rf"\bPRE\b{_EVENT}|\b(NATIVE?|PLAIN|UNENHANCED)\b|\bC-(?!\w)|(?<!\S)-C\b"
 )
+# An examination with both may say so in each of its series, which tells nothing of any.
+_WITH, _WITHOUT, _AND = r"W(ITH)?", r"(WITHOUT|W/?O)", r"[ /&+]*(AND|UND|OR)?[ /&+]*"
+_BOTH = re.compile(rf"\b({_WITH}{_AND}{_WITHOUT}|{_WITHOUT}{_AND}{_WITH})\b( ?(IV )?{_MEDIUM})?")
 
 
 class SequenceRule(BaseModel):
-    """`described`, `not_described`: regular expressions over Series Description and Protocol Name, in capitals and
-    with spaces for underscores; "" is none. Times in ms, each counts where the images state it.
+    """`described`, `not_described`: regular expressions over "Series Description; Protocol Name", in capitals and with
+    spaces for underscores; "" is none. Times in ms, each counts where the images state it.
 
     contrast: what has to be said: "given", "none", or anything.
     """
@@ -120,13 +126,13 @@ def _against(frame: Frame, rule: SequenceRule) -> Iterator[str]:
 
 
 def _words(frame: Frame) -> str:
-    said = f"{frame.get('SeriesDescription') or ''} {frame.get('ProtocolName') or ''}"
+    said = f"{frame.get('SeriesDescription') or ''}; {frame.get('ProtocolName') or ''}"
     return said.upper().replace("_", " ")
 
 
 def _contrast(frame: Frame, said: str, wanted: str) -> Iterator[str]:
     """What the description says comes first: many scanners state the agent in every later series, or in none."""
-    rest, not_given = _NOT_GIVEN.subn(" ", said)
+    rest, not_given = _NOT_GIVEN.subn(" ", _BOTH.sub(" ", said))
     given = _GIVEN.search(rest) is not None
     stated = contrast_of(frame)
     if given and not_given:

@@ -13,12 +13,14 @@ __all__ = ["aligned"]
 
 _SAME_MM = 0.01  # as far as the corners of two equal grids may lie apart
 _LEAST_COVERED = 0.95  # of the first series' voxels
+_HALF_A_VOXEL = 0.5 + 1e-6  # a place that lies on an edge is not lost to rounding
 
 
 def aligned(volume: Volume, onto: Volume, name: str) -> tuple[NDArray[np.int16], str]:
     """The voxels on the grid of `onto`, int16 (Z, Y, X), and a note of what was done; "" where nothing was.
 
-    Linear between voxels; what lies outside of the series is 0. name: what messages call the series.
+    Linear between voxels; to the edge of the outermost ones, half a voxel from their centres, these go on; what lies
+    outside of that is 0. name: what messages call the series.
 
     Raises GeometryError where one of them has no Frame of Reference UID, NotApplicable where they lie in different
     frames of reference, or less than 95 % of the grid is covered.
@@ -42,9 +44,11 @@ def aligned(volume: Volume, onto: Volume, name: str) -> tuple[NDArray[np.int16],
         offset,
         onto.voxels.shape,
         order=1,
-        mode="constant",
-        cval=0.0,
+        # With "constant", a place that rounding puts outside of the outermost centres, as a whole first slice, is lost.
+        mode="nearest",
     )
+    for z, plane in enumerate(placed):
+        plane[_outside(z, plane.shape, matrix, offset, volume.voxels.shape)] = 0
     note = f"{name} was brought to the grid of the first series"
     return np.rint(placed).astype(np.int16), note + (
         f"; {100 * (1 - covered):.0f} % of that lies outside of it" if covered < 0.995 else ""
@@ -83,5 +87,25 @@ def _covered(
     along = (np.arange(0, size, max(1, size // 50)) for size in grid)
     places = np.stack(np.meshgrid(*along, indexing="ij")).reshape(3, -1)
     index = matrix @ places + offset[:, None]
-    last = np.array(series, np.float64)[:, None] - 0.5
-    return float(np.mean(np.all((index >= -0.5) & (index <= last), axis=0)))
+    last = np.array(series, np.float64)[:, None] - 1
+    return float(np.mean(np.all((index >= -_HALF_A_VOXEL) & (index <= last + _HALF_A_VOXEL), axis=0)))
+
+
+def _outside(
+    z: int,
+    plane: tuple[int, ...],
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    series: tuple[int, ...],
+) -> NDArray[np.bool_]:
+    """Which voxels (Y, X) of the grid's plane z lie in no voxel of the series."""
+    rows, columns = np.arange(plane[0])[:, None], np.arange(plane[1])
+    outside = np.zeros(plane, np.bool_)
+    for axis, length in enumerate(series):
+        at_corners = matrix[axis, 0] * z + offset[axis] + matrix[axis, 1] * rows[[0, -1]]
+        at_corners = at_corners + matrix[axis, 2] * columns[[0, -1]]
+        if at_corners.min() >= -_HALF_A_VOXEL and at_corners.max() <= length - 1 + _HALF_A_VOXEL:
+            continue  # nor is anything between them
+        index = matrix[axis, 0] * z + matrix[axis, 1] * rows + matrix[axis, 2] * columns + offset[axis]
+        outside |= (index < -_HALF_A_VOXEL) | (index > length - 1 + _HALF_A_VOXEL)
+    return outside

@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import AsDiscreted, Compose, SpatialResample
 
-from bundle_engine.inversion import best_of, inversion_of
+from bundle_engine.inversion import best_of, inversion_of, refuse_nan
 from bundle_engine.reduction import Reduction, reduction_of
 from bundle_engine.regridding import regridded
 from bundle_engine.volume import image_of, seen, voxels_of
@@ -79,7 +79,8 @@ def _of_the_whole(workflow: Workflow, item: Any) -> torch.Tensor:
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         raise BundleError(f"the network gives {shape}, where one number for each class or value is expected")
-    scores = output[0].as_tensor() if isinstance(output, MetaTensor) else output[0]
+    scores = _plain(output)[0]
+    refuse_nan(scores)
     item[plan.output_key] = scores
     steps = list(workflow.postprocessing.transforms)
     place = next((n for n, step in enumerate(steps) if isinstance(step, AsDiscreted)), len(steps))
@@ -97,9 +98,7 @@ def _of_the_whole(workflow: Workflow, item: Any) -> torch.Tensor:
 
 
 def _numbers(values: Any) -> torch.Tensor:
-    tensor = torch.as_tensor(values)
-    plain: torch.Tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
-    return plain.detach().to("cpu", torch.float64)
+    return _plain(torch.as_tensor(values)).detach().to("cpu", torch.float64)
 
 
 def _found(workflow: Workflow, item: Any, given: MetaTensor) -> torch.Tensor:
@@ -162,8 +161,12 @@ def _scores(workflow: Workflow, image: MetaTensor) -> torch.Tensor:
     if not isinstance(output, torch.Tensor):
         raise BundleError(f"the network gives a {type(output).__name__}, not a tensor")
     plain = _plain(output)
-    if plain.shape[2:] != image.shape[1:]:
-        return plain[0]
+    if len(plain) != 1 or plain.shape[2:] != image.shape[1:]:
+        raise BundleError(
+            f"the network gives {list(plain.shape[2:])} voxels for {list(image.shape[1:])}: it answers on another grid "
+            "than it is asked on, and where that lies is not known"
+        )
+    refuse_nan(plain)
     placed: torch.Tensor = MetaTensor(plain[0], meta=image.meta)
     return placed
 

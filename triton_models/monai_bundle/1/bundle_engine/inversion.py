@@ -18,8 +18,9 @@ from monai.transforms import Invertd
 
 from bundle_engine.lattice import Lattice, lattice_of
 from bundle_engine.regridding import is_linear
+from bundle_engine.workflow import BundleError
 
-__all__ = ["Inversion", "best_of", "inversion_of"]
+__all__ = ["Inversion", "best_of", "inversion_of", "refuse_nan"]
 
 _UNDECIDED = -1
 # Of the source grid at a time: on a CPU what stays in its cache, on a GPU what keeps it busy.
@@ -156,12 +157,22 @@ class _Slab:
 
 
 def best_of(scores: torch.Tensor) -> torch.Tensor:
-    """argmax over the first axis, int16: class by class, which a CPU reads in order."""
+    """argmax over the first axis, int16: class by class, which a CPU reads in order. Raises BundleError for NaN."""
     best, labels = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.int16, device=scores.device)
     for number, score in enumerate(scores[1:], 1):
         labels.masked_fill_(score > best, number)
         torch.maximum(best, score, out=best)
+    refuse_nan(best)  # which has those of every class
     return labels
+
+
+def refuse_nan(scores: torch.Tensor) -> None:
+    """Of NaN the background would be made, without a word. Raises BundleError."""
+    if bool(torch.isnan(scores).any()):
+        raise BundleError(
+            "the network's scores are no numbers (NaN): its weights may be damaged, or its precision too low for these "
+            "images"
+        )
 
 
 def _candidates(flat: torch.Tensor, cells: torch.Tensor, corners: torch.Tensor) -> Iterator[torch.Tensor]:
