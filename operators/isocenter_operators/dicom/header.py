@@ -15,6 +15,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
 from pydicom.valuerep import validate_value
 
 from isocenter_operators.dicom.findings import Code
@@ -112,6 +114,11 @@ _TEXT_LIMITS = {"SH": 16, "LO": 64, "PN": 194, "ST": 1024, "LT": 10240}  # chara
 _ONE_VALUE = {"ST", "LT", "UT", "UR"}
 
 
+_REFERENCED_CLASS, _REFERENCED_INSTANCE = map(
+    BaseTag, (0x00081150, 0x00081155)
+)  # Referenced SOP Class UID, Referenced SOP Instance UID
+
+
 # Latin 1 has a letter for nearly every byte: undeclared texts keep theirs, and are shown as most systems showed them.
 _ANY_BYTE = "ISO_IR 100"
 
@@ -167,6 +174,16 @@ def _thickness_mm(frame: Frame) -> float | None:
     return thickness_mm if thickness_mm > 0 else None
 
 
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """One item of a sequence that refers to an instance (PS3.3, Table 10-11)."""
+    return Dataset(
+        {
+            tag: DataElement(tag, "UI", UID(uid), already_converted=True)
+            for tag, uid in ((_REFERENCED_CLASS, sop_class_uid), (_REFERENCED_INSTANCE, sop_instance_uid))
+        }
+    )
+
+
 def referenced(frames: Iterable[Frame]) -> list[Dataset]:
     """One item per instance, as the Image SOP Instance Reference Macro has it (PS3.3, Table 10-3).
 
@@ -175,11 +192,9 @@ def referenced(frames: Iterable[Frame]) -> list[Dataset]:
     items: dict[str, Dataset] = {}
     numbers: dict[str, list[int]] = {}
     for frame in frames:
-        uid = str(frame.instance.SOPInstanceUID)
+        uid = str(frame.get("SOPInstanceUID"))
         if uid not in items:
-            items[uid] = Dataset()
-            items[uid].ReferencedSOPClassUID = str(frame.instance.SOPClassUID)
-            items[uid].ReferencedSOPInstanceUID = uid
+            items[uid] = _reference(str(frame.get("SOPClassUID")), uid)
         if frame.number is not None:
             numbers.setdefault(uid, []).append(frame.number)
             if len(numbers[uid]) < int(frame.instance.NumberOfFrames):

@@ -92,7 +92,8 @@ def add_entries(report: Dataset, frames: Sequence[Frame], priors: Sequence[Datas
     """
     (library,) = [item for item in report.ContentSequence if _concept(item) == "111028"]
     for group, (series, purpose) in zip(library.ContentSequence, _series(frames, priors), strict=True):
-        entries = [_entry(reference, purpose) for reference in referenced(series)]
+        concept = coded(purpose)
+        entries = [_entry(reference, concept) for reference in referenced(series)]
         group["ContentSequence"].value = ItemSequence([*group.ContentSequence, *entries])
 
 
@@ -122,12 +123,12 @@ def _container(value: str, meaning: str) -> ContainerContentItem:
     return container
 
 
-def _entry(reference: Dataset, purpose: Code) -> Dataset:
+def _entry(reference: Dataset, concept: Dataset) -> Dataset:
     """TID 1601: an IMAGE content item."""
     entry = Dataset()
     entry.RelationshipType = RelationshipTypeValues.CONTAINS.value
     entry.ValueType = "IMAGE"
-    entry.ConceptNameCodeSequence = [coded(purpose)]
+    entry.ConceptNameCodeSequence = [Dataset(concept)]
     entry.ReferencedSOPSequence = [reference]
     return entry
 

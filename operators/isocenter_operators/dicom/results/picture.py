@@ -12,10 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from isocenter_operators.dicom.findings import Code, Findings, Segment
-from isocenter_operators.dicom.header import DISCLAIMER, UNPAIRED, coded, has_sound, stamp
+from isocenter_operators.dicom.header import DISCLAIMER, UNPAIRED, coded, has_sound, referenced, stamp
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.drawing import drawn
 from isocenter_operators.dicom.results.plane import Section, View, largest_sections
+from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.errors import GeometryError, InvalidResult
 
@@ -56,6 +57,7 @@ def overlay_pictures(
             f"series {series_uid}: the label map is empty, there is nothing to show", series_uid=series_uid
         )
     description = (series_description or f"{algorithm.name} pictures")[:64]
+    source_images = _source_images(volume.frames)
     pictures = []
     for number, section in enumerate(largest_sections(labels, volume.affine, _VIEWS), 1):
         pixels = drawn(
@@ -71,7 +73,8 @@ def overlay_pictures(
             pixels=pixels,
             section=section,
             number=number,
-            sources=volume.sources,
+            source=volume.sources[0],
+            source_images=source_images,
             identity=identity,
             series_number=series_number,
             description=description,
@@ -98,7 +101,8 @@ def _capture(
     pixels: NDArray[np.uint8],
     section: Section,
     number: int,
-    sources: Sequence[Dataset],
+    source: Dataset,
+    source_images: Sequence[Dataset],
     identity: JobIdentity,
     series_number: int,
     description: str,
@@ -108,7 +112,7 @@ def _capture(
         photometric_interpretation=PhotometricInterpretationValues.RGB,
         bits_allocated=8,
         coordinate_system=CoordinateSystemNames.PATIENT,
-        study_instance_uid=str(sources[0].StudyInstanceUID),
+        study_instance_uid=str(source.StudyInstanceUID),
         series_instance_uid=identity.uid("picture.series"),
         series_number=series_number,
         sop_instance_uid=identity.uid(f"picture.{number}"),
@@ -125,18 +129,18 @@ def _capture(
     picture.DerivationDescription = (
         f"{section.view} section with outlines of the segments and a table of measurements"
     )
-    picture.SourceImageSequence = [_source_image(source) for source in sources]
+    picture.SourceImageSequence = source_images
     # Of a paired organ, and where no body part is known, Laterality is type 2C; elsewhere it must not be there.
-    if has_sound(sources[0], "BodyPartExamined") and sources[0].BodyPartExamined in UNPAIRED:
-        picture.BodyPartExamined = sources[0].BodyPartExamined
+    if has_sound(source, "BodyPartExamined") and source.BodyPartExamined in UNPAIRED:
+        picture.BodyPartExamined = source.BodyPartExamined
     else:
         picture.Laterality = None
     return picture
 
 
-def _source_image(source: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = str(source.SOPClassUID)
-    item.ReferencedSOPInstanceUID = str(source.SOPInstanceUID)
-    item.PurposeOfReferenceCodeSequence = [coded(_SOURCE_IMAGE)]
-    return item
+def _source_images(frames: Sequence[Frame]) -> list[Dataset]:
+    purpose = coded(_SOURCE_IMAGE)
+    images = referenced(frames)
+    for image in images:
+        image.PurposeOfReferenceCodeSequence = [Dataset(purpose)]
+    return images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,29 +15,27 @@ from isocenter_operators.dicom.series.part10 import tag_of
 
 __all__ = ["link_problems"]
 
-_STUDY, _SERIES, _REFERENCED = map(
-    tag_of, ("StudyInstanceUID", "SeriesInstanceUID", "ReferencedSOPInstanceUID")
+_SAID = tuple(
+    tag_of(keyword)
+    for keyword in (
+        *("StudyInstanceUID", "SeriesInstanceUID", "ReferencedSOPInstanceUID", "ReferencedSOPClassUID"),
+        *("ReferencedFrameNumber", "ReferencedSegmentNumber"),
+    )
 )
+_STUDY, _SERIES, _REFERENCED, _CLASS, _FRAMES, _SEGMENTS = _SAID
 _REFERENCED_SEGMENT, _TRACKING_UID = "121191", "112040"
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """An item that refers to an instance; `study` and `series` where the items around it name them."""
+    """What an item says of the instance that it refers to; `study` and `series` where the items around it name them."""
 
-    item: Dataset
+    uid: str
     study: str | None
     series: str | None
-
-    @property
-    def uid(self) -> str:
-        return str(self.item.ReferencedSOPInstanceUID)
-
-    @property
-    def key(self) -> Hashable:
-        """The same for each reference that says the same, as those of a thousand frames do."""
-        said = [self.item.get(each) for each in ("ReferencedSOPClassUID", "ReferencedFrameNumber")]
-        return self.uid, self.study, self.series, str(said), str(self.item.get("ReferencedSegmentNumber"))
+    sop_class: str | None
+    frames: tuple[int, ...]
+    segments: tuple[int, ...]
 
 
 def link_problems(result: Dataset, others: Mapping[str, Dataset]) -> Iterator[Problem]:
@@ -45,19 +43,20 @@ def link_problems(result: Dataset, others: Mapping[str, Dataset]) -> Iterator[Pr
 
     What is not among them is told only where other instances of its series are.
     """
-    references = list(_references(result))
+    references = dict.fromkeys(_references(result))
     missing = _missing(result, references, others)
     if missing:
         text = f"are made to {len(missing)} instances that are not among the given ones of their series"
         yield warning("references", text)
     told: dict[Problem, None] = {}
-    for each in {each.key: each for each in references if each.uid in others}.values():
-        told |= dict.fromkeys(_reference_problems(result, each, others[each.uid]))
+    for each in references:
+        if each.uid in others:
+            told |= dict.fromkeys(_reference_problems(result, each, others[each.uid]))
     yield from told
     yield from _tracking_problems(result, others)
 
 
-def _missing(result: Dataset, references: Sequence[_Reference], others: Mapping[str, Dataset]) -> set[str]:
+def _missing(result: Dataset, references: Iterable[_Reference], others: Mapping[str, Dataset]) -> set[str]:
     """What is referred to and not here, although other instances of its series are."""
     series_of = {each.uid: each.series for each in references if each.series}
     away = {
@@ -72,8 +71,7 @@ def _missing(result: Dataset, references: Sequence[_Reference], others: Mapping[
 
 
 def _reference_problems(result: Dataset, reference: _Reference, other: Dataset) -> Iterator[Problem]:
-    item = reference.item
-    if item.get("ReferencedSOPClassUID") != other.get("SOPClassUID"):
+    if reference.sop_class != other.get("SOPClassUID"):
         yield error("ReferencedSOPClassUID", "is not what the instance is that is referred to")
     if reference.series not in (None, str(other.get("SeriesInstanceUID"))):
         yield error("SeriesInstanceUID", "is not that of the instance that is referred to")
@@ -82,11 +80,11 @@ def _reference_problems(result: Dataset, reference: _Reference, other: Dataset) 
     if result.get("PatientID") != other.get("PatientID"):
         yield error("PatientID", "is not that of the instance that is referred to")
     frames = int(other.get("NumberOfFrames") or 1)
-    if any(not 1 <= number <= frames for number in _numbers(item.get("ReferencedFrameNumber"))):
+    if any(not 1 <= number <= frames for number in reference.frames):
         yield error("ReferencedFrameNumber", "names a frame that the instance does not have")
     if "SegmentSequence" in other:
         segments = {int(segment.get("SegmentNumber", -1)) for segment in other.SegmentSequence}
-        if not segments.issuperset(_numbers(item.get("ReferencedSegmentNumber"))):
+        if not segments.issuperset(reference.segments):
             yield error("ReferencedSegmentNumber", "names a segment that the instance does not have")
 
 
@@ -128,16 +126,21 @@ def _references(result: Dataset) -> Iterator[_Reference]:
     left: list[tuple[Dataset, str | None, str | None]] = [(result, None, None)]
     while left:
         dataset, study, series = left.pop()
-        if dataset is not result:  # of the object itself these say where it is, not what it refers to
-            study = str(dataset.StudyInstanceUID) if _STUDY in dataset else study
-            series = str(dataset.SeriesInstanceUID) if _SERIES in dataset else series
-        if _REFERENCED in dataset:
-            yield _Reference(dataset, study, series)
-        for tag in dataset.keys():  # noqa: SIM118
-            element = dataset.get_item(tag)
+        said: dict[int, Any] = {}
+        sequences: list[Any] = []
+        for tag, element in list(dataset.items()):
             if element.VR == "SQ":
-                items = dataset[tag].value if isinstance(element, RawDataElement) else element.value
-                left.extend((item, study, series) for item in items)
+                sequences.append(dataset[tag].value if isinstance(element, RawDataElement) else element.value)
+            elif tag in _SAID:
+                said[tag] = dataset[tag].value
+        if dataset is not result:  # of the object itself these say where it is, not what it refers to
+            study = str(said[_STUDY]) if _STUDY in said else study
+            series = str(said[_SERIES]) if _SERIES in said else series
+        if _REFERENCED in said:
+            numbers = [tuple(_numbers(said.get(tag))) for tag in (_FRAMES, _SEGMENTS)]
+            yield _Reference(str(said[_REFERENCED]), study, series, said.get(_CLASS), *numbers)
+        for items in sequences:
+            left.extend((item, study, series) for item in items)
 
 
 def _numbers(value: Any) -> list[int]:

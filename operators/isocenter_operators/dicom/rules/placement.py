@@ -6,6 +6,7 @@ same spacing in a parallel plane, is shown on top of it by every viewer: so it h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from isocenter_operators.errors import IsocenterError
 __all__ = ["placement_problems"]
 
 _TOLERANCE_MM = 0.05  # more than the rounding of Decimal Strings makes of a direction over half a metre
+_SAME_SPACING = 1e-3
 
 
 def placement_problems(result: Dataset, sources: Mapping[str, Dataset]) -> Iterator[Problem]:
@@ -111,12 +113,14 @@ def _corners(frame: Frame) -> NDArray[np.float64]:
 
 def _same_grid(frame: Frame, origin: Frame) -> bool:
     """Whether one would be shown on top of the other: parallel planes with as many pixels of the same size."""
-    parallel = abs(np.cross(*frame.directions) @ np.cross(*origin.directions)) > 1 - 1e-4
-    return bool(
-        parallel
-        and frame.shape == origin.shape
-        and np.allclose(frame.spacing_mm, origin.spacing_mm, rtol=1e-3)
-    )
+    if frame.shape != origin.shape or not all(
+        math.isclose(one, other, rel_tol=_SAME_SPACING)
+        for one, other in zip(frame.spacing_mm, origin.spacing_mm, strict=True)
+    ):
+        return False
+    if np.array_equal(frame.directions, origin.directions):
+        return True
+    return abs(float(np.cross(*frame.directions) @ np.cross(*origin.directions))) > 1 - 1e-4
 
 
 def _offset_mm(corners: NDArray[np.float64], others: NDArray[np.float64]) -> float:
