@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from host_memory import HostMemory
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
@@ -19,34 +20,6 @@ from isocenter_operators.inference.endpoint import Endpoint
 from isocenter_operators.inference.triton import TritonClient
 
 VOLUME = np.arange(4 * 128 * 128, dtype=np.int16).reshape(4, 128, 128)  # (Z, Y, X)
-
-
-class HostMemory:
-    """A `Cuda` whose GPU is the host's memory."""
-
-    device = 1
-
-    def __init__(self) -> None:
-        self.held: dict[int, Any] = {}
-        self.full = self.broken = False
-
-    def allocate(self, size: int) -> int:
-        if self.full:
-            raise OSError("cudaMalloc: cudaErrorMemoryAllocation")
-        buffer = ctypes.create_string_buffer(size)
-        self.held[ctypes.addressof(buffer)] = buffer
-        return ctypes.addressof(buffer)
-
-    def free(self, address: int) -> None:
-        del self.held[address]
-
-    def handle(self, address: int) -> bytes:
-        return address.to_bytes(64, "little")
-
-    def copy(self, to: int, source: int, size: int) -> None:
-        if self.broken:
-            raise OSError("cudaMemcpy: cudaErrorIllegalAddress")
-        ctypes.memmove(to, source, size)
 
 
 class Result:
