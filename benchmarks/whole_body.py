@@ -4,11 +4,15 @@
 
 Needs torch, monai, pydicom, pydantic, PyYAML and the project's folder; no MONAI Deploy, no Orthanc, no Triton.
 The engine is the one that serves every bundle; the bundle is made here, in the shape of the Model Zoo's wholeBody
-bundle (SegResNet, 1.5 mm, windows of 96, mixed precision), with weights drawn by chance. Without a card it runs a small
-volume on the CPU, which shows that it runs and says nothing of its speed.
+bundle (SegResNet, 1.5 mm, windows of 96, mixed precision), with weights drawn by chance.
 
 Written to results.json: seconds, how much of them the card was busy, the most memory, and how many voxels are those of
-the CPU; once with all of the card's memory and once with 8 GB.
+the CPU, of a small volume; once with all of the card's memory and once with 8 GB. The CPU computes in float32. So the
+card is compared twice: as it serves, in mixed precision, and in float32. A network whose weights mean nothing is often
+of two minds between two organs, so the first is the least that can be expected of a trained one.
+
+Without a card it runs the small volume on the CPU, which shows that it runs; nothing is written, as nothing of it is
+about a card.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +41,11 @@ from isocenter.bundles.plan import plan_of  # noqa: E402
 from isocenter_operators.testing import thorax_phantom  # noqa: E402
 
 SIZE = (512, 512, 400)
-SMALL = (96, 96, 64)  # without a card, and where the CPU is to answer too
+SMALL = (192, 160, 72)  # without a card, and where the CPU is to answer too: four windows
 BUDGET_MB = 8192
 _CLASSES = 105
-_FIELD_MM = (400.0, 400.0, 600.0)
-_ROUNDS = 3
+_SPACING_MM = (400 / 512, 400 / 512, 1.5)  # (x, y, z)
+_ROUNDS = 3  # on a card
 _NETWORK = {
     "_target_": "SegResNet",
     "spatial_dims": 3,
@@ -80,13 +84,14 @@ def main() -> None:
         whole = measured(_workflow(bundle, device), size)
         results["whole body"] = _told(whole, size)
         if card:
-            results["whole body"]["as_the_cpu_percent"] = _agreement_percent(bundle)
+            results["whole body"] |= _agreement(bundle)
             limit_memory(device, given.budget_mb)
             less = measured(_workflow(bundle, device), size)
             results[f"whole body, {given.budget_mb} MB"] = _told(less, size) | {
                 "as_without_limit_percent": 100 * float((less.labels == whole.labels).float().mean())
             }
-    write_results(results)
+    if card:
+        write_results(results)
     print(json.dumps(results, indent=2))
 
 
@@ -95,13 +100,13 @@ def measured(workflow: Workflow, size: tuple[int, ...]) -> Measured:
     analyse_as_it_fits(workflow, volume, affine)  # what is made only once
     _reset_peak(workflow)
     seconds = []
-    for _ in range(_ROUNDS):
+    for _ in range(_ROUNDS if workflow.device.type == "cuda" else 1):
         started = time.perf_counter()
         answer = analyse_as_it_fits(workflow, volume, affine)
         labels = answer.values.cpu()  # which waits for the card
         seconds.append(time.perf_counter() - started)
     peak_mb = torch.cuda.max_memory_reserved() / (1 << 20) if workflow.device.type == "cuda" else float("nan")
-    taken = sorted(seconds)[_ROUNDS // 2]
+    taken = sorted(seconds)[len(seconds) // 2]
     return Measured(taken, _busy(workflow, volume, affine), peak_mb, answer.notes, labels)
 
 
@@ -123,19 +128,20 @@ def _reset_peak(workflow: Workflow) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _agreement_percent(bundle: Path) -> float:
-    """Of a volume that a CPU can answer in minutes: how many voxels have the same label on both."""
+def _agreement(bundle: Path) -> dict[str, float]:
+    """Of a volume that a CPU can answer in a minute: how many voxels have the same label on both, in percent."""
     volume, affine = _volume(SMALL)
-    labels = [
-        analyse_as_it_fits(_workflow(bundle, torch.device(device)), volume, affine).values.cpu()
-        for device in ("cuda", "cpu")
-    ]
-    return 100 * float((labels[0] == labels[1]).float().mean())
+    mixed, cpu = (_workflow(bundle, torch.device(device)) for device in ("cuda", "cpu"))
+    expected = analyse_as_it_fits(cpu, volume, affine).values
+    found = {"as_the_cpu_percent": analyse_as_it_fits(mixed, volume, affine).values.cpu()}
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which keeps 10 bits of a number
+        full = replace(mixed, plan=replace(mixed.plan, amp=False))
+        found["as_the_cpu_in_float32_percent"] = analyse_as_it_fits(full, volume, affine).values.cpu()
+    return {name: 100 * float((labels == expected).float().mean()) for name, labels in found.items()}
 
 
 def _volume(size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    spacing_mm = tuple(field / count for field, count in zip(_FIELD_MM, size, strict=True))
-    phantom = thorax_phantom(size=size, spacing_mm=spacing_mm)
+    phantom = thorax_phantom(size=size, spacing_mm=_SPACING_MM)
     return torch.from_numpy(phantom.hu), torch.from_numpy(phantom.affine)
 
 

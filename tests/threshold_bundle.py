@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ def threshold_bundle(
     modality: str = "CT",
     accepts: Mapping[str, Any] | None = None,
     broken: bool = False,
+    window: Sequence[int] = (),
 ) -> Path:
-    """Write the bundle and give its folder. `broken`: it answers with a label that it has not said the meaning of."""
+    """Write the bundle and give its folder. `broken`: it answers with a label that it has not said the meaning of.
+
+    `window`: of a sliding one, (x, y, z); without it the network sees the whole volume.
+    """
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
     classes = 3 if broken else 2
@@ -51,7 +55,9 @@ def threshold_bundle(
             "out_channels": classes,
             "kernel_size": 1,
         },
-        "inferer": {"_target_": "SimpleInferer"},
+        "inferer": {"_target_": "SlidingWindowInferer", "roi_size": [*window], "sw_batch_size": 2}
+        if window
+        else {"_target_": "SimpleInferer"},
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [

@@ -145,6 +145,9 @@ class TritonSettings(_Section):
     metrics_port: int = 8002
     model_repository: Path = Field(default_factory=lambda: _here_or_source("triton_models"))
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    transport: Literal["auto", "cuda", "grpc"] = (
+        "auto"  # auto: the system's shared memory where it can be had
+    )
 
     @property
     def embedded(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from host_memory import HostMemory
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
@@ -249,6 +250,22 @@ def test_a_server_that_can_not_open_the_memory_gets_grpc(
         == 1
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_can_not_open_gpu_memory_gets_the_systems(
+    triton_url: str, volume: NDArray[np.int16], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cuda = HostMemory()  # whose handles no server can open
+    with TritonClient(triton_url, cuda=cuda) as client:
+        for _ in range(2):
+            np.testing.assert_array_equal(_inverted(client, volume), ~volume)
+        assert client.transport == "shared_memory"
+    assert not cuda.held
+    assert len([line for line in caplog.messages if "no CUDA shared memory (" in line]) == 1
+    with TritonClient(triton_url, shared_memory=False, cuda=cuda) as client:
+        np.testing.assert_array_equal(_inverted(client, volume), ~volume)
+        assert client.transport == "grpc"
 
 
 def test_a_full_shared_memory_falls_back_to_grpc(

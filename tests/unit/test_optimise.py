@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,72 +23,201 @@ ENGINE = ROOT / "triton_models" / "monai_bundle" / "1"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and torch's own
 
 
+HEAD = (64, 50, 24)  # (x, y, z), voxels
+SPACING_MM = (5.5, 6.0, 12.0)
+
+
 @pytest.fixture
-def variants() -> Iterator[Any]:
-    sys.path.insert(0, str(ENGINE))
-    try:
-        from bundle_engine import optimising, variant, workflow
+def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ENGINE))
+    from bundle_engine import fallback, plan, requirement, trial, variant, variation, workflow
 
-        yield type(
-            "Engine", (), {"optimising": optimising, "variant": variant, "workflow_of": workflow.workflow_of}
-        )
-    finally:
-        sys.path.remove(str(ENGINE))
+    modules = (fallback, plan, requirement, trial, variant, variation, workflow)
+    return type("Engine", (), {each.__name__.rpartition(".")[2]: each for each in modules})
 
 
-def workflow_of(bundle: Path, variants: Any) -> Any:
-    from bundle_engine.plan import Plan
+@pytest.fixture
+def windowed(engine: Any, tmp_path: Path) -> Any:
+    """A workflow whose windows have one size."""
+    return workflow_of(threshold_bundle(tmp_path / "windowed", 699, window=(32, 32, 16)), engine)
 
+
+def workflow_of(bundle: Path, engine: Any, device: str = "cpu") -> Any:
     with opened(bundle) as read:
         plan, _ = plan_of(read)
-    return variants.workflow_of(bundle, Plan(**plan.model_dump()), torch.device("cpu"))
+    return engine.workflow.workflow_of(bundle, engine.plan.Plan(**plan.model_dump()), torch.device(device))
 
 
-def test_each_variant_is_measured_beside_the_network_as_it_is(
-    variants: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def volume() -> tuple[torch.Tensor, torch.Tensor]:
+    phantom = thorax_phantom(size=HEAD, spacing_mm=SPACING_MM)
+    return torch.from_numpy(phantom.hu), torch.from_numpy(phantom.affine)
+
+
+def trials(workflow: Any, engine: Any, place: Path, *names: str) -> dict[str, Any]:
+    reference = engine.trial.reference_of(workflow, [volume()])
+    found = {}
+    for variant in engine.variant.variants_for(workflow.device.type):
+        if not names or variant.name in names:
+            (place / variant.name).mkdir(parents=True)
+            found[variant.name] = engine.trial.trial_of(
+                workflow, variant, [volume()], reference, place=place / variant.name, bound_percent=99.9
+            )
+    return found
+
+
+def test_each_variant_is_compared_with_the_network_as_it_is(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_compiler(network: torch.nn.Module) -> torch.nn.Module:
         raise RuntimeError("no C++ compiler was found\nand more")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    phantom = thorax_phantom(size=(64, 50, 24), spacing_mm=(5.5, 6.0, 12.0))
-    volume = torch.from_numpy(phantom.hu), torch.from_numpy(phantom.affine)
-    workflow = workflow_of(threshold_bundle(tmp_path / "bundle", 699), variants)
-    trials = {
-        str(each.variant["name"]): each for each in variants.optimising.trials(workflow, [volume], 99.9)
-    }
-    as_it_is, last, less = (trials[name] for name in ("as it is", "channels last", "bfloat16"))
+    workflow = workflow_of(threshold_bundle(tmp_path / "bundle", 699), engine)
+    tried = trials(workflow, engine, tmp_path / "tried")
+    as_it_is, last, less = (tried[name] for name in ("as it is", "channels last", "bfloat16"))
     assert as_it_is.agreement_percent == as_it_is.least_dice_percent == 100
     assert (last.agreement_percent, last.agrees) == (100, True)
     # Eight bits of a number: what is within 2 HU or so of the threshold, as much bone is, falls to either side.
-    expected = variants.optimising.analyse_as_it_fits(workflow, *volume).values
-    varied = variants.variant.as_varied(workflow, variants.variant.Variant("bfloat16", precision="bfloat16"))
-    found = variants.optimising.analyse_as_it_fits(varied, *volume).values
+    expected = engine.fallback.analyse_as_it_fits(workflow, *volume()).values
+    varied = engine.variation.as_varied(
+        workflow, engine.variant.Variant("bfloat16", precision="bfloat16"), tmp_path
+    )
+    found = engine.fallback.analyse_as_it_fits(varied, *volume()).values
     both, either = int((expected & found).sum()), int(expected.sum() + found.sum())
     assert less.least_dice_percent == pytest.approx(200 * both / either)
     assert less.agreement_percent == pytest.approx(100 * float((expected == found).double().mean()))
     assert less.least_dice_percent < 99.9
     assert not less.agrees
-    assert trials["compiled"].reason == "RuntimeError: no C++ compiler was found"
-    assert trials["compiled"].seconds is None
+    assert tried["compiled"].reason == "RuntimeError: no C++ compiler was found"
+    assert tried["compiled"].seconds is None
+    assert tried["ONNX Runtime"].reason == (
+        "is made for windows of one size, and this network's follow the volume's"
+    )
 
 
-def test_a_file_that_names_no_variant_is_refused(variants: Any, tmp_path: Path) -> None:
-    assert variants.variant.read_variant(tmp_path) == variants.variant.AS_IT_IS
-    known = variants.variant.Variant("a", channels_last=True)
+def test_what_is_not_here_is_named(engine: Any, windowed: Any, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as without:
+        without.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+        tried = trials(windowed, engine, tmp_path / "none", "ONNX Runtime", "ONNX Runtime, int8")
+        assert {each.reason for each in tried.values()} == {"onnxruntime is not installed"}
+    tried = trials(windowed, engine, tmp_path / "cpu", "CUDA graph", "TensorRT")
+    assert {each.reason for each in tried.values()} == {"needs a CUDA device"}
+    with pytest.raises(engine.requirement.NotHere, match="no_such_runtime is not installed"):
+        engine.requirement.module("no_such_runtime")
+    on_gpu = {variant.name for variant in engine.variant.variants_for("cuda")}
+    assert {"CUDA graph, float16", "TensorRT, float16", "ONNX Runtime, float16"} <= on_gpu
+    assert "ONNX Runtime, int8" not in on_gpu
+
+
+def test_onnx_runtime_gives_what_the_network_gives(engine: Any, windowed: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    tried = trials(windowed, engine, tmp_path / "tried", "ONNX Runtime", "ONNX Runtime, int8")
+    exact, whole = tried["ONNX Runtime"], tried["ONNX Runtime, int8"]
+    assert (exact.agreement_percent, exact.least_dice_percent, exact.agrees) == (100, 100, True)
+    assert (exact.variant["window"], exact.variant["batch"]) == ((1, 32, 32, 16), 1)
+    # 2048 HU and more in 255 steps: what is near the threshold falls to either side.
+    assert whole.least_dice_percent is not None
+    assert whole.least_dice_percent < 99.9
+    assert not whole.agrees
+    # Scores, not labels alone; and windows of another size, which the network computes itself.
+    kept = tmp_path / "tried" / "ONNX Runtime"
+    varied = engine.variation.loaded(windowed, engine.variant.Variant(**exact.variant), kept)
+    for shape in ((3, 1, 32, 32, 16), (2, 1, 8, 9, 10)):
+        windows = torch.randn(shape)
+        torch.testing.assert_close(varied.network(windows), windowed.network(windows))
+    (kept / "variant.onnx").write_bytes(
+        (tmp_path / "tried" / "ONNX Runtime, int8" / "variant.onnx").read_bytes()
+    )
+    other = engine.variation.loaded(windowed, engine.variant.Variant(**exact.variant), kept)
+    assert not torch.equal(
+        other.network(torch.ones(1, 1, 32, 32, 16)), varied.network(torch.ones(1, 1, 32, 32, 16))
+    )  # it is the file that computes
+
+
+def test_a_batch_that_is_not_full_is_filled_and_cut(engine: Any) -> None:
+    from bundle_engine.fixed_windows import FixedWindows
+
+    given: list[tuple[int, ...]] = []
+
+    def compute(windows: torch.Tensor) -> torch.Tensor:
+        given.append(tuple(windows.shape))
+        return 2 * windows
+
+    network = FixedWindows(torch.nn.Identity(), (1, 4, 4, 4), 3, compute)
+    windows = torch.randn(4, 1, 4, 4, 4)
+    assert torch.equal(network(windows), 2 * windows)
+    assert given == [(3, 1, 4, 4, 4)] * 2
+    assert network(windows[..., :3]).shape == (4, 1, 4, 4, 3)
+    assert len(given) == 2
+
+
+def test_only_what_was_measured_is_loaded(engine: Any, windowed: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    place = tmp_path / "place"
+    place.mkdir()
+    wanted = next(each for each in engine.variant.variants_for("cpu") if each.name == "ONNX Runtime")
+    kept = engine.variation.prepared(windowed, wanted, (1, 32, 32, 16), place)
+    (place / "variant.json").write_text(json.dumps({"variant": engine.variant.as_json(kept)}))
+    assert engine.variant.read_variant(place) == kept
+
+    def refused(match: str, variant: Any = kept, folder: Path = place) -> None:
+        with pytest.raises(ValueError, match=match) as error:
+            engine.variation.loaded(windowed, variant, folder)
+        assert "'ONNX Runtime' of variant.json" in str(error.value)
+        assert "isocenter models optimise" in str(error.value)
+        assert "--off" in str(error.value)
+
+    engine.variation.loaded(windowed, kept, place)
+    refused("variant.onnx is missing", folder=tmp_path)
+    older = {**kept.measured_with, "onnxruntime": "1.0.0"}
+    refused("was measured with onnxruntime 1.0.0, and here is", replace(kept, measured_with=older))
+    elsewhere = {**kept.measured_with, "device": "NVIDIA H200"}
+    refused("was measured with device NVIDIA H200, and here is cpu", replace(kept, measured_with=elsewhere))
+    with pytest.MonkeyPatch.context() as without:
+        without.setitem(sys.modules, "onnxruntime", None)
+        refused("onnxruntime is not installed")
+    # Who replaces the weights would get the old ones' answers: they are in the exported file.
+    torch.save(windowed.network.state_dict() | {"bias": torch.ones(2)}, tmp_path / "windowed/models/model.pt")
+    refused("was measured with network [0-9a-f]{12}, and here is [0-9a-f]{12}")
+
+
+def test_a_memory_limit_is_for_what_keeps_to_it(engine: Any, windowed: Any) -> None:
+    on_gpu = replace(windowed, device=torch.device("cuda"))
+    variants = {each.name: each for each in engine.variant.variants_for("cuda")}
+    for name, variant in variants.items():
+        if "ONNX" in name or "TensorRT" in name:
+            with pytest.raises(ValueError, match="keeps to no gpu_memory_mb, which is 8192"):
+                engine.variation.within_budget(on_gpu, variant, 8192)
+        else:
+            engine.variation.within_budget(on_gpu, variant, 8192)
+        engine.variation.within_budget(on_gpu, variant, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_each_that_can_be_had_agrees(engine: Any, tmp_path: Path) -> None:
+    bundle = threshold_bundle(tmp_path / "bundle", 699, window=(32, 32, 16))
+    workflow = workflow_of(bundle, engine, "cuda")
+    tried = trials(workflow, engine, tmp_path / "tried", "as it is", "CUDA graph", "ONNX Runtime", "TensorRT")
+    assert tried["CUDA graph"].agrees
+    for each in tried.values():
+        assert each.agrees or "not installed" in each.reason or "Provider" in each.reason
+
+
+def test_a_file_that_names_no_variant_is_refused(engine: Any, tmp_path: Path) -> None:
+    assert engine.variant.read_variant(tmp_path) == engine.variant.AS_IT_IS
+    known = engine.variant.Variant("a", channels_last=True)
     (tmp_path / "variant.json").write_text(json.dumps({"variant": asdict(known), "measured": {}}))
-    assert variants.variant.read_variant(tmp_path) == known
+    assert engine.variant.read_variant(tmp_path) == known
     for wrong in ({}, {"variant": {"name": "fast"}}, {"variant": asdict(known) | {"precision": "int4"}}):
         (tmp_path / "variant.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="this is no variant"):
-            variants.variant.read_variant(tmp_path)
+            engine.variant.read_variant(tmp_path)
 
 
 def test_what_is_kept_is_another_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # compiling takes longer than all else here
     settings = {
         "data_dir": str(tmp_path / "data"),
         "apps_dir": str(ROOT / "apps"),
@@ -97,16 +225,19 @@ def test_what_is_kept_is_another_model(
     }
     (tmp_path / "isocenter.yaml").write_text(json.dumps(settings))
     threshold_bundle(tmp_path / "bundle", 699)
-    write_series(thorax_phantom(size=(64, 50, 24), spacing_mm=(5.5, 6.0, 12.0)), tmp_path / "in")
+    write_series(thorax_phantom(size=HEAD, spacing_mm=SPACING_MM), tmp_path / "in")
     assert main(["models", "import", "bundle", "--name", "bones"]) == 0
     folder = tmp_path / "data" / "models" / "bones" / "1"
     before = digest_of(folder)
     capsys.readouterr()
-    assert main(["models", "optimise", "bones", "in", "--device", "cpu", "--bound", "99.9", "--json"]) == 0
+    some = ["channels last", "bfloat16", "TensorRT"]
+    words = ["models", "optimise", "bones", "in", "--device", "cpu", "--bound", "99.9"]
+    assert main([*words, *(word for name in some for word in ("--variant", name)), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     trials = {each["variant"]["name"]: each for each in told["trials"]}
-    assert next(iter(trials)) == "as it is"
+    assert list(trials) == ["as it is", *some]
     assert not trials["bfloat16"]["agrees"]
+    assert trials["TensorRT"]["reason"] == "needs a CUDA device"
     agreeing = [each for each in told["trials"] if each["agrees"]]
     fastest = min(agreeing, key=lambda each: float(each["seconds"]))
     worth_it = fastest["seconds"] < 0.95 * trials["as it is"]["seconds"]
@@ -115,7 +246,41 @@ def test_what_is_kept_is_another_model(
     assert written == (told["kept"] != "as it is")
     assert (digest_of(folder) != before) == written
     (folder / "variant.json").write_text("{}")
+    (folder / "variant.onnx").write_bytes(b"of a variant")
     assert main(["models", "optimise", "bones", "--off"]) == 0
     assert digest_of(folder) == before
     assert main(["models", "optimise", "ct_lung_density", "in"]) == 2
     assert "Installed ones are run as they are" in capsys.readouterr().err
+
+
+def test_the_fastest_that_agrees_is_kept_with_what_it_is_loaded_from(tmp_path: Path) -> None:
+    from isocenter.cli import model_optimise
+
+    def trial(name: str, seconds: float | None, *, agrees: bool = True) -> dict[str, Any]:
+        figures = {"seconds": seconds, "agreement_percent": 100.0, "least_dice_percent": 100.0}
+        return {"variant": {"name": name}, "agrees": agrees, **figures}
+
+    as_it_is, wrong, little = (
+        trial("as it is", 10),
+        trial("int8", 1, agrees=False),
+        trial("channels last", 9.6),
+    )
+    found = [as_it_is, wrong, little, trial("TensorRT", None, agrees=False)]
+    assert model_optimise._fastest(found) is as_it_is
+    found.append(trial("ONNX Runtime", 9.4))
+    kept = model_optimise._fastest(found)
+    assert kept is found[-1]
+    folder, place = tmp_path / "1", tmp_path / "place"
+    (place / "ONNX Runtime").mkdir(parents=True)
+    (place / "ONNX Runtime" / "variant.onnx").write_bytes(b"the network")
+    folder.mkdir()
+    (folder / "variant.engine").write_bytes(b"of the variant before")
+    without = digest_of(folder)
+    model_optimise._keep(folder, place, kept, found, [])
+    assert sorted(file.name for file in folder.iterdir()) == ["variant.json", "variant.onnx"]
+    assert json.loads((folder / "variant.json").read_text())["measured"]["seconds_as_it_is"] == 10
+    first = digest_of(folder)
+    (folder / "variant.onnx").write_bytes(b"the Network")
+    assert len({without, first, digest_of(folder)}) == 3  # it is part of the model
+    model_optimise._keep(folder, place, as_it_is, found, [])
+    assert not list(folder.iterdir())

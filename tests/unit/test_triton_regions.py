@@ -52,7 +52,7 @@ def test_written_voxels_are_what_another_process_reads(folder: Path) -> None:
 
 
 def test_a_region_is_used_again_and_the_longest_idle_goes_first() -> None:
-    pool = RegionPool(idle_bytes=48 << 20)
+    pool = RegionPool(48 << 20, Region)
     small, large = pool.take(1), pool.take(20 << 20)
     assert (small.size, large.size) == (16 << 20, 32 << 20)
     pool.set_registered(large, True)
@@ -63,7 +63,11 @@ def test_a_region_is_used_again_and_the_longest_idle_goes_first() -> None:
     assert pool.trim() == []
     third = pool.take(40 << 20)
     pool.give(third)
-    assert pool.trim() == [large.name]  # the server knew only this one; the small one went too
+    dropped = pool.trim()
+    assert dropped == [large, small]
+    assert [pool.is_registered(region) for region in dropped] == [True, False]
+    for region in dropped:
+        region.remove()
     assert pool.take(30 << 20) is third
     pool.close()
     pool.give(third)  # what comes back after the end goes at once

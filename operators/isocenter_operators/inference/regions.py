@@ -7,20 +7,42 @@ at a time and comes back only when the server has said that it is done with it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from isocenter_operators.inference.shared_memory import Region
-
-__all__ = ["Layout", "RegionPool"]
+__all__ = ["Layout", "Region", "RegionPool"]
 
 _ALIGNMENT = 64  # bytes; a cache line
 _GRAIN = 16 << 20  # bytes; scans of nearly the same size share regions
 _WORTH_SHARING = 64 << 10  # bytes; smaller tensors travel faster inside the request
+
+
+class Region(Protocol):
+    """`size` bytes that the server can open. `server`: tritonclient's, on which `register` and `unregister` raise."""
+
+    name: str
+    size: int
+
+    def write(self, array: NDArray[Any], offset: int) -> None: ...
+
+    def read(self, dtype: DTypeLike, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
+        """An array of its own."""
+        ...
+
+    def register(self, server: Any, timeout_s: float) -> None: ...
+
+    def unregister(self, server: Any, timeout_s: float) -> None: ...
+
+    def remove(self) -> None:
+        """Let go of it, after the server has."""
+        ...
+
+    def abandon(self) -> None:
+        """The server may still write there: nothing else may ever be."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,15 +72,18 @@ class Layout:
 
     def write(self, region: Region, inputs: Mapping[str, NDArray[Any]]) -> None:
         for name, (offset, _) in self.inputs.items():
-            array = inputs[name]
-            np.copyto(region.array(array.dtype, array.shape, offset), array)
+            region.write(inputs[name], offset)
 
 
 class RegionPool:
-    """Regions of one connection. `idle_bytes` is the most that `trim` leaves for later."""
+    """Regions of one connection and kind. `idle_bytes` is the most that `trim` leaves for later.
 
-    def __init__(self, idle_bytes: int) -> None:
+    make: a new region of so many bytes; raises StorageFull.
+    """
+
+    def __init__(self, idle_bytes: int, make: Callable[[int], Region]) -> None:
         self._idle_bytes = idle_bytes
+        self._make = make
         self._idle: list[Region] = []  # the longest idle first
         self._registered: set[str] = set()
         self._lock = threading.Lock()
@@ -72,7 +97,7 @@ class RegionPool:
                 region = min(fitting, key=lambda region: region.size)
                 self._idle.remove(region)
                 return region
-        return Region(-(-size // _GRAIN) * _GRAIN)
+        return self._make(-(-size // _GRAIN) * _GRAIN)
 
     def give(self, region: Region) -> None:
         """Take back a region that the server is done with."""
@@ -83,17 +108,17 @@ class RegionPool:
         self.discard(region)
 
     def discard(self, region: Region) -> None:
-        """Drop a region that the server may still write to: its name goes, its memory when the server lets go."""
-        region.remove()
+        """Drop a region that the server may still write to."""
+        region.abandon()
         self.set_registered(region, False)
 
-    def trim(self) -> list[str]:
-        """Drop what is idle beyond the limit; the names that the server still knows."""
+    def trim(self) -> list[Region]:
+        """Drop what is idle beyond the limit, for the caller to unregister and remove."""
         with self._lock:
             return self._drop_idle(self._idle_bytes)
 
-    def close(self) -> list[str]:
-        """Drop all that is idle, and each other region as it comes back; the names that the server still knows."""
+    def close(self) -> list[Region]:
+        """Drop all that is idle, for the caller to unregister and remove; each other region as it comes back."""
         with self._lock:
             self._closed = True
             return self._drop_idle(0)
@@ -111,12 +136,8 @@ class RegionPool:
         with self._lock:
             self._registered.clear()
 
-    def _drop_idle(self, limit: int) -> list[str]:
-        names = []
+    def _drop_idle(self, limit: int) -> list[Region]:
+        dropped = []
         while sum(region.size for region in self._idle) > limit:
-            region = self._idle.pop(0)
-            region.remove()
-            if region.name in self._registered:
-                self._registered.remove(region.name)
-                names.append(region.name)
-        return names
+            dropped.append(self._idle.pop(0))
+        return dropped

@@ -22,8 +22,7 @@ from isocenter_operators.errors import (
     OutOfMemory,
 )
 from isocenter_operators.inference.client import Parameters
-from isocenter_operators.inference.regions import Layout
-from isocenter_operators.inference.shared_memory import Region
+from isocenter_operators.inference.regions import Layout, Region
 
 __all__ = ["MESSAGE_LIMIT", "Request", "first_line", "status_of", "translated"]
 
@@ -132,7 +131,7 @@ class Request:
                 )
             if layout is not None and region is not None and name in layout.outputs:
                 dtype, shape = triton_to_np_dtype(described.datatype), tuple(described.shape)
-                tensors[name] = region.array(dtype, shape, layout.outputs[name][0]).copy()
+                tensors[name] = region.read(dtype, shape, layout.outputs[name][0])
             else:
                 tensors[name] = result.as_numpy(name).copy()
         return tensors

@@ -104,8 +104,25 @@ class Region:
         count = int(np.prod(shape, dtype=np.int64))
         return np.frombuffer(self._memory, dtype, count, offset).reshape(shape)
 
+    def write(self, array: NDArray[Any], offset: int) -> None:
+        np.copyto(self.array(array.dtype, array.shape, offset), array)
+
+    def read(self, dtype: DTypeLike, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
+        """An array of its own."""
+        return self.array(dtype, shape, offset).copy()
+
+    def register(self, server: Any, timeout_s: float) -> None:
+        server.register_system_shared_memory(self.name, self.key, self.size, client_timeout=timeout_s)
+
+    def unregister(self, server: Any, timeout_s: float) -> None:
+        server.unregister_system_shared_memory(self.name, client_timeout=timeout_s)
+
     def remove(self) -> None:
         """Take the name away and let go. A process that still maps the memory keeps it, so this is always safe."""
+        self._remove()
+
+    def abandon(self) -> None:
+        """As `remove`: the memory goes when the server lets go too."""
         self._remove()
 
 

@@ -25,16 +25,18 @@ from isocenter_operators.errors import (
     StorageFull,
 )
 from isocenter_operators.inference.client import NO_PARAMETERS, Parameters
+from isocenter_operators.inference.cuda_memory import Cuda
 from isocenter_operators.inference.endpoint import Endpoint
-from isocenter_operators.inference.regions import Layout, RegionPool
+from isocenter_operators.inference.regions import Layout, Region, RegionPool
 from isocenter_operators.inference.request import MESSAGE_LIMIT, Request, first_line, status_of, translated
 from isocenter_operators.inference.shared_memory import (
     PREFIX,
     SHARED_MEMORY,
-    Region,
     abandoned,
     remove_abandoned,
 )
+from isocenter_operators.inference.sharing import Sharing, cuda_sharing, system_sharing
+from isocenter_operators.inference.transport_trial import is_faster
 
 __all__ = ["TritonClient"]
 
@@ -65,7 +67,9 @@ class TritonClient:
     """An InferenceClient on Triton's gRPC endpoint: an `Endpoint`, or its URL alone ("127.0.0.1:8001").
 
     Large tensors go through POSIX shared memory if the server can open it, which the first large request tries,
-    and inside the gRPC messages otherwise (2 GiB per message at most). `shared_memory=False` does not try.
+    and inside the gRPC messages otherwise (2 GiB per message at most). `shared_memory=False` does not try. `cuda`: also
+    through memory of this GPU, where a first volume is faster by it; None: never. It takes a CUDA context in this
+    process, and see `cuda_memory` for what it means to be killed then.
     `idle_bytes` is how much shared memory is kept for the next request, `control_deadline_s` how long a question
     that computes nothing (is this model ready?) may take.
 
@@ -80,6 +84,7 @@ class TritonClient:
         where: str | Endpoint,
         *,
         shared_memory: bool = True,
+        cuda: Cuda | None = None,
         idle_bytes: int = 1 << 30,
         control_deadline_s: float = 5.0,
     ) -> None:
@@ -87,16 +92,20 @@ class TritonClient:
         self.url = endpoint.url
         self._control_deadline_s = control_deadline_s
         self._server = endpoint.connected(_CHANNEL)
-        self._regions = RegionPool(idle_bytes)
-        self._may_share = shared_memory and SHARED_MEMORY.is_dir()
-        self._shares: bool | None = None if self._may_share else False
+        self._shared: list[Sharing] = []  # the first that can be had is used
+        if shared_memory and SHARED_MEMORY.is_dir():
+            self._shared.append(system_sharing(idle_bytes))
+        if cuda is not None:
+            worth_it = partial(_cuda_is_faster, endpoint, cuda) if self._shared else None
+            self._shared.insert(0, cuda_sharing(cuda, idle_bytes, worth_it))
 
     @property
-    def transport(self) -> Literal["shared_memory", "grpc"] | None:
+    def transport(self) -> Literal["cuda_shared_memory", "shared_memory", "grpc"] | None:
         """How large tensors travel; None until it has been tried."""
-        if self._shares is None:
-            return None
-        return "shared_memory" if self._shares else "grpc"
+        for sharing in self._shared:
+            if sharing.usable is not False:
+                return sharing.kind if sharing.usable else None
+        return "grpc"
 
     def infer(
         self,
@@ -118,16 +127,20 @@ class TritonClient:
             raise
 
     def _infer(self, request: Request, layout: Layout) -> dict[str, NDArray[Any]]:
-        for _ in range(2):
-            region = self._region(request, layout)
-            if region is None:
+        for _ in range(3):
+            lent = self._lent(request, layout)
+            if lent is None:
                 break
+            sharing, region = lent
             try:
-                return self._infer_shared(request, layout, region)
+                return self._infer_shared(request, layout, sharing.pool, region)
             except _RegionsForgotten:
-                self._regions.forget_registrations()
+                for each in self._shared:
+                    each.pool.forget_registrations()
+            except OSError as error:  # of a copy to the GPU or back
+                self._share_no_more(sharing, str(error))
             finally:
-                self._unregister(self._regions.trim())
+                self._let_go(sharing.pool, sharing.pool.trim())
         request.refuse_oversize()
         return request.tensors(self._wait(request, self._send(request, None, None)), None, None)
 
@@ -166,7 +179,8 @@ class TritonClient:
 
     def close(self) -> None:
         """See InferenceClient.close."""
-        self._unregister(self._regions.close())
+        for sharing in self._shared:
+            self._let_go(sharing.pool, sharing.pool.close())
         self._server.close()
 
     def __enter__(self) -> Self:
@@ -175,18 +189,20 @@ class TritonClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _infer_shared(self, request: Request, layout: Layout, region: Region) -> dict[str, NDArray[Any]]:
+    def _infer_shared(
+        self, request: Request, layout: Layout, pool: RegionPool, region: Region
+    ) -> dict[str, NDArray[Any]]:
         try:
             layout.write(region, request.inputs)
             answer = self._send(request, layout, region)
         except BaseException:
-            self._regions.give(region)
+            pool.give(region)
             raise
         try:
             return request.tensors(self._wait(request, answer), layout, region)
         finally:
             # Runs now if the answer is there, and after a deadline when it comes after all.
-            answer.add_done_callback(partial(self._take_back, region))
+            answer.add_done_callback(partial(_take_back, pool, region))
 
     def _send(
         self, request: Request, layout: Layout | None, region: Region | None
@@ -218,70 +234,82 @@ class TritonClient:
         except InferenceServerException as error:
             if "find shared memory region" in (error.message() or ""):
                 raise _RegionsForgotten from error
-            if status_of(error) == "UNAVAILABLE" and self._may_share:
-                self._shares = None  # another server may answer here next time
+            if status_of(error) == "UNAVAILABLE":
+                for sharing in self._shared:
+                    sharing.try_again()
             raise translated(error, request.model, self.url, request.late) from error
 
-    def _region(self, request: Request, layout: Layout) -> Region | None:
+    def _lent(self, request: Request, layout: Layout) -> tuple[Sharing, Region] | None:
         """A region for the large tensors of `request` that the server knows, or None: send them inline."""
-        if not layout.size or self._shares is False:
+        if not layout.size:
             return None
+        for sharing in self._shared:
+            if sharing.may_be_used():
+                region = self._region(sharing, request, layout)
+                if region is not None:
+                    return sharing, region
+        return None
+
+    def _region(self, sharing: Sharing, request: Request, layout: Layout) -> Region | None:
+        pool = sharing.pool
         try:
-            region = self._regions.take(layout.size)
+            region = pool.take(layout.size)
         except (StorageFull, OSError) as full:  # OSError: /dev/shm is not ours to write
-            _log.warning("tensors for model %r go through gRPC, which is slower: %s", request.model, full)
+            _log.warning("tensors for model %r go another way, which is slower: %s", request.model, full)
             return None
-        if self._regions.is_registered(region):
+        if pool.is_registered(region):
             return region
         try:
-            self._server.register_system_shared_memory(
-                region.name,
-                region.key,
-                region.size,
-                client_timeout=min(self._control_deadline_s, request.remaining_s),
-            )
+            region.register(self._server, min(self._control_deadline_s, request.remaining_s))
         except ValueError as error:
-            self._regions.discard(region)
+            region.remove()
             raise self._closed(request.model) from error
+        except OSError as error:  # of CUDA: memory that has no handle for another process
+            region.remove()
+            self._share_no_more(sharing, str(error))
+            return None
         except InferenceServerException as error:
             if status_of(error) != "ALREADY_EXISTS":  # another thread took a restart for granted too soon
-                self._regions.discard(region)
                 if status_of(error) in _AWAY:
+                    pool.discard(region)  # it may have been registered all the same
                     raise translated(error, request.model, self.url, request.late) from error
-                self._share_no_more(error.message() or "")
+                region.remove()
+                self._share_no_more(sharing, error.message() or "")
                 return None
-        self._regions.set_registered(region, True)
-        self._share()
+        pool.set_registered(region, True)
+        self._share(sharing)
         return region
 
-    def _share(self) -> None:
-        if self._shares is None:
-            self._shares = True
-            _log.info("large tensors go to Triton at %s through shared memory", self.url)
-            self._remove_stale()
+    def _share(self, sharing: Sharing) -> None:
+        if sharing.usable is None:
+            sharing.usable = True
+            _log.info("large tensors go to Triton at %s through %s", self.url, sharing.title)
+            if sharing.kind == "shared_memory":
+                self._remove_stale()
 
-    def _share_no_more(self, reason: str) -> None:
-        if self._shares is not False:
-            self._shares = False
+    def _share_no_more(self, sharing: Sharing, reason: str) -> None:
+        if sharing.usable is not False:
+            sharing.usable = False
+            others = (each.title for each in self._shared if each.usable is not False)
+            way = next(others, "gRPC")
             _log.info(
-                "large tensors go to Triton at %s through gRPC: no shared memory (%s)", self.url, reason
+                "large tensors go to Triton at %s through %s: no %s (%s)",
+                self.url,
+                way,
+                sharing.title,
+                reason,
             )
 
-    def _take_back(self, region: Region, answer: Future[triton_grpc.InferResult]) -> None:
-        error = answer.exception()
-        if error is None or (
-            isinstance(error, InferenceServerException) and status_of(error) in _DONE_WITH_REGION
-        ):
-            self._regions.give(region)
-        else:
-            self._regions.discard(region)
-
-    def _unregister(self, names: list[str]) -> None:
-        for name in names:
+    def _let_go(self, pool: RegionPool, regions: list[Region]) -> None:
+        for region in regions:
             try:
-                self._server.unregister_system_shared_memory(name, client_timeout=self._control_deadline_s)
-            except (InferenceServerException, ValueError) as error:
-                _log.debug("Triton at %s keeps the region %s: %s", self.url, name, error)
+                if pool.is_registered(region):
+                    region.unregister(self._server, self._control_deadline_s)
+                region.remove()
+            except (InferenceServerException, ValueError, OSError) as error:
+                _log.debug("Triton at %s keeps the region %s: %s", self.url, region.name, error)
+                region.abandon()
+            pool.set_registered(region, False)
 
     def _remove_stale(self) -> None:
         """What processes left behind that ended without `close`: names here, mappings in the server."""
@@ -300,6 +328,13 @@ class TritonClient:
         if removed or stale:
             _log.info("removed shared memory of ended processes: %s", ", ".join(sorted({*removed, *stale})))
 
+    def _unregister(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                self._server.unregister_system_shared_memory(name, client_timeout=self._control_deadline_s)
+            except (InferenceServerException, ValueError) as error:
+                _log.debug("Triton at %s keeps the region %s: %s", self.url, name, error)
+
     def _silent(self, model: str) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"Triton at {self.url} said nothing within {self._control_deadline_s:g} s", model=model
@@ -307,3 +342,17 @@ class TritonClient:
 
     def _closed(self, model: str) -> InferenceUnavailable:
         return InferenceUnavailable(f"the connection to Triton at {self.url} is closed", model=model)
+
+
+def _take_back(pool: RegionPool, region: Region, answer: Future[triton_grpc.InferResult]) -> None:
+    error = answer.exception()
+    if error is None or (
+        isinstance(error, InferenceServerException) and status_of(error) in _DONE_WITH_REGION
+    ):
+        pool.give(region)
+    else:
+        pool.discard(region)
+
+
+def _cuda_is_faster(endpoint: Endpoint, cuda: Cuda) -> bool:
+    return is_faster(TritonClient(endpoint, shared_memory=False, cuda=cuda), TritonClient(endpoint))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,8 @@ __all__ = ["command"]
 
 _PHANTOM = {"size": (160, 128, 64), "spacing_mm": (2.2, 2.2, 5.0)}  # (x, y, z)
 _FILE = "variant.json"
+_FILES = "variant.*"  # and what the variant is loaded from
+_BUDGET = re.compile(r'key:\s*"gpu_memory_mb"\s*value:\s*\{\s*string_value:\s*"(\d+)"')
 _WORTH_IT = 0.95  # of the seconds of the network as it is: two runs of the same differ by less
 
 
@@ -38,6 +42,7 @@ _WORTH_IT = 0.95  # of the seconds of the network as it is: two runs of the same
     show_default=True,
     help="How well a variant has to agree, in percent: of all voxels, and of each organ's Dice coefficient.",
 )
+@click.option("--variant", "names", multiple=True, help="Try only this one of the table; may be repeated.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--off", is_flag=True, help="Compute the network as it is again.")
 @options.json_option
@@ -49,6 +54,7 @@ def command(
     *,
     version: str | None,
     bound: float,
+    names: tuple[str, ...],
     device: str,
     off: bool,
     as_json: bool = False,
@@ -61,11 +67,13 @@ def command(
     settings = options.running_settings(config)
     folder = _folder(settings, name, version)
     if off:
-        (folder / _FILE).unlink(missing_ok=True)
+        _clear(folder)
         return _told([], None, folder, as_json)
-    found = _trials(folder, _volumes(studies), device, bound)
-    kept = _fastest(found)
-    _keep(folder, kept, found, studies)
+    with tempfile.TemporaryDirectory() as name_of_place:
+        place = Path(name_of_place)
+        found = _trials(folder, place, _volumes(studies), device=device, bound=bound, names=names)
+        kept = _fastest(found)
+        _keep(folder, place, kept, found, studies)
     return _told(found, kept, folder, as_json)
 
 
@@ -104,30 +112,52 @@ def _volumes(studies: Sequence[Path]) -> list[tuple[Any, Any]]:
 
 
 def _trials(
-    folder: Path, volumes: Sequence[tuple[Any, Any]], device: str, bound: float
+    folder: Path,
+    place: Path,
+    volumes: Sequence[tuple[Any, Any]],
+    *,
+    device: str,
+    bound: float,
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """In a process of its own: a bundle's code runs in no other, and a compiler may take it along."""
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "volumes.npz"
-        arrays: dict[str, Any] = {}
-        for number, (voxels, affine) in enumerate(volumes):
-            arrays |= {f"volume_{number}": voxels, f"affine_{number}": affine}
-        np.savez(file, **arrays)
-        done = subprocess.run(
-            [
-                *(sys.executable, "-W", "ignore", "-m", "bundle_engine.optimising"),
-                *(folder.resolve(), file, _device(device), str(bound)),
-            ],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    """In processes of their own: a bundle's code runs in no other, and a compiler may take it along."""
+    arrays: dict[str, Any] = {}
+    for number, (voxels, affine) in enumerate(volumes):
+        arrays |= {f"volume_{number}": voxels, f"affine_{number}": affine}
+    np.savez(place / "volumes.npz", **arrays)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "-m", "bundle_engine.optimising"),
+            *(
+                str(folder.resolve()),
+                str(place),
+                _device(device),
+                str(bound),
+                str(_budget_mb(folder)),
+                *names,
+            ),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not found or found[0]["seconds"] is None:
         said = (found[0]["reason"] if found else "") or (done.stderr.strip().splitlines() or ["no word"])[-1]
         raise ConfigurationError(f"{folder}: the network as it is can not be measured: {said}")
+    tried = {each["variant"]["name"] for each in found}
+    if not tried.issuperset(names):
+        unknown = sorted(set(names) - tried)[0]
+        raise ConfigurationError(f"--variant {unknown!r}: there is none of this name for this device")
     return found
+
+
+def _budget_mb(folder: Path) -> int:
+    """Of GPU memory: what is kept has to do with as much."""
+    config = folder.parent / "config.pbtxt"
+    said = _BUDGET.search(config.read_text()) if config.is_file() else None
+    return int(said[1]) if said else 0
 
 
 def _device(wanted: str) -> str:
@@ -141,16 +171,20 @@ def _device(wanted: str) -> str:
 
 def _fastest(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Of those that agree; the network as it is, the first, where none is faster by more than chance may make it."""
-    fastest = min((each for each in found if each["agrees"]), key=lambda each: float(each["seconds"]))
+    agreeing = [each for each in found if each["agrees"]] or [found[0]]
+    fastest = min(agreeing, key=lambda each: float(each["seconds"]))
     return fastest if fastest["seconds"] < _WORTH_IT * found[0]["seconds"] else found[0]
 
 
 def _keep(
-    folder: Path, kept: dict[str, Any], found: Sequence[dict[str, Any]], studies: Sequence[Path]
+    folder: Path,
+    place: Path,
+    kept: dict[str, Any],
+    found: Sequence[dict[str, Any]],
+    studies: Sequence[Path],
 ) -> None:
-    file = folder / _FILE
+    _clear(folder)
     if kept is found[0]:
-        file.unlink(missing_ok=True)
         return
     measured = {
         "seconds": kept["seconds"],
@@ -159,7 +193,18 @@ def _keep(
         "least_dice_percent": kept["least_dice_percent"],
         "series": len(studies),
     }
-    file.write_text(json.dumps({"variant": kept["variant"], "measured": measured}, indent=2) + "\n")
+    for file in (place / kept["variant"]["name"]).glob(_FILES):
+        shutil.copyfile(file, folder / file.name)
+    # Last: what it names is there.
+    (folder / _FILE).write_text(
+        json.dumps({"variant": kept["variant"], "measured": measured}, indent=2) + "\n"
+    )
+
+
+def _clear(folder: Path) -> None:
+    (folder / _FILE).unlink(missing_ok=True)
+    for file in folder.glob(_FILES):
+        file.unlink()
 
 
 def _told(found: Sequence[dict[str, Any]], kept: dict[str, Any] | None, folder: Path, as_json: bool) -> int:

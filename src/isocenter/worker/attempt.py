@@ -40,6 +40,7 @@ from isocenter_operators.errors import (
     Unavailable,
 )
 from isocenter_operators.inference.client import InferenceClient
+from isocenter_operators.inference.cuda_memory import cuda_runtime
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import AppManifest
 from isocenter_operators.run import Run, StoredInstance
@@ -73,7 +74,12 @@ class Work:
     @classmethod
     def of(cls, settings: Settings, life: str, executor: str) -> Work:
         # One client of the inference server for all jobs: its shared memory is paid for once.
-        inference = TritonClient(settings.triton.endpoint)
+        transport = settings.triton.transport
+        inference = TritonClient(
+            settings.triton.endpoint,
+            shared_memory=transport != "grpc",
+            cuda=cuda_runtime() if transport == "cuda" else None,
+        )
         jobs, ledger = Jobs(settings), Ledger(settings.database)
         strays = Strays(settings.worker.name, executor, jobs, ledger)
         return cls(settings, life, jobs, ledger, Gate(settings), inference, strays)

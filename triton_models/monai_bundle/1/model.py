@@ -20,9 +20,9 @@ from bundle_engine import (
     BundleError,
     InvalidAffine,
     analyse_as_it_fits,
-    as_varied,
     device_of,
     limit_memory,
+    loaded,
     read_plan,
     read_variant,
     warm_up,
@@ -40,9 +40,10 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"]).get("parameters", {})
         device = _device(args, parameters.get("device", {}).get("string_value", "auto"))
         try:
-            limit_memory(device, int(parameters.get("gpu_memory_mb", {}).get("string_value", "0")))
-            plan = read_plan(_HERE / "plan.json")
-            self._workflow = as_varied(workflow_of(_HERE / "bundle", plan, device), read_variant(_HERE))
+            budget_mb = int(parameters.get("gpu_memory_mb", {}).get("string_value", "0"))
+            limit_memory(device, budget_mb)
+            workflow = workflow_of(_HERE / "bundle", read_plan(_HERE / "plan.json"), device)
+            self._workflow = loaded(workflow, read_variant(_HERE), _HERE, budget_mb)
         except ValueError as error:
             raise pb_utils.TritonModelException(f"{self._name}: {error}") from error
         # On a CPU the first call costs what the next does, and this would cost as much as one.

@@ -4,7 +4,8 @@ from bundle_engine.analysis import Answer, analyse
 from bundle_engine.device import device_of
 from bundle_engine.fallback import analyse_as_it_fits, limit_memory
 from bundle_engine.plan import Plan, read_plan
-from bundle_engine.variant import as_varied, read_variant
+from bundle_engine.variant import read_variant
+from bundle_engine.variation import loaded
 from bundle_engine.volume import InvalidAffine
 from bundle_engine.warm_up import warm_up
 from bundle_engine.workflow import BundleError, Workflow, workflow_of
@@ -17,9 +18,9 @@ __all__ = [
     "Workflow",
     "analyse",
     "analyse_as_it_fits",
-    "as_varied",
     "device_of",
     "limit_memory",
+    "loaded",
     "read_plan",
     "read_variant",
     "warm_up",

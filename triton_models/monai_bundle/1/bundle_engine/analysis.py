@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from bundle_engine.reduction import Reduction, reduction_of
 from bundle_engine.regridding import regridded
 from bundle_engine.volume import image_of, seen, voxels_of
 from bundle_engine.windows import windows_of
-from bundle_engine.workflow import BundleError, Workflow
+from bundle_engine.workflow import BundleError, Workflow, autocast_of
 
 __all__ = ["Answer", "analyse"]
 
@@ -74,7 +73,7 @@ def _prepared(workflow: Workflow, given: MetaTensor) -> Any:
 def _of_the_whole(workflow: Workflow, item: Any) -> torch.Tensor:
     """What the network says of the volume, float64, and what the transforms after it make of that."""
     plan, image = workflow.plan, item[workflow.plan.image_key]
-    with _precision(workflow):
+    with autocast_of(workflow):
         output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != 1:
         shape = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -150,13 +149,13 @@ def _slabs(workflow: Workflow, image: MetaTensor) -> Iterator[tuple[int, torch.T
     if windows is None:
         yield 0, _plain(_scores(workflow, image))
         return
-    with _precision(workflow):
+    with autocast_of(workflow):
         yield from windows.slabs(_plain(image).to(workflow.device), workflow.network)
 
 
 def _scores(workflow: Workflow, image: MetaTensor) -> torch.Tensor:
     """Of the batch of one, (classes, X, Y, Z). They lie on the grid that the network saw."""
-    with _precision(workflow):
+    with autocast_of(workflow):
         output = workflow.inferer(inputs=image[None].to(workflow.device), network=workflow.network)
     if not isinstance(output, torch.Tensor):
         raise BundleError(f"the network gives a {type(output).__name__}, not a tensor")
@@ -174,13 +173,6 @@ def _scores(workflow: Workflow, image: MetaTensor) -> torch.Tensor:
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     plain: torch.Tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
     return plain
-
-
-def _precision(workflow: Workflow) -> Any:
-    """As the evaluator has it: `amp` is for CUDA only. A variant asks for its own."""
-    if workflow.precision is not None:
-        return torch.autocast(workflow.device.type, dtype=workflow.precision)
-    return torch.autocast("cuda") if workflow.plan.amp and workflow.device.type == "cuda" else nullcontext()
 
 
 def _on_grid(found: torch.Tensor, given: MetaTensor) -> torch.Tensor:

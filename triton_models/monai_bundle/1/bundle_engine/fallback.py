@@ -15,8 +15,8 @@ from bundle_engine.workflow import Workflow, workflow_of
 
 __all__ = ["analyse_as_it_fits", "limit_memory"]
 
-# As torch says it on a CPU; on CUDA it has an error of its own.
-_CPU_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc")
+# As torch says it on a CPU, and ONNX Runtime anywhere; on CUDA torch has an error of its own.
+_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "failed to allocate memory")
 
 
 def limit_memory(device: torch.device, budget_mb: int) -> None:
@@ -67,7 +67,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
         return True
     said = [str(each).lower() for each in (error, error.__cause__) if each is not None]
     return isinstance(error.__cause__, torch.OutOfMemoryError) or any(
-        words in each for words in _CPU_WORDS for each in said
+        words in each for words in _WORDS for each in said
     )
 
 

@@ -1,79 +1,71 @@
 """Other ways of computing the same network: which is the fastest differs from machine to machine, so each is measured.
 
-Only what was measured on this machine, and agreed, is switched on: `variant.json` beside the plan says which.
+Only what was measured on this machine, and agreed, is switched on: `variant.json` beside the plan says which. What it
+was made of lies there too, `variant.onnx` or `variant.engine`, so that it is part of the model as its weights are.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import torch
+__all__ = ["AS_IT_IS", "ENGINE", "ONNX", "Variant", "as_json", "read_variant", "variants_for"]
 
-from bundle_engine.workflow import Workflow
+ONNX, ENGINE = "variant.onnx", "variant.engine"
 
-__all__ = ["AS_IT_IS", "Variant", "as_json", "as_varied", "read_variant", "variants_for"]
-
-_PRECISIONS = {"": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_Precision = Literal["", "bfloat16", "float16"]
+_Runtime = Literal["torch", "onnxruntime", "cuda_graph", "tensorrt"]
 
 
 @dataclass(frozen=True)
 class Variant:
     """`channels_last`: how a window lies in memory. `precision`: of what torch's autocast computes with less.
 
-    `compiled`: by torch.compile, which needs a compiler.
+    `compiled`: by torch.compile, which needs a compiler. `runtime`: what computes windows of one size; `int8`: with
+    whole numbers of 8 bits. What `prepared` fills in: `window`: their size (channels, X, Y, Z); `batch`: how many at
+    a time; `measured_with`: the device, the versions and the network, by name.
     """
 
     name: str
     channels_last: bool = False
-    precision: Literal["", "bfloat16", "float16"] = ""
+    precision: _Precision = ""
     compiled: bool = False
+    runtime: _Runtime = "torch"
+    int8: bool = False
+    window: tuple[int, ...] = ()
+    batch: int = 1
+    measured_with: Mapping[str, str] = field(default_factory=dict)
 
 
 AS_IT_IS = Variant("as it is")
 
 
-def variants_for(device: torch.device) -> tuple[Variant, ...]:
-    """What may be worth a try there, the network as it is first."""
-    less: Literal["bfloat16", "float16"] = "float16" if device.type == "cuda" else "bfloat16"
-    return (
+def variants_for(device_type: str) -> tuple[Variant, ...]:
+    """What may be worth a try on a "cpu" or on "cuda", the network as it is first."""
+    cuda = device_type == "cuda"
+    less: _Precision = "float16" if cuda else "bfloat16"
+    variants = [
         AS_IT_IS,
         Variant("channels last", channels_last=True),
         Variant(less, precision=less),
         Variant(f"{less}, channels last", channels_last=True, precision=less),
         Variant("compiled", compiled=True),
         Variant(f"compiled, {less}", precision=less, compiled=True),
-    )
-
-
-def as_varied(workflow: Workflow, variant: Variant) -> Workflow:
-    """The workflow with its network computed so. The network's own weights stay as they are."""
-    network: torch.nn.Module = workflow.network
-    if variant.channels_last:
-        network = _ChannelsLast(network)
-    if variant.compiled:
-        network = torch.compile(network)  # type: ignore[assignment]
-    precision = _PRECISIONS[variant.precision] or workflow.precision
-    return replace(workflow, network=network, precision=precision)
-
-
-class _ChannelsLast(torch.nn.Module):
-    """Gives the network its windows with the channels next to one another, where they are volumes."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        if windows.ndim == 5:
-            windows = windows.contiguous(memory_format=torch.channels_last_3d)
-        elif windows.ndim == 4:
-            windows = windows.contiguous(memory_format=torch.channels_last)
-        answer: torch.Tensor = self.network(windows)
-        return answer
+        Variant("ONNX Runtime", runtime="onnxruntime"),
+        # In bfloat16 ONNX Runtime has no convolution on a CPU, and in int8 none on a GPU.
+        Variant(f"ONNX Runtime, {less}", precision=less, runtime="onnxruntime")
+        if cuda
+        else Variant("ONNX Runtime, int8", runtime="onnxruntime", int8=True),
+        Variant("CUDA graph", runtime="cuda_graph"),
+        Variant("TensorRT", runtime="tensorrt"),
+    ]
+    if cuda:
+        variants.append(Variant(f"CUDA graph, {less}", precision=less, runtime="cuda_graph"))
+        variants.append(Variant(f"TensorRT, {less}", precision=less, runtime="tensorrt"))
+    return tuple(variants)
 
 
 def read_variant(folder: Path) -> Variant:
@@ -84,11 +76,15 @@ def read_variant(folder: Path) -> Variant:
     content = json.loads(file.read_text())
     said: Mapping[str, Any] = content.get("variant", {}) if isinstance(content, dict) else {}
     known = {each.name for each in fields(Variant)}
-    if set(said) != known or said["precision"] not in _PRECISIONS:
+    if (
+        set(said) != known
+        or said["precision"] not in get_args(_Precision)
+        or said["runtime"] not in get_args(_Runtime)
+    ):
         raise ValueError(
             f"{file}: this is no variant; `isocenter models optimise` writes one, or delete the file"
         )
-    return Variant(**said)
+    return Variant(**{**said, "window": tuple(said["window"])})
 
 
 def as_json(variant: Variant) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from monai.transforms import Compose
 
 from bundle_engine.plan import Plan
 
-__all__ = ["BundleError", "Workflow", "workflow_of"]
+__all__ = ["BundleError", "Workflow", "autocast_of", "workflow_of"]
 
 # What networks took once and MONAI no longer has, because it changed nothing.
 _RETIRED = {"SwinUNETR": ("img_size",)}
@@ -41,6 +42,19 @@ class Workflow:
     inferer: Inferer
     postprocessing: Compose
     precision: torch.dtype | None = None  # of a variant: less than the bundle asks for
+
+
+def autocast_of(workflow: Workflow, *, cached: bool = True) -> AbstractContextManager[object]:
+    """As the evaluator has it: `amp` is for CUDA only. A variant asks for its own.
+
+    cached: a weight is cast once, and kept until the context ends.
+    """
+    device = workflow.device.type
+    if workflow.precision is not None:
+        return torch.autocast(device, dtype=workflow.precision, cache_enabled=cached)
+    if workflow.plan.amp and device == "cuda":
+        return torch.autocast(device, cache_enabled=cached)
+    return nullcontext()
 
 
 def workflow_of(bundle: Path, plan: Plan, device: torch.device) -> Workflow:
