@@ -321,6 +321,7 @@ def _told(imported: Imported, plan: Plan, description: Description) -> list[str]
     what = {
         "labels": "a label map",
         "masks": "masks that may overlap",
+        "boxes": "boxes",
         "classes": "probabilities of classes" if plan.activation else "a decision between classes",
         "values": "numbers",
     }[plan.output]
