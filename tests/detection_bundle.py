@@ -100,7 +100,7 @@ def ball_bundle(
     in_lps: bool = True,
     named: bool = True,
     network: dict[str, Any] | None = None,
-    score_thresh: float = 0.02,
+    score_thresh: float = 0.3,
 ) -> Path:
     """Write the bundle, without scripts, and give its folder.
 
@@ -258,15 +258,15 @@ def _save_weights(bundle: Path, config: dict[str, Any], *, by_hand: bool) -> Non
                     weight.data[0, 0] = _cone(weight.shape[-1])
                 elif "body" not in name and "bbox_reg" not in name:
                     middle = weight.shape[-1] // 2
-                    weight.data[0, 0, middle, middle, middle] = 0.4 if "cls_logits" in name else 1.0
+                    weight.data[0, 0, middle, middle, middle] = 0.5 if "cls_logits" in name else 1.0
             elif name.endswith("cls_logits.bias"):
-                torch.nn.init.constant_(weight, -8.0)
+                torch.nn.init.constant_(weight, -5.0)
     torch.save(network.state_dict(), bundle / "models" / "model.pt")
 
 
 def _cone(side: int) -> torch.Tensor:
-    """Weights that are highest one voxel behind the middle, where MONAI lays the anchors of its first level, as they lie
-    in the middle of two voxels that became one; together they are 1."""
+    """Weights that are highest one voxel behind the middle: MONAI lays the anchors in the middle of the two voxels that
+    became one. Together they are 1."""
     beside = torch.arange(side) - side // 2 - 1
     distance = torch.stack(torch.meshgrid(beside, beside, beside, indexing="ij")).float().norm(dim=0)
     cone = (1 - distance / (side // 2)).clamp(min=0)

@@ -24,7 +24,8 @@ _SCORES = (
     "not the share of such boxes in which there is something."
 )
 _BOXES = (
-    "Each box lies along the patient's axes, as the model gives it. Its sizes are those of the box, not of what is in it."
+    "Each box lies along the patient's axes, as the model gives it, and its sizes are its own, not those of what it "
+    "holds. They are no measurements of a lesion."
 )
 
 
@@ -129,7 +130,9 @@ def _checked(
     if not (np.isfinite(boxes).all() and (boxes[:, 3:] > 0).all()):
         raise InvalidResult("the model gives boxes without a place or without a size")
     if not ((scores >= 0) & (scores <= 1)).all():
-        raise InvalidResult(f"the model gives scores from {scores.min():g} to {scores.max():g}, not from 0 to 1")
+        raise InvalidResult(
+            f"the model gives scores from {scores.min():g} to {scores.max():g}, not from 0 to 1"
+        )
     if not ((classes >= 1) & (classes <= count)).all():
         raise InvalidResult(f"the model gives class {classes.max()}, and says of {count} what they are")
     return boxes, scores, classes

@@ -109,7 +109,9 @@ class Chain:
         reader = step.content.get("reader")
         unknown = sorted(set(step.content) - _OF_READING)
         known = reader is None or str(reader).rpartition(".")[2].lower() in _READERS
-        in_ras = step.content.get("affine_lps_to_ras", True) is True  # as every reader of MONAI's has it by default
+        in_ras = (
+            step.content.get("affine_lps_to_ras", True) is True
+        )  # as every reader of MONAI's has it by default
         if unknown or not known or not in_ras:
             what = unknown[0] if unknown else f"reader {reader}" if in_ras else "affine_lps_to_ras: false"
             raise self._configuration.refused(f"{step.target} with {what} can not be honoured", step)
@@ -180,7 +182,9 @@ def steps_of_boxes(chain: Chain, configuration: Configuration) -> list[Part]:
         if name == "ConvertBoxMode":
             source, target = (_value(configuration, step, key) for key in ("src_mode", "dst_mode"))
             if source not in _STANDARD_BOX or target not in _BOXES:
-                raise configuration.refused(f"{step.target} from {source} to {target} can not be honoured", step)
+                raise configuration.refused(
+                    f"{step.target} from {source} to {target} can not be honoured", step
+                )
         if name == "AffineBoxToWorldCoordinate" and "ConvertBoxMode" in names[: names.index(name)]:
             raise configuration.refused(f"{step.target} after ConvertBoxModed can not be honoured", step)
     if names.count("AffineBoxToWorldCoordinate") != 1 or names.count("ConvertBoxMode") > 1:

@@ -13,7 +13,9 @@ from typing import Any
 __all__ = ["DETECTOR_INFERER", "is_known"]
 
 _PACKAGES = ("monai.", "torch.nn.")
-DETECTOR_INFERER = "bundle_engine.detector.DetectorInferer"  # our own, in the place of what some bundles bring
+DETECTOR_INFERER = (
+    "bundle_engine.detector.DetectorInferer"  # our own, in the place of what some bundles bring
+)
 
 
 @cache

@@ -71,8 +71,8 @@ def description_of(bundle: Bundle, plan: Plan) -> Description:
 
 
 def _found_in_boxes(bundle: Bundle) -> tuple[dict[int, str], tuple[str, ...]]:
-    """What each class of boxes is called, from 1. Where channel_def does not say it, as in the Model Zoo's, the bundle's
-    name does of a single class: "Lung nodule CT detection" finds what is called "Lung nodule"."""
+    """What each class of boxes is called, from 1. Where channel_def does not say it, as in the Model Zoo's, the name of
+    the bundle does, of a single class: "Lung nodule CT detection" finds what is called "Lung nodule"."""
     said = _first(bundle, "outputs")
     if said.get("channel_def"):
         names = {number + 1: name for number, name in _channels(bundle, "outputs").items()}

@@ -1,8 +1,8 @@
 """Bundles that detect, in the shape of the Model Zoo's lung_nodule_ct_detection: a detector of MONAI's, what is set on
 it, and scripts of the bundle's own that have it look at a volume.
 
-These scripts are not needed: the engine has an inferer that does what the zoo's does. It stands for a bundle's own where
-that is the zoo's, word for word, or is not there; any other one is code of the bundle, and is run where it is trusted.
+These scripts are not needed: the engine has an inferer that does what the zoo's does. It stands for a bundle's own
+where that is the zoo's, word for word, or is not there; any other one is code, and is run where it is trusted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["EVALUATOR", "INFERERS_OF_THE_ZOO", "Detection", "detection_of", "wor
 
 EVALUATOR = "DetectionEvaluator"
 _INFERER, _DETECTOR, _SAVER = "RetinaNetInferer", "RetinaNetDetector", "DetectionSaver"
-# SHA-256 of `words_of` the RetinaNetInferer in the zoo's scripts/detection_inferer.py: with force_sliding_window, and before.
+# SHA-256 of `words_of` the RetinaNetInferer that the zoo has had: with force_sliding_window, and before there was that.
 INFERERS_OF_THE_ZOO = frozenset(
     {
         "8e5f8531e1ad81169e662cf2d61eee6829640ebf299ee139000bbe80494cd32b",
@@ -32,7 +32,9 @@ INFERERS_OF_THE_ZOO = frozenset(
 _OPERATIONS = frozenset(
     {"set_target_keys", "set_box_selector_parameters", "set_sliding_window_inferer", "set_box_coder_weights"}
 )
-_OF_EVALUATOR = frozenset({"__init__", "_register_decollate"})  # what the zoo's has of its own: how batches are made
+_OF_EVALUATOR = frozenset(
+    {"__init__", "_register_decollate"}
+)  # what the zoo's has of its own: how batches are made
 # How the zoo's DetectionSaver is told to bring boxes into the patient: `lambda x: [@postprocessing({**xx['pred'],
 # 'image': xx['image']}) for xx in x]`.
 _OUTPUT_TRANSFORM = re.compile(
@@ -103,9 +105,14 @@ def _inferer(configuration: Configuration, inferer: Part) -> tuple[Mapping[str, 
     """What looks at a volume, and whether it is code of the bundle."""
     written = _class_of(configuration, inferer)
     known = written is None or hashlib.sha256(words_of(written).encode()).hexdigest() in INFERERS_OF_THE_ZOO
-    if inferer.target == _INFERER and known and set(inferer.content) <= {
-        *("_target_", "_desc_", "detector", "force_sliding_window"),
-    }:
+    if (
+        inferer.target == _INFERER
+        and known
+        and set(inferer.content)
+        <= {
+            *("_target_", "_desc_", "detector", "force_sliding_window"),
+        }
+    ):
         given = {key: value for key, value in inferer.content.items() if key != "_desc_"}
         return given | {"_target_": DETECTOR_INFERER}, False
     if written is None:
@@ -158,9 +165,13 @@ def _operations(configuration: Configuration, evaluator: Part, detector: Part) -
     required = configuration.child(evaluator, "_requires_")
     items = [] if required is None else configuration.items(required) or [required]
     for item in items:
-        call = call_of(item.content[1:]) if isinstance(item.content, str) and item.content[:1] == "$" else None
+        call = (
+            call_of(item.content[1:]) if isinstance(item.content, str) and item.content[:1] == "$" else None
+        )
         if call is None or not _is_of(configuration, call, detector) or call.method not in _OPERATIONS:
-            raise configuration.refused(f"{item.content!r:.120} before the evaluation can not be honoured", item)
+            raise configuration.refused(
+                f"{item.content!r:.120} before the evaluation can not be honoured", item
+            )
         if call.method == "set_box_selector_parameters" and call.given.get("apply_sigmoid", True) is not True:
             raise configuration.refused(
                 "apply_sigmoid: false can not be honoured: scores are no probabilities then", item

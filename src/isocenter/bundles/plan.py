@@ -29,9 +29,9 @@ _OTHER_WAYS = ("prepare_batch", "iteration_update", "networks", "amp_kwargs", "d
 
 
 class Plan(BaseModel):
-    """`configuration`: the parts network, preprocessing, inferer and postprocessing, as far as the bundle has them, of one
-    that detects detector and detector_ops too, and all that they refer to. See bundle_engine.plan for what each other
-    field means."""
+    """`configuration`: the parts network, preprocessing, inferer and postprocessing, as far as the bundle has them, and
+    of one that detects detector and detector_ops too; and all that they refer to. See bundle_engine.plan for what each
+    other field means."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -144,14 +144,15 @@ def _answer(reading: _Reading, after: Chain, before: str) -> tuple[Output, Activ
     configuration = reading.configuration
     whole = None if reading.detects else _of_the_whole(reading.bundle)
     output: Output
+    activation: Activation = ""
     if reading.detects:
         steps_of_boxes(after, configuration)
-        output, activation = "boxes", ""
+        output = "boxes"
     elif whole is not None:
-        steps = steps_of_the_whole(after, configuration, discrete=whole == "classes")
-        output, activation = whole, _activation(reading, steps) if whole == "classes" else ""
+        output, steps = whole, steps_of_the_whole(after, configuration, discrete=whole == "classes")
+        activation = _activation(reading, steps) if whole == "classes" else ""
     else:
-        output, activation = _output(reading, steps_of(after, configuration, before)), ""
+        output = _output(reading, steps_of(after, configuration, before))
     if after.merging is not None and output != "masks":
         raise configuration.refused(
             f"{after.merging.target} can not be honoured: it is given no masks", after.merging

@@ -88,9 +88,7 @@ def section_at(
     across, (down, sign) = _ACROSS[view], _DOWN[view]
     (left, right), (low, high) = ((whole[:, axis].min(), whole[:, axis].max()) for axis in (0, down))
     origin = {0: float(left), across: point_mm[across], down: float(low if sign > 0 else high)}
-    return Section(
-        view, (origin[0], origin[1], origin[2]), (float(right - left), float(high - low)), of=of
-    )
+    return Section(view, (origin[0], origin[1], origin[2]), (float(right - left), float(high - low)), of=of)
 
 
 class Sampling:

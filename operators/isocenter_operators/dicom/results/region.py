@@ -16,7 +16,7 @@ __all__ = ["Planes", "closed_polygon", "points_mm"]
 
 _THIN = 1e-3  # of a voxel: a box that shows less of itself on an image shows nothing
 _FLAT_MM = 0.01  # as far as the vertices of one contour may lie from their plane
-# The edges of a box between its corners, which are numbered by the signs of x, y and z as the digits of a binary number.
+# The edges of a box between its corners, which are numbered by the signs of x, y and z as digits of a binary number.
 _EDGES = [(one, one | bit) for one in range(8) for bit in (1, 2, 4) if not one & bit]
 
 

@@ -1,8 +1,8 @@
 """The measurement groups of a report: one for each region, or for the images as a whole (PS3.16, TID 1500).
 
-What a group is about decides its template: one segment, or a volume given by outlines or a box, is TID 1411; an outline, or one
-point, TID 1410; several segments, several points, or the images as a whole, TID 1501, which is extensible and holds
-more than one reference where the others allow a single one.
+What a group is about decides its template: one segment, or a volume given by outlines or as a box, is TID 1411; an
+outline, or one point, TID 1410; several segments, several points, or the images as a whole, TID 1501, which is
+extensible and holds more than one reference where the others allow a single one.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from monai.apps.detection.networks import retinanet_network
 from monai.networks.blocks import backbone_fpn_utils
+from monai.utils import optional_import
 
 __all__ = ["IntermediateLayers", "without_torchvision"]
 
@@ -45,8 +45,9 @@ class IntermediateLayers(torch.nn.ModuleDict):
 
 
 def without_torchvision() -> None:
-    """Let MONAI make its detectors' backbones here, with torchvision where there is one and else without it."""
-    if find_spec("torchvision") is not None:
+    """Let MONAI make its detectors' backbones: with torchvision where there is one that works, and else without."""
+    _, works = optional_import("torchvision.models")
+    if works:
         return
     layers = SimpleNamespace(_utils=SimpleNamespace(IntermediateLayerGetter=IntermediateLayers))
     vars(backbone_fpn_utils)["torchvision_models"] = layers

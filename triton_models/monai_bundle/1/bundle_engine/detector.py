@@ -71,18 +71,24 @@ def refuse_oblique(image: MetaTensor) -> None:
         )
 
 
-def boxes_of(found: Any, detector: RetinaNetDetector, postprocessing: Compose, image_key: str, image: Any) -> Boxes:
+def boxes_of(
+    found: Any, detector: RetinaNetDetector, postprocessing: Compose, image_key: str, image: Any
+) -> Boxes:
     """The boxes that the bundle's transforms make of what its detector gives for the batch of one volume.
 
     image: the volume as the network saw it, which says where it lies. Raises NoBoxes.
     """
     if not (isinstance(found, list) and len(found) == 1 and isinstance(found[0], Mapping)):
-        raise NoBoxes(f"the detector gives a {type(found).__name__}, where the boxes of one volume are expected")
+        raise NoBoxes(
+            f"the detector gives a {type(found).__name__}, where the boxes of one volume are expected"
+        )
     keys = detector.target_box_key, detector.pred_score_key, detector.target_label_key
     item = postprocessing({**found[0], image_key: image})
     missing = [key for key in keys if key not in item]
     if missing:
-        raise NoBoxes(f"there is no {missing[0]!r} in what the detector gives, but {', '.join(map(str, item))}")
+        raise NoBoxes(
+            f"there is no {missing[0]!r} in what the detector gives, but {', '.join(map(str, item))}"
+        )
     boxes, scores, labels = (_plain(item[key]) for key in keys)
     if boxes.ndim != 2 or boxes.shape[1] != 6 or not len(boxes) == len(scores) == len(labels):
         raise NoBoxes(
@@ -90,7 +96,9 @@ def boxes_of(found: Any, detector: RetinaNetDetector, postprocessing: Compose, i
             "belong together"
         )
     placed = _centres_and_sizes(boxes, postprocessing)
-    if not (torch.isfinite(placed).all() and (placed[:, 3:] > 0).all() and ((scores >= 0) & (scores <= 1)).all()):
+    if not (
+        torch.isfinite(placed).all() and (placed[:, 3:] > 0).all() and ((scores >= 0) & (scores <= 1)).all()
+    ):
         raise NoBoxes("there are boxes without a place or a size, or scores that are not from 0 to 1")
     return Boxes(placed, scores, (labels + 1).to(torch.int32))
 
@@ -104,7 +112,7 @@ def _centres_and_sizes(boxes: torch.Tensor, postprocessing: Compose) -> torch.Te
         raise NoBoxes("the boxes are not brought into the patient (AffineBoxToWorldCoordinated) once")
     if not placing[0].affine_lps_to_ras:  # MONAI's name for it: the boxes are in RAS then, and else in LPS
         placed[:, :2] *= -1
-    return placed.double()
+    return _plain(placed)
 
 
 def _plain(values: Any) -> torch.Tensor:

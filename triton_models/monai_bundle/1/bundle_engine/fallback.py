@@ -69,7 +69,7 @@ def _one_window(workflow: Workflow) -> Workflow | None:
     one.sw_batch_size = 1
     if detector is None:
         return replace(workflow, inferer=one)
-    if getattr(inferer, "detector", None) is not detector:
+    if vars(inferer).get("detector") is not detector:  # a bundle's own, which has it somewhere else
         return None
     changed, through = copy.copy(detector), copy.copy(inferer)
     changed.inferer = one
