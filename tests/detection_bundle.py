@@ -101,8 +101,9 @@ def ball_bundle(
     named: bool = True,
     network: dict[str, Any] | None = None,
     score_thresh: float = 0.3,
+    above_hu: float = 1000.0,
 ) -> Path:
-    """Write the bundle, without scripts, and give its folder.
+    """Write the bundle, without scripts, and give its folder. What has less Hounsfield units than `above_hu` is dark.
 
     spacing: whether it resamples images to its 3 mm. window: of its sliding windows, voxels. named: whether it says
     what its boxes are of. network: other parts than `backbone` and `feature_extractor`, whose weights are then drawn by
@@ -131,7 +132,7 @@ def ball_bundle(
             "$@detector.set_sliding_window_inferer(roi_size=@window,overlap=0.25,sw_batch_size=2,mode='constant',"
             "device='cpu')",
         ],
-        "preprocessing": {"_target_": "Compose", "transforms": _before()},
+        "preprocessing": {"_target_": "Compose", "transforms": _before(above_hu)},
         "dataset": {
             "_target_": "Dataset",
             "data": "$[{'image': i} for i in glob.glob(@dataset_dir + '/*.nii.gz')]",
@@ -207,7 +208,7 @@ def _network() -> dict[str, Any]:
     }
 
 
-def _before() -> list[dict[str, Any]]:
+def _before(above_hu: float) -> list[dict[str, Any]]:
     image: Any = {"keys": "@image_key"}
     return [
         {"_target_": "LoadImaged", **image, "_disabled_": "@spaced_already"},
@@ -222,7 +223,7 @@ def _before() -> list[dict[str, Any]]:
         {
             "_target_": "ScaleIntensityRanged",
             **image,
-            **{"a_min": 1000.0, "a_max": 2000.0, "b_min": 0.0, "b_max": 1.0, "clip": True},
+            **{"a_min": above_hu, "a_max": 2000.0, "b_min": 0.0, "b_max": 1.0, "clip": True},
         },
         {"_target_": "EnsureTyped", **image},
     ]

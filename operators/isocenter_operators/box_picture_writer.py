@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 from monai.deploy.core import ConditionType, OperatorSpec
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Box, Findings, MeasurementGroup, Segment
+from isocenter_operators.dicom.header import DISCLAIMER
+from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.picture import overlay_pictures
 from isocenter_operators.dicom.results.plane import Section, section_at
 from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.result_writer import ResultWriter
 from isocenter_operators.volume import lps_affine
 
-__all__ = ["BoxPictureWriterOperator"]
+__all__ = ["BoxPictureWriterOperator", "box_pictures"]
 
 _MOST_PICTURES = 6
 _MOST_BOXES = 255  # of a label map of uint8
@@ -46,25 +49,40 @@ class BoxPictureWriterOperator(ResultWriter):
         image = op_input.receive("image")
         findings = op_input.receive("findings")
         selection = op_input.receive("study_selected_series_list")
-        boxes = _boxes(findings)
-        if not boxes:
-            op_output.emit([], "dicom_instances")
-            return
-        with self._record.step("picture"):
-            frames = self._frames(selection)
-            volume = Volume(image.asnumpy(), lps_affine(image), frames)
-            labels = _labels([box for _, box in boxes], volume)
-            pictures = overlay_pictures(
-                volume=volume,
-                labels=labels,
-                segments=[_segment(group, number) for number, (group, _) in enumerate(boxes, 1)],
-                findings=self._noted(selection, _numbered(findings, boxes)),
-                algorithm=self._algorithm,
-                identity=self._identity(frames),
-                disclaimer=self._form.disclaimer,
-                sections=list(_sections(boxes, volume)),
-            )
-        op_output.emit(list(pictures), "dicom_instances")
+        pictures: list[Dataset] = []
+        if _boxes(findings):
+            with self._record.step("picture"):
+                frames = self._frames(selection)
+                pictures += box_pictures(
+                    volume=Volume(image.asnumpy(), lps_affine(image), frames),
+                    findings=self._noted(selection, findings),
+                    algorithm=self._algorithm,
+                    identity=self._identity(frames),
+                    disclaimer=self._form.disclaimer,
+                )
+        op_output.emit(pictures, "dicom_instances")
+
+
+def box_pictures(
+    *,
+    volume: Volume,
+    findings: Findings,
+    algorithm: Algorithm,
+    identity: JobIdentity,
+    disclaimer: str = DISCLAIMER,
+) -> Sequence[Dataset]:
+    """Sections through the findings with a box, of which there has to be one; see `BoxPictureWriterOperator`."""
+    boxes = _boxes(findings)
+    return overlay_pictures(
+        volume=volume,
+        labels=_labels([box for _, box in boxes], volume),
+        segments=[_segment(group, number) for number, (group, _) in enumerate(boxes, 1)],
+        findings=_numbered(findings, boxes),
+        algorithm=algorithm,
+        identity=identity,
+        disclaimer=disclaimer,
+        sections=list(_sections(boxes, volume)),
+    )
 
 
 def _boxes(findings: Findings) -> list[tuple[MeasurementGroup, Box]]:

@@ -70,7 +70,7 @@ NO = Code("373067005", "SCT", "No")
 
 # CID 7181 Abstract Multi-dimensional Image Model Component Units, and UCUM itself.
 MILLILITER = Code("mL", "UCUM", "milliliter")
-MILLIMETER = Code("mm", "UCUM", "millimeter")
+MILLIMETER = Code("mm", "UCUM", "mm")
 HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT = Code("%", "UCUM", "Percent")
 

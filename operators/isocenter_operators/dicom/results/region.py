@@ -90,9 +90,14 @@ class Planes:
         return tuple(self._outline(box, each, what) for each in (low, *between, high))
 
     def _extent(self, box: Box) -> tuple[float, float]:
-        """Where the middle of a box lies along the images' normal, mm, and how far it reaches from there."""
+        """Where the middle of a box lies along the images' normal, mm, and how far it reaches from there.
+
+        That is to the middle of its faces: where the images lie askew, a plane beyond cuts off a mere corner.
+        """
         normal = _normal(self.frames[0])
-        return float(normal @ box.centre_mm), float(np.abs(normal) @ box.size_mm) / 2
+        return float(normal @ box.centre_mm), float(
+            (np.abs(normal) * box.size_mm)[np.abs(normal).argmax()]
+        ) / 2
 
     def _outline(self, box: Box, height_mm: float, what: str) -> Contour:
         """Where a plane at this height along the normal cuts the box, as far as the images go."""
