@@ -150,10 +150,11 @@ def _found(output: Tensor) -> dict[int, int]:
 
 
 def _boxes(answer: Mapping[str, Tensor]) -> tuple[CheckedBox, ...]:
-    surest = np.argsort(-answer["scores"], kind="stable")[:_MOST_BOXES]
+    scores = np.asarray(answer["scores"], np.float64)
+    surest = np.argsort(-scores, kind="stable")[:_MOST_BOXES]
     return tuple(
         CheckedBox(
-            int(answer["classes"][place]), float(answer["scores"][place]), (x, y, z), (width, depth, height)
+            int(answer["classes"][place]), float(scores[place]), (x, y, z), (width, depth, height)
         )
         for place in surest
         for x, y, z, width, depth, height in (answer["boxes"][place].tolist(),)
