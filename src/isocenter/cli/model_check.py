@@ -153,9 +153,7 @@ def _boxes(answer: Mapping[str, Tensor]) -> tuple[CheckedBox, ...]:
     scores = np.asarray(answer["scores"], np.float64)
     surest = np.argsort(-scores, kind="stable")[:_MOST_BOXES]
     return tuple(
-        CheckedBox(
-            int(answer["classes"][place]), float(scores[place]), (x, y, z), (width, depth, height)
-        )
+        CheckedBox(int(answer["classes"][place]), float(scores[place]), (x, y, z), (width, depth, height))
         for place in surest
         for x, y, z, width, depth, height in (answer["boxes"][place].tolist(),)
     )
