@@ -111,6 +111,26 @@ def test_what_its_boxes_are_of_says_its_name_where_nothing_else_does(tmp_path: P
         read(bundle)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"0": "nodule", "1": "lymph node"}, "channel_def names 2 classes, and the network has 1"),
+        ({"0": "background"}, "the background is no class of boxes"),
+        ({"1": "nodule"}, "channel_def does not name every channel from 0 on"),
+    ],
+)
+def test_names_that_are_not_those_of_its_classes_are_refused(
+    names: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    def name(metadata: dict[str, Any]) -> None:
+        metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = names
+
+    bundle = changed(ball_bundle(tmp_path), name, "metadata.json")
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        read(bundle)
+    assert "metadata.json" in str(refused.value)
+
+
 def test_a_network_that_is_given_its_spacing_takes_no_other(tmp_path: Path) -> None:
     description = read(ball_bundle(tmp_path, spacing=False))[2]
     assert description.accepts["pixel_spacing_mm"] == {"at_least": 2.7, "at_most": 3.3}
@@ -133,7 +153,7 @@ def test_scripts_are_code_but_for_those_that_are_the_zoos(
     written = ast.parse(script.read_text()).body[-1]
     assert isinstance(written, ast.ClassDef)
     digest = hashlib.sha256(words_of(written).encode()).hexdigest()
-    monkeypatch.setattr(detection, "INFERERS_OF_THE_ZOO", {digest})
+    monkeypatch.setattr(detection, "INFERERS_OF_THE_ZOO", {digest: {"detector"}})
     plan, code, _ = read(bundle)
     assert (plan.own_code, code) == (False, [])
     assert plan.configuration["inferer"]["_target_"] == "bundle_engine.detector.DetectorInferer"
@@ -141,6 +161,9 @@ def test_scripts_are_code_but_for_those_that_are_the_zoos(
         script.read_text().replace("def __call__(self, inputs,", "def __call__(self, inputs: list,")
     )
     assert read(bundle)[1] == []  # an annotation changes nothing
+    changed(bundle, lambda config: config["inferer"].update(force_sliding_window=True))
+    assert read(bundle)[0].own_code  # this one does not know that word
+    changed(bundle, lambda config: config["inferer"].pop("force_sliding_window"))
     script.write_text(script.read_text().replace(">= window", "> window"))
     assert read(bundle)[0].own_code
 

@@ -76,6 +76,12 @@ def _found_in_boxes(bundle: Bundle) -> tuple[dict[int, str], tuple[str, ...]]:
     said = _first(bundle, "outputs")
     if said.get("channel_def"):
         names = {number + 1: name for number, name in _channels(bundle, "outputs").items()}
+        count = _classes_of(bundle)
+        if count not in (None, len(names)):
+            raise _refused(
+                bundle,
+                f"network_data_format.outputs: channel_def names {len(names)} classes, and the network has {count}",
+            )
         if any(_is_background(name) for name in names.values()):
             raise _refused(
                 bundle, "network_data_format.outputs: channel_def: the background is no class of boxes"
@@ -83,13 +89,29 @@ def _found_in_boxes(bundle: Bundle) -> tuple[dict[int, str], tuple[str, ...]]:
         return names, ()
     words = re.findall(r"[^\W_]+", _title(bundle))
     name = " ".join(word for word in words if word.lower() not in _NO_NAME)
-    if said.get("num_channels", 1) != 1 or not name:
+    if said.get("num_channels", 1) != 1 or _classes_of(bundle) not in (None, 1) or not name:
         raise _refused(
             bundle,
             "network_data_format.outputs: there is no channel_def: what its boxes are of is not said",
         )
     note = f'metadata.json does not say what its boxes are of (channel_def); after its name, it is "{name}"'
     return {1: name}, (note,)
+
+
+def _classes_of(bundle: Bundle) -> int | None:
+    """How many classes of boxes its network has; None where that can be told only by running it."""
+    configuration = Configuration(bundle)
+    for id_ in ("network_def", "network", "detector"):
+        part = configuration.part(id_)
+        try:
+            count = (
+                configuration.value(configuration.child(part, "num_classes")) if part is not None else None
+            )
+        except CannotTell:
+            continue
+        if isinstance(count, int):
+            return count
+    return None
 
 
 def _title(bundle: Bundle) -> str:

@@ -22,13 +22,12 @@ __all__ = ["EVALUATOR", "INFERERS_OF_THE_ZOO", "Detection", "detection_of", "wor
 
 EVALUATOR = "DetectionEvaluator"
 _INFERER, _DETECTOR, _SAVER = "RetinaNetInferer", "RetinaNetDetector", "DetectionSaver"
-# SHA-256 of `words_of` the RetinaNetInferer that the zoo has had: with force_sliding_window, and before there was that.
-INFERERS_OF_THE_ZOO = frozenset(
-    {
-        "8e5f8531e1ad81169e662cf2d61eee6829640ebf299ee139000bbe80494cd32b",
-        "6cd3fd21658609e13999a0b271d3900c53ec07bc80c0c03798f4217d905b275a",
-    }
-)
+_OF_INFERER = frozenset({"detector", "force_sliding_window"})
+# SHA-256 of `words_of` each RetinaNetInferer that the zoo has had, and what it can be told.
+INFERERS_OF_THE_ZOO: Mapping[str, frozenset[str]] = {
+    "8e5f8531e1ad81169e662cf2d61eee6829640ebf299ee139000bbe80494cd32b": _OF_INFERER,
+    "6cd3fd21658609e13999a0b271d3900c53ec07bc80c0c03798f4217d905b275a": frozenset({"detector"}),
+}
 _OPERATIONS = frozenset(
     {"set_target_keys", "set_box_selector_parameters", "set_sliding_window_inferer", "set_box_coder_weights"}
 )
@@ -104,17 +103,11 @@ def _is_detector(part: Part) -> bool:
 def _inferer(configuration: Configuration, inferer: Part) -> tuple[Mapping[str, Any], bool]:
     """What looks at a volume, and whether it is code of the bundle."""
     written = _class_of(configuration, inferer)
-    known = written is None or hashlib.sha256(words_of(written).encode()).hexdigest() in INFERERS_OF_THE_ZOO
-    if (
-        inferer.target == _INFERER
-        and known
-        and set(inferer.content)
-        <= {
-            *("_target_", "_desc_", "detector", "force_sliding_window"),
-        }
-    ):
-        given = {key: value for key, value in inferer.content.items() if key != "_desc_"}
-        return given | {"_target_": DETECTOR_INFERER}, False
+    told = set(inferer.content) - {"_target_", "_desc_"}
+    digest = "" if written is None else hashlib.sha256(words_of(written).encode()).hexdigest()
+    takes = _OF_INFERER if written is None else INFERERS_OF_THE_ZOO.get(digest, frozenset())
+    if inferer.target == _INFERER and told <= takes:
+        return {"_target_": DETECTOR_INFERER, **{key: inferer.content[key] for key in sorted(told)}}, False
     if written is None:
         raise configuration.refused(
             f"{inferer.id}: {inferer.target} can not be honoured: only {_INFERER}, with its detector and "
