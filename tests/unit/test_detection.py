@@ -190,7 +190,17 @@ def _drop(key: str) -> Callable[[dict[str, Any]], object]:
         ),
         (
             lambda c: c["detector_ops"].append("$@detector.set_box_selector_parameters(apply_sigmoid=False)"),
-            "detector_ops::3: apply_sigmoid: false can not be honoured: scores are no probabilities then",
+            "detector_ops::3: apply_sigmoid that is not true can not be honoured: scores are no probabilities",
+        ),
+        (
+            lambda c: c["detector_ops"].append(
+                "$@detector.set_box_selector_parameters(0.1, 9, 0.2, 9, False)"
+            ),
+            "detector_ops::3: apply_sigmoid that is not true can not be honoured",
+        ),
+        (
+            lambda c: c["detector_ops"].append("$@detector.set_box_selector_parameters(**@more)"),
+            "before the evaluation can not be honoured",
         ),
         (
             lambda c: c["initialize"].append("$@detector.set_box_selector_parameters(score_thresh=0.9)"),

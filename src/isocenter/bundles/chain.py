@@ -109,9 +109,8 @@ class Chain:
         reader = step.content.get("reader")
         unknown = sorted(set(step.content) - _OF_READING)
         known = reader is None or str(reader).rpartition(".")[2].lower() in _READERS
-        in_ras = (
-            step.content.get("affine_lps_to_ras", True) is True
-        )  # as every reader of MONAI's has it by default
+        # Every reader of MONAI's gives the affine in RAS, but where this is said of ITK's.
+        in_ras = step.content.get("affine_lps_to_ras", True) is True
         if unknown or not known or not in_ras:
             what = unknown[0] if unknown else f"reader {reader}" if in_ras else "affine_lps_to_ras: false"
             raise self._configuration.refused(f"{step.target} with {what} can not be honoured", step)

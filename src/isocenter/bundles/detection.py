@@ -31,6 +31,7 @@ INFERERS_OF_THE_ZOO: Mapping[str, frozenset[str]] = {
 _OPERATIONS = frozenset(
     {"set_target_keys", "set_box_selector_parameters", "set_sliding_window_inferer", "set_box_coder_weights"}
 )
+_BEFORE_SIGMOID = 4  # values that set_box_selector_parameters takes before it
 _OF_EVALUATOR = frozenset(
     {"__init__", "_register_decollate"}
 )  # what the zoo's has of its own: how batches are made
@@ -155,8 +156,8 @@ def _is_text(statement: ast.stmt) -> bool:
 
 def _operations(configuration: Configuration, evaluator: Part, detector: Part) -> Iterator[str]:
     """What the evaluator requires to be done before: all of it has to set something on the detector."""
-    required = configuration.child(evaluator, "_requires_")
-    items = [] if required is None else configuration.items(required) or [required]
+    required = configuration.child(evaluator, "_requires_") or Part("_requires_", [])
+    items = configuration.items(required) if isinstance(required.content, list) else [required]
     for item in items:
         call = (
             call_of(item.content[1:]) if isinstance(item.content, str) and item.content[:1] == "$" else None
@@ -165,9 +166,9 @@ def _operations(configuration: Configuration, evaluator: Part, detector: Part) -
             raise configuration.refused(
                 f"{item.content!r:.120} before the evaluation can not be honoured", item
             )
-        if call.method == "set_box_selector_parameters" and call.given.get("apply_sigmoid", True) is not True:
+        if call.method == "set_box_selector_parameters" and not _gives_probabilities(call):
             raise configuration.refused(
-                "apply_sigmoid: false can not be honoured: scores are no probabilities then", item
+                "apply_sigmoid that is not true can not be honoured: scores are no probabilities then", item
             )
         yield item.content
     done = {item.content for item in items}
@@ -182,6 +183,10 @@ def _operations(configuration: Configuration, evaluator: Part, detector: Part) -
             raise configuration.refused(
                 f"{text!r:.120} sets something on the detector, and the evaluator does not require it", part
             )
+
+
+def _gives_probabilities(call: MethodCall) -> bool:
+    return call.given.get("apply_sigmoid", True) is True and call.unnamed <= _BEFORE_SIGMOID
 
 
 def _is_of(configuration: Configuration, call: MethodCall, detector: Part) -> bool:

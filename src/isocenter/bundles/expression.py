@@ -65,10 +65,12 @@ _VARIABLE = "_reference_"
 
 @dataclass(frozen=True)
 class MethodCall:
-    """`@reference.method(name=value, ...)`: `given` holds the values that can be told, of those with a name."""
+    """`@reference.method(value, name=value, ...)`: how many values have no name, and those that have one, each None
+    where only running it would tell."""
 
     reference: str
     method: str
+    unnamed: int
     given: Mapping[str, Any]
 
 
@@ -110,12 +112,14 @@ def call_of(expression: str) -> MethodCall | None:
         return None
     if not isinstance(call.func.value, ast.Name) or call.func.value.id != _variable(references[0]):
         return None
-    given = {
-        each.arg: each.value.value
-        for each in call.keywords
-        if each.arg is not None and isinstance(each.value, ast.Constant)
-    }
-    return MethodCall(references[0], call.func.attr, given)
+    if any(isinstance(each, ast.Starred) for each in call.args):
+        return None
+    given: dict[str, Any] = {}
+    for word in call.keywords:
+        if word.arg is None:
+            return None
+        given[word.arg] = word.value.value if isinstance(word.value, ast.Constant) else None
+    return MethodCall(references[0], call.func.attr, len(call.args), given)
 
 
 def _parsed(expression: str) -> ast.Expression | None:

@@ -118,9 +118,7 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
         roots[_INFERER] = inferer.content
     closed = configuration.closed(roots)
     weights, key = _weights(reading, network)
-    code = [*code_in(closed), *([weights] if weights.endswith(".ts") else [])]
-    if detection is None or detection.own_inferer or code:
-        code += bundle.programs  # those of the zoo's detection bundles are not run, where the inferer is ours
+    code = _code(bundle, closed, weights, detection)
     plan = Plan(
         configuration=closed,
         weights=weights,
@@ -158,6 +156,15 @@ def _answer(reading: _Reading, after: Chain, before: str) -> tuple[Output, Activ
             f"{after.merging.target} can not be honoured: it is given no masks", after.merging
         )
     return output, activation
+
+
+def _code(bundle: Bundle, closed: Mapping[str, Any], weights: str, detection: Detection | None) -> list[str]:
+    """What of the bundle is code. Scripts of one that detects are none where nothing of it is: they can not be reached
+    then, and what they do the engine does."""
+    code = [*code_in(closed), *([weights] if weights.endswith(".ts") else [])]
+    if detection is None or detection.own_inferer or code:
+        code += bundle.programs
+    return code
 
 
 def _detecting(detection: Detection) -> dict[str, Any]:
