@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Box, Findings, Measurement, MeasurementGroup, Segment
+from isocenter_operators.dicom.results.region import corners_mm
 from isocenter_operators.errors import InvalidResult
 from isocenter_operators.run import Record
 from isocenter_operators.volume import lps_affine
@@ -140,22 +141,26 @@ def _checked(
 
 def _shown(box: NDArray[np.float64], affine: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
     """Whether the volume shows a part of the box: resampled, it may reach beyond its last voxels."""
-    ends = np.array([box[:3] - box[3:] / 2, box[:3] + box[3:] / 2])
-    corners = np.array(np.meshgrid(*ends.T, indexing="ij")).reshape(3, -1).T
-    index = np.linalg.solve(affine[:3, :3], (corners - affine[:3, 3]).T).T  # (x, y, z)
+    index = np.linalg.solve(affine[:3, :3], (corners_mm(_box(box)) - affine[:3, 3]).T).T  # (x, y, z)
     low, high = index.min(axis=0), index.max(axis=0)
     sizes = np.array(shape[::-1])
     return bool(((np.minimum(high, sizes - 0.5) - np.maximum(low, -0.5)) > 0.01).all())
 
 
+def _box(values: NDArray[np.float64]) -> Box:
+    x, y, z, width, depth, height = (float(each) for each in values)
+    return Box((x, y, z), (width, depth, height))
+
+
 def _group(box: NDArray[np.float64], score: float, segment: Segment, number: int) -> MeasurementGroup:
-    x, y, z, width, depth, height = (float(each) for each in box)
+    region = _box(box)
+    width, depth, height = region.size_mm
     return MeasurementGroup(
         label=f"{segment.label} {number}",
         finding=segment.type,
         laterality=segment.laterality,
         site=segment.anatomic_region,
-        region=Box((x, y, z), (width, depth, height)),
+        region=region,
         measurements=(
             Measurement("certainty_percent", codes.CERTAINTY_OF_FINDING, 100 * score, codes.PERCENT),
             Measurement("width_mm", codes.BOX_WIDTH, width, codes.MILLIMETER),

@@ -18,6 +18,7 @@ from isocenter_operators.dicom.header import DISCLAIMER
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.dicom.results.picture import overlay_pictures
 from isocenter_operators.dicom.results.plane import Section, section_at
+from isocenter_operators.dicom.results.region import corners_mm
 from isocenter_operators.dicom.series.geometry import Volume
 from isocenter_operators.result_writer import ResultWriter
 from isocenter_operators.volume import lps_affine
@@ -115,10 +116,9 @@ def _labels(boxes: Sequence[Box], volume: Volume) -> NDArray[np.uint8]:
 
 def _index_ends(box: Box, volume: Volume) -> list[tuple[int, int]]:
     """The first and the last voxel along (Z, Y, X)."""
-    centre, half = np.array(box.centre_mm), np.array(box.size_mm) / 2
-    corners = np.array(np.meshgrid(*np.array([centre - half, centre + half]).T, indexing="ij")).reshape(3, -1)
-    index = np.linalg.solve(volume.affine[:3, :3], corners - volume.affine[:3, 3, None])  # (x, y, z)
-    middle = np.linalg.solve(volume.affine[:3, :3], centre - volume.affine[:3, 3])
+    beside = (corners_mm(box) - volume.affine[:3, 3]).T
+    index = np.linalg.solve(volume.affine[:3, :3], beside)  # (x, y, z) of each corner
+    middle = index.mean(axis=1)
     found = []
     for axis, count in zip((2, 1, 0), volume.voxels.shape, strict=True):
         low, high = int(np.ceil(index[axis].min())), int(np.floor(index[axis].max()))

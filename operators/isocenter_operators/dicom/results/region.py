@@ -12,11 +12,11 @@ from isocenter_operators.dicom.findings import Box, Contour, Points
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.errors import InvalidResult
 
-__all__ = ["Planes", "closed_polygon", "points_mm"]
+__all__ = ["Planes", "closed_polygon", "corners_mm", "points_mm"]
 
 _THIN = 1e-3  # of a voxel: a box that shows less of itself on an image shows nothing
 _FLAT_MM = 0.01  # as far as the vertices of one contour may lie from their plane
-# The edges of a box between its corners, which are numbered by the signs of x, y and z as digits of a binary number.
+# The edges of a box: between two of `corners_mm` that differ in one digit.
 _EDGES = [(one, one | bit) for one in range(8) for bit in (1, 2, 4) if not one & bit]
 
 
@@ -126,6 +126,13 @@ class Planes:
         )
 
 
+def corners_mm(box: Box) -> NDArray[np.float64]:
+    """The corners (8, 3) of a box, LPS mm: numbered by whether x, y and z are high, as digits of a binary number."""
+    signs = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1), indexing="ij")).reshape(3, -1).T
+    corners: NDArray[np.float64] = np.array(box.centre_mm) + signs * np.array(box.size_mm) / 2
+    return corners
+
+
 def points_mm(shape: Points | Contour, what: str) -> NDArray[np.float64]:
     """The points as (N, 3) LPS mm. Raises InvalidResult where there is none, or one that is no three numbers."""
     try:
@@ -158,9 +165,7 @@ def closed_polygon(contour: Contour, what: str) -> NDArray[np.float64]:
 
 def _cut(box: Box, normal: NDArray[np.float64], height_mm: float) -> NDArray[np.float64]:
     """The corners (3 to 6, 3), in order, of what a plane cuts out of a box; it has to cut it."""
-    centre, half = np.array(box.centre_mm), np.array(box.size_mm) / 2
-    signs = np.array(np.meshgrid((-1, 1), (-1, 1), (-1, 1), indexing="ij")).reshape(3, -1).T
-    corners = centre + signs * half
+    corners = corners_mm(box)
     above = corners @ normal - height_mm
     found = []
     for one, other in _EDGES:
