@@ -1,6 +1,7 @@
-"""The application of an imported MONAI bundle: of two graphs, one for those that segment, one for those that do not.
+"""The application of an imported MONAI bundle: of three graphs, for those that segment, that detect, and all others.
 
 source -> select -> volume -> input gate -> the bundle on Triton -> volumes -> SEG, SR, pictures -> sink
+source -> select -> volume -> input gate -> the bundle on Triton -> boxes -> SR, presentation states, pictures -> sink
 source -> select -> volume -> input gate -> the bundle on Triton -> findings -> SR -> sink
 
 A bundle that looks at several MR sequences has one series selected for each, all brought to the grid of the first.
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter_operators.aligned_volumes import AlignedVolumesOperator
 from isocenter_operators.application import Application
+from isocenter_operators.box_findings import BoxFindingsOperator
+from isocenter_operators.box_picture_writer import BoxPictureWriterOperator
 from isocenter_operators.dicom.catalogue import segments_of
 from isocenter_operators.dicom.findings import Segment
 from isocenter_operators.dicom.gate.sequence import SequenceRule
@@ -26,6 +29,7 @@ from isocenter_operators.errors import ConfigurationError
 from isocenter_operators.input_gate import InputGateOperator
 from isocenter_operators.manifest import manifest_file, read_manifest
 from isocenter_operators.picture_writer import PictureWriterOperator
+from isocenter_operators.presentation_state_writer import PresentationStateWriterOperator
 from isocenter_operators.run import Run
 from isocenter_operators.seg_writer import SegWriterOperator
 from isocenter_operators.segment_volumes import SegmentVolumesOperator
@@ -51,7 +55,7 @@ class _Bundle(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
-    output: Literal["labels", "masks", "classes", "values"]
+    output: Literal["labels", "masks", "boxes", "classes", "values"]
     activation: Literal["", "softmax", "sigmoid"] = ""
     labels: dict[int, str]
     sequences: tuple[SequenceRule, ...] = ()
@@ -86,6 +90,8 @@ class BundleApplication(Application):
             self.add_flow(volume, model, {("channels", "channels")})
         if self._bundle.output in ("labels", "masks"):
             self._segment(select, volume, model)
+        elif self._bundle.output == "boxes":
+            self._detect(select, volume, model)
         else:
             self._report(select, model)
 
@@ -108,6 +114,26 @@ class BundleApplication(Application):
             self.add_flow(volumes, taker, {("findings", "findings")})
         self.add_flow(seg, sr, {("dicom_instances", "dicom_seg")})
         self._store(select, seg, sr, picture)
+
+    def _detect(self, select: Operator, volume: Operator, model: Operator) -> None:
+        classes, notes = segments_of(self._bundle.labels)
+        made_by = self._made_by(())
+        found = BoxFindingsOperator(
+            self,
+            segments=classes,
+            notes=(*notes, *self._intended_use()),
+            record=self.record,
+            name="findings",
+        )
+        sr = SRWriterOperator(self, takes_seg=False, name="sr", **made_by)
+        states = PresentationStateWriterOperator(self, name="presentation_states", **made_by)
+        picture = BoxPictureWriterOperator(self, name="picture", **made_by)
+        self.add_flow(model, found, {("tensors", "tensors")})
+        for taker in (found, picture):
+            self.add_flow(volume, taker, {("image", "image")})
+        for writer in (sr, states, picture):
+            self.add_flow(found, writer, {("findings", "findings")})
+        self._store(select, sr, states, picture)
 
     def _report(self, select: Operator, model: Operator) -> None:
         findings = WholeFindingsOperator(
@@ -146,13 +172,14 @@ class BundleApplication(Application):
     def _model(self) -> TritonInferenceOperator:
         task, bundle = self.task, self._bundle
         segments = bundle.output in ("labels", "masks")
+        others = ("boxes", "scores", "classes") if bundle.output == "boxes" else (bundle.output,)
         return TritonInferenceOperator(
             self,
             model_name=bundle.model,
             label_output=bundle.output if segments else None,
             masks=len(bundle.labels) if bundle.output == "masks" else 0,
             takes_channels=bool(bundle.sequences),
-            further_outputs=("findings",) if segments else (bundle.output, "findings"),
+            further_outputs=("findings",) if segments else (*others, "findings"),
             client=task.inference,
             triton_url=task.triton_url,
             deadline_s=task.deadline_s,

@@ -31,7 +31,7 @@ _OF_WHAT = {
 }
 _UNITS = {
     "%": codes.PERCENT,
-    "mm": Code("mm", "UCUM", "millimeter"),
+    "mm": codes.MILLIMETER,
     "cm": Code("cm", "UCUM", "centimeter"),
     "ml": codes.MILLILITER,
     "hu": codes.HOUNSFIELD_UNIT,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
 import pytest
 from commands import isocenter, site
+from detection_bundle import SIDE_MM, ball_bundle, boxes_as_the_author_gets_them, with_balls, with_scripts
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import MRImageStorage, generate_uid
@@ -19,7 +21,7 @@ from isocenter_operators.dicom.rules.validate import dciodvfy, problems
 from isocenter_operators.dicom.series.alignment import aligned
 from isocenter_operators.dicom.series.geometry import volume_of
 from isocenter_operators.run import Folder, Run
-from isocenter_operators.testing import abdomen_phantom, as_datasets, write_series
+from isocenter_operators.testing import abdomen_phantom, as_datasets, thorax_phantom, write_series
 
 ROOT = Path(__file__).parents[2]
 GRID: dict[str, Any] = {"size": (40, 36, 20), "spacing_mm": (6.0, 6.0, 6.0)}
@@ -154,6 +156,75 @@ def test_what_is_said_of_the_images_as_a_whole_is_in_a_report(said: str, place: 
     else:
         assert set(numbers) == {"Liver volume", "Fat score"}
         assert [group["liver_volume"], group["fat_score"]] == pytest.approx(list(theirs), rel=1e-4)
+
+
+CHEST: dict[str, Any] = {"size": (60, 50, 24), "spacing_mm": (3.1, 3.3, 5.0)}
+
+
+def test_boxes_are_found_reported_and_shown(place: Path) -> None:
+    bundle = ball_bundle(place / "zoo", named=False)
+    imported = isocenter(place, "models", "import", bundle, "--name", "balls")
+    assert (imported["plan"]["output"], imported["code"]) == ("boxes", [])
+    phantom = with_balls(thorax_phantom(**CHEST), [((-60, 10, 0), 2000), ((50, -20, 20), 1800)])
+    write_series(phantom, place / "images")
+    done = isocenter(place, "run", "balls", place / "images", "--out", place / "results")
+    assert done["status"] == "done", done["reason"]
+    first, second = done["groups"]
+    results = valid(place / "results")
+    assert set(results) == {"SR", "PR", "OT"}
+
+    volume = volume_of([dcmread(file) for file in (place / "images").iterdir()])
+    theirs = boxes_as_the_author_gets_them(bundle, volume.voxels, volume.affine, place / "author")
+    assert len(theirs["box"]) == 2
+    certain = [group["certainty_percent"] for group in (first, second)]
+    assert certain == pytest.approx(list(100 * theirs["label_scores"]), abs=1e-3)
+    assert first["width_mm"] == pytest.approx(SIDE_MM, abs=1e-3)
+
+    (path,) = (file for file in (place / "results").glob("*.dcm") if dcmread(file).Modality == "SR")
+    groups = highdicom.sr.srread(path).content.get_volumetric_roi_measurement_groups()
+    assert [group.finding_type.meaning for group in groups] == ["Nodule", "Nodule"]
+    assert len({group.tracking_uid for group in groups}) == 2
+    for group, box in zip(groups, theirs["box"], strict=True):
+        corners = np.concatenate(group.roi.graphic_data)
+        assert np.abs(corners.min(axis=0) - (box[:3] - box[3:] / 2)).max() < 0.01
+        assert np.abs(corners.max(axis=0) - (box[:3] + box[3:] / 2)).max() < 0.01
+    told = " ".join(item.TextValue for item in items(results["SR"], "TEXT"))
+    assert "It is not calibrated" in told
+    assert "Intended use, by the model's makers: Balls in phantoms" in told
+    drawn = {str(text.UnformattedTextValue) for text in texts_of(results["PR"])}
+    assert drawn == {f"Lung nodule {number}: {value:.1f} %" for number, value in enumerate(certain, 1)}
+
+    write_series(thorax_phantom(**CHEST), place / "healthy")
+    nothing = isocenter(place, "run", "balls", place / "healthy", "--out", place / "nothing")
+    assert (nothing["status"], nothing["groups"]) == ("done", [])
+    assert set(valid(place / "nothing")) == {"SR"}
+    assert any("Nothing was found of: Lung nodule." in note for note in nothing["notes"])
+    oblique = thorax_phantom(size=(30, 25, 24), spacing_mm=(6, 6, 5), oblique_deg=5.0)
+    write_series(oblique, place / "oblique")
+    task = Run(source=Folder(place / "oblique"), sink=Folder(place / "none"))
+    outcome = BundleApplication(Path(imported["application"]), task).execute()
+    assert outcome.status == "not_applicable"
+    assert "degrees askew to the patient's axes, at most 2.0 degrees is accepted" in outcome.reason
+
+
+def test_scripts_that_are_not_the_zoos_run_where_they_are_trusted(place: Path) -> None:
+    bundle = with_scripts(ball_bundle(place / "zoo", above_hu=300), place)  # bones are bright too
+    imported = isocenter(place, "models", "import", bundle, "--name", "balls", "--trust-code")
+    assert imported["code"][0] == "inferer: scripts.detection_inferer.RetinaNetInferer"
+    phantom = with_balls(thorax_phantom(**CHEST), [((-60, 10, 0), 2000)])
+    write_series(phantom, place / "images")
+    done = isocenter(place, "run", "balls", place / "images", "--out", place / "results")
+    assert done["status"] == "done", done["reason"]
+    assert done["groups"][0]["certainty_percent"] > 90
+    checked = isocenter(place, "models", "check", "balls")
+    count = checked["answered"][0]
+    assert (checked["output"], checked["answered"], checked["found"]) == ("boxes", [count, 6], {"1": count})
+    assert (checked["same_twice"], len(checked["boxes"])) == (True, min(count, 10))
+    assert checked["boxes"][0]["size_mm"] == pytest.approx([SIDE_MM] * 3)
+
+
+def texts_of(state: Dataset) -> list[Dataset]:
+    return [text for item in state.GraphicAnnotationSequence for text in item.TextObjectSequence]
 
 
 def items(dataset: Dataset, kind: str) -> list[Dataset]:

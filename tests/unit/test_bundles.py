@@ -446,7 +446,7 @@ def _drop(key: str) -> Callable[[dict[str, Any]], object]:
         (
             lambda c: c["evaluator"].update(_target_="scripts.evaluator.DetectionEvaluator"),
             lambda m: None,
-            r"DetectionEvaluator can not be honoured, only SupervisedEvaluator: boxes \(detection\) are not served",
+            "evaluator: DetectionEvaluator with postprocessing can not be honoured",
         ),
         (
             lambda c: c["evaluator"].update(prepare_batch="$scripts.prepare"),

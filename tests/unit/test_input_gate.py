@@ -152,6 +152,11 @@ def test_the_axes_are_the_patients_and_a_tilt_takes_no_spacing() -> None:
     tilted[:3, 2] += (0, 1.0, 0)  # the planes stay 3 mm apart
     spacing = accepts(slice_spacing_mm={"at_most": 3.0, "at_least": 3.0})
     assert refusals(Volume(phantom_of("chest").hu, tilted, frames), spacing) == []
+    straight = accepts(oblique_degrees={"at_most": 2})
+    assert refusals(Volume(coronal.hu, coronal.affine, frames), straight) == []
+    assert refusals(Volume(phantom_of("chest").hu, tilted, frames), straight) == [
+        "the image lies 18.4 degrees askew to the patient's axes, at most 2.0 degrees is accepted"
+    ]
 
 
 def test_filled_gaps_are_counted() -> None:

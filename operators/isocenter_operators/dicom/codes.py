@@ -13,6 +13,9 @@ __all__ = [
     "ARTIFICIAL_INTELLIGENCE",
     "ATTENUATION",
     "BILATERAL",
+    "BOX_DEPTH",
+    "BOX_HEIGHT",
+    "BOX_WIDTH",
     "CERTAINTY_OF_FINDING",
     "CLASSIFICATION",
     "COMMENT",
@@ -24,6 +27,7 @@ __all__ = [
     "LUNG",
     "MEAN",
     "MILLILITER",
+    "MILLIMETER",
     "MORPHOLOGICAL_OPERATIONS",
     "NO",
     "PERCENT",
@@ -57,11 +61,16 @@ CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")
 # What a model says of the images as a whole is no finding in them; the standard has no code for either.
 CLASSIFICATION = Code("CLASSIFICATION", PRIVATE_SCHEME, "Classification of the images as a whole by a model")
 ESTIMATE = Code("ESTIMATE", PRIVATE_SCHEME, "Estimate from the images as a whole by a model")
+# What a detector gives is the box, and none of the sizes of what is in it that CID 7470 has.
+BOX_WIDTH = Code("BOXWIDTH", PRIVATE_SCHEME, "Size of the box around a finding, right to left")
+BOX_DEPTH = Code("BOXDEPTH", PRIVATE_SCHEME, "Size of the box around a finding, front to back")
+BOX_HEIGHT = Code("BOXHEIGHT", PRIVATE_SCHEME, "Size of the box around a finding, foot to head")
 YES = Code("373066001", "SCT", "Yes")  # CID 231
 NO = Code("373067005", "SCT", "No")
 
 # CID 7181 Abstract Multi-dimensional Image Model Component Units, and UCUM itself.
 MILLILITER = Code("mL", "UCUM", "milliliter")
+MILLIMETER = Code("mm", "UCUM", "mm")
 HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT = Code("%", "UCUM", "Percent")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 __all__ = [
+    "Box",
     "Code",
     "Contour",
     "Evaluation",
@@ -54,8 +55,17 @@ class Contour:
     points_mm: tuple[tuple[float, float, float], ...]
 
 
-# What a group of measurements is about, where it is no segment: places, a planar region, or a volume as outlines of it.
-Region = Points | Contour | tuple[Contour, ...]
+@dataclass(frozen=True)
+class Box:
+    """A box along the patient's axes: its middle, and its sizes along x, y and z, each more than 0; LPS millimetres."""
+
+    centre_mm: tuple[float, float, float]
+    size_mm: tuple[float, float, float]
+
+
+# What a group of measurements is about, where it is no segment: places, a planar region, a volume as outlines of it, or
+# a box.
+Region = Points | Contour | tuple[Contour, ...] | Box
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Any
 from isocenter.bundles.configuration import Configuration, Part
 from isocenter.bundles.expression import CannotTell
 
-__all__ = ["Chain", "plain_name", "steps_of", "steps_of_the_whole"]
+__all__ = ["Chain", "plain_name", "steps_of", "steps_of_boxes", "steps_of_the_whole"]
 
 _READER, _WRITERS = "LoadImage", ("SaveImage", "SaveClassification")
-_READERS = frozenset({"ITKReader", "NibabelReader", "PydicomReader"})
+_READERS = frozenset({"itkreader", "nibabelreader", "pydicomreader"})
 # What else a reader may be told: nothing that changes the voxels or where they lie.
 _OF_READING = frozenset(
     {"_target_", "_desc_", "_disabled_", "keys", "reader", "image_only", "ensure_channel_first", "meta_keys"}
-    | {"allow_missing_keys", "overwriting", "meta_key_postfix"}
+    | {"allow_missing_keys", "overwriting", "meta_key_postfix", "affine_lps_to_ras"}
 )
 # After these the numbers still mean what the network's channels mean, and lie where they say that they lie.
 _AFTER = frozenset(
@@ -34,6 +34,13 @@ _AFTER = frozenset(
 _OF_THE_WHOLE = frozenset(
     {"Activations", "AsDiscrete", "EnsureType", "ToTensor", "ToDevice", "CastToType", "DeleteItems"}
 )
+# After these boxes still lie where they were found, and are what they were found as.
+_OF_BOXES = frozenset(
+    {"ClipBoxToImage", "AffineBoxToWorldCoordinate", "ConvertBoxMode", "StandardizeEmptyBox"}
+    | {"EnsureType", "ToTensor", "ToDevice", "CastToType", "DeleteItems"}
+)
+_STANDARD_BOX = (None, "xyzxyz")
+_BOXES = (*_STANDARD_BOX, "xxyyzz", "xyxyzz", "xyzwhd", "cccwhd")
 _COMPOSITIONS = frozenset({"Compose", "OneOf", "RandomOrder", "SomeOf"})
 
 
@@ -101,8 +108,11 @@ class Chain:
     def _read(self, step: Part) -> None:
         reader = step.content.get("reader")
         unknown = sorted(set(step.content) - _OF_READING)
-        if unknown or (reader is not None and str(reader).rpartition(".")[2] not in _READERS):
-            what = unknown[0] if unknown else f"reader {reader}"
+        known = reader is None or str(reader).rpartition(".")[2].lower() in _READERS
+        # Every reader of MONAI's gives the affine in RAS, but where this is said of ITK's.
+        in_ras = step.content.get("affine_lps_to_ras", True) is True
+        if unknown or not known or not in_ras:
+            what = unknown[0] if unknown else f"reader {reader}" if in_ras else "affine_lps_to_ras: false"
             raise self._configuration.refused(f"{step.target} with {what} can not be honoured", step)
         if step.content.get("ensure_channel_first"):
             added = {"_target_": "EnsureChannelFirstd", "keys": self.key}
@@ -165,6 +175,35 @@ def steps_of_the_whole(chain: Chain, configuration: Configuration, *, discrete: 
     if decisive not in ([], ["Activations"], ["AsDiscrete"], ["Activations", "AsDiscrete"]):
         raise configuration.refused(f"{', then '.join(decisive)} after the network can not be honoured")
     return chain.steps
+
+
+def steps_of_boxes(chain: Chain, configuration: Configuration) -> list[Part]:
+    """The steps after a detector: what brings its boxes into the patient, once, and what writes them in another way."""
+    names = [plain_name(step) for step in chain.steps]
+    for step, name in zip(chain.steps, names, strict=True):
+        if name not in _OF_BOXES:
+            raise configuration.refused(f"{step.target} after the detector can not be honoured", step)
+        if name == "ConvertBoxMode":
+            source, target = (_value(configuration, step, key) for key in ("src_mode", "dst_mode"))
+            if source not in _STANDARD_BOX or target not in _BOXES:
+                raise configuration.refused(
+                    f"{step.target} from {source} to {target} can not be honoured", step
+                )
+        if name == "AffineBoxToWorldCoordinate" and "ConvertBoxMode" in names[: names.index(name)]:
+            raise configuration.refused(f"{step.target} after ConvertBoxModed can not be honoured", step)
+    if names.count("AffineBoxToWorldCoordinate") != 1 or names.count("ConvertBoxMode") > 1:
+        raise configuration.refused(
+            "its postprocessing has to bring the boxes into the patient (AffineBoxToWorldCoordinated) once, and may "
+            "change how they are written (ConvertBoxModed) once after that"
+        )
+    return chain.steps
+
+
+def _value(configuration: Configuration, step: Part, key: str) -> Any:
+    try:
+        return configuration.value(configuration.child(step, key))
+    except CannotTell as error:
+        raise configuration.refused(f"{step.target}: {key} can be told only by running it", step) from error
 
 
 def _merges_masks(function: Any) -> bool:

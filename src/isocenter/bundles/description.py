@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter.bundles.bundle import Bundle
+from isocenter.bundles.chain import plain_name
+from isocenter.bundles.configuration import Configuration, Part, walked
+from isocenter.bundles.expression import CannotTell
 from isocenter.bundles.plan import Output, Plan
 from isocenter_operators.dicom.catalogue import segments_of
 from isocenter_operators.dicom.gate.acceptance import Acceptance
@@ -18,6 +21,9 @@ from isocenter_operators.errors import ConfigurationError, InputError
 __all__ = ["Description", "description_of"]
 
 _MOST_LABELS = 255  # of a uint8
+_MOST_OBLIQUE_DEG = 2  # of what boxes are found in: they are along the patient's axes
+_SPACING_SHARE = 0.1  # by which images may differ from what a network was made for
+_NO_NAME = frozenset({"ct", "mr", "mri", "detection", "detector", "model", "of", "in", "the", "a", "3d"})
 _MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR"}
 
 
@@ -43,25 +49,119 @@ class Description(BaseModel):
 def description_of(bundle: Bundle, plan: Plan) -> Description:
     """Raises ConfigurationError, naming metadata.json and the entry, for what is missing or means nothing here."""
     metadata = bundle.metadata
-    labels = _labels(bundle, plan.output)
+    labels, notes = _found_in_boxes(bundle) if plan.output == "boxes" else (_labels(bundle, plan.output), ())
     modality = _modality(bundle)
-    notes: tuple[str, ...] = ()
     try:
-        if plan.output in ("labels", "masks"):
-            _, notes = segments_of(labels)
+        if plan.output in ("labels", "masks", "boxes"):
+            notes += segments_of(labels)[1]
     except InputError as error:
         raise _refused(bundle, f"network_data_format.outputs: channel_def: {error}") from error
+    needed, told = _of_images(bundle, plan)
     return Description(
-        title=str(metadata.get("name") or bundle.name),
+        title=_title(bundle),
         version=str(metadata.get("version") or "0"),
         summary=str(metadata.get("description") or ""),
         modality=modality,
         labels=labels,
         sequences=_sequences(bundle, modality, plan.channels) if plan.channels > 1 else (),
         intended_use=str(metadata.get("intended_use") or ""),
-        accepts=_accepts(bundle),
-        notes=notes,
+        accepts={**needed, **_accepts(bundle)},
+        notes=(*notes, *told),
     )
+
+
+def _found_in_boxes(bundle: Bundle) -> tuple[dict[int, str], tuple[str, ...]]:
+    """What each class of boxes is called, from 1. Where channel_def does not say it, as in the Model Zoo's, the name of
+    the bundle does, of a single class: "Lung nodule CT detection" finds what is called "Lung nodule"."""
+    said = _first(bundle, "outputs")
+    if said.get("channel_def"):
+        names = {number + 1: name for number, name in _channels(bundle, "outputs").items()}
+        count = _classes_of(bundle)
+        if count not in (None, len(names)):
+            raise _refused(
+                bundle,
+                f"network_data_format.outputs: channel_def names {len(names)} classes, and the network has {count}",
+            )
+        if any(_is_background(name) for name in names.values()):
+            raise _refused(
+                bundle, "network_data_format.outputs: channel_def: the background is no class of boxes"
+            )
+        return names, ()
+    words = re.findall(r"[^\W_]+", _title(bundle))
+    name = " ".join(word for word in words if word.lower() not in _NO_NAME)
+    if said.get("num_channels", 1) != 1 or _classes_of(bundle) not in (None, 1) or not name:
+        raise _refused(
+            bundle,
+            "network_data_format.outputs: there is no channel_def: what its boxes are of is not said",
+        )
+    note = f'metadata.json does not say what its boxes are of (channel_def); after its name, it is "{name}"'
+    return {1: name}, (note,)
+
+
+def _classes_of(bundle: Bundle) -> int | None:
+    """How many classes of boxes its network has; None where that can be told only by running it."""
+    configuration = Configuration(bundle)
+    for id_ in ("network_def", "network", "detector"):
+        part = configuration.part(id_)
+        try:
+            count = (
+                configuration.value(configuration.child(part, "num_classes")) if part is not None else None
+            )
+        except CannotTell:
+            continue
+        if isinstance(count, int):
+            return count
+    return None
+
+
+def _title(bundle: Bundle) -> str:
+    return str(bundle.metadata.get("name") or bundle.name)
+
+
+def _of_images(bundle: Bundle, plan: Plan) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What a bundle that detects asks of images by what it is, in the words of app.yaml, and notes about that.
+
+    Its anchors are so many voxels large. Where the step that would resample the images is switched off, only those are
+    accepted that have about the spacing it would have made.
+    """
+    if plan.output != "boxes":
+        return {}, ()
+    accepts: dict[str, Any] = {"oblique_degrees": {"at_most": _MOST_OBLIQUE_DEG}}
+    steps = plan.configuration["preprocessing"]["transforms"]
+    if any(plain_name(Part("", step)) == "Spacing" for step in steps):
+        return accepts, ()
+    spacing_mm = next(iter(_spacings_mm(bundle)), None)
+    if spacing_mm is None:
+        return accepts, ("it does not resample the images: it looks at voxels of whatever size they have",)
+    across, apart = sorted(spacing_mm[:2]), spacing_mm[2]
+    accepts["pixel_spacing_mm"] = _about(across[0], across[1])
+    accepts["slice_spacing_mm"] = _about(apart, apart)
+    sizes = " x ".join(f"{each:g}" for each in spacing_mm)
+    return accepts, (
+        f"Spacingd to {sizes} mm is switched off in {bundle.config_file}: only images of about that spacing are "
+        "accepted. Switch it on there, and import the bundle again, to have others resampled",
+    )
+
+
+def _spacings_mm(bundle: Bundle) -> Iterator[list[float]]:
+    """What each Spacingd of the configuration would make, where that can be told."""
+    configuration = Configuration(bundle)
+    for part in walked(Part("", bundle.config)):
+        if plain_name(part) != "Spacing":
+            continue
+        try:
+            said = configuration.value(configuration.child(part, "pixdim"))
+        except CannotTell:
+            continue
+        if isinstance(said, list) and len(said) == 3 and all(isinstance(each, int | float) for each in said):
+            yield [float(each) for each in said]
+
+
+def _about(least_mm: float, most_mm: float) -> dict[str, float]:
+    return {
+        "at_least": round(least_mm * (1 - _SPACING_SHARE), 3),
+        "at_most": round(most_mm * (1 + _SPACING_SHARE), 3),
+    }
 
 
 def _accepts(bundle: Bundle) -> dict[str, Any]:

@@ -45,7 +45,7 @@ input [
   {{ name: "affine"  data_type: TYPE_FP64  dims: [ 4, 4 ] }}  # (x, y, z, 1) to LPS mm
 ]
 output [
-  {{ name: "{output}"  data_type: {output_type}  dims: [ {output_dims} ] }},
+{outputs}
   {{ name: "findings"  data_type: TYPE_UINT8  dims: [ -1 ] }}  # JSON as UTF-8
 ]
 parameters [
@@ -64,11 +64,16 @@ dynamic_batching {{
 {instances}
 {versions}
 """
-_OUTPUTS = {
-    "labels": ("TYPE_UINT8", "-1, -1, -1"),
-    "masks": ("TYPE_UINT8", "-1, -1, -1, -1"),
-    "classes": ("TYPE_FP64", "2, -1"),  # probabilities, and what the model decides for
-    "values": ("TYPE_FP64", "-1"),
+_OUTPUTS = {  # name, type, dims; of boxes: centre and size in LPS mm, and what goes with each
+    "labels": (("labels", "TYPE_UINT8", "-1, -1, -1"),),
+    "masks": (("masks", "TYPE_UINT8", "-1, -1, -1, -1"),),
+    "boxes": (
+        ("boxes", "TYPE_FP64", "-1, 6"),
+        ("scores", "TYPE_FP64", "-1"),
+        ("classes", "TYPE_INT32", "-1"),
+    ),
+    "classes": (("classes", "TYPE_FP64", "2, -1"),),  # probabilities, and what the model decides for
+    "values": (("values", "TYPE_FP64", "-1"),),
 }
 
 
@@ -204,16 +209,17 @@ def _write_version(folder: Path, bundle: Bundle, plan: Plan, installed: Path) ->
 
 
 def _config(name: str, plan: Plan, description: Description, instances: str) -> str:
-    output_type, output_dims = _OUTPUTS[plan.output]
+    outputs = "\n".join(
+        f'  {{ name: "{output}"  data_type: {kind}  dims: [ {dims} ] }},'
+        for output, kind, dims in _OUTPUTS[plan.output]
+    )
     return _CONFIG.format(
         title=_one_line(description.title),
         version=_one_line(description.version),
         name=name,
         input_dims="-1, -1, -1" if plan.channels == 1 else f"{plan.channels}, -1, -1, -1",
         input_axes="(Z, Y, X)" if plan.channels == 1 else "(series, Z, Y, X)",
-        output=plan.output,
-        output_type=output_type,
-        output_dims=output_dims,
+        outputs=outputs,
         instances=instances,
         versions=version_policy([_FIRST]),
     )

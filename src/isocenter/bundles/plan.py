@@ -12,23 +12,26 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from isocenter.bundles.bundle import Bundle
-from isocenter.bundles.chain import Chain, plain_name, steps_of, steps_of_the_whole
+from isocenter.bundles.chain import Chain, plain_name, steps_of, steps_of_boxes, steps_of_the_whole
 from isocenter.bundles.configuration import Configuration, Part, code_in
+from isocenter.bundles.detection import EVALUATOR, Detection, detection_of
 from isocenter.bundles.expression import CannotTell
 
 __all__ = ["Activation", "Output", "Plan", "plan_of"]
 
 Activation = Literal["", "softmax", "sigmoid"]
-Output = Literal["labels", "masks", "classes", "values"]
+Output = Literal["labels", "masks", "boxes", "classes", "values"]
 
 _NETWORK, _BEFORE, _INFERER, _AFTER = "network", "preprocessing", "inferer", "postprocessing"
+_DETECTOR, _OPERATIONS = "detector", "detector_ops"
 # What makes of an evaluation something else than transforms, network, inferer, transforms.
 _OTHER_WAYS = ("prepare_batch", "iteration_update", "networks", "amp_kwargs", "decollate")
 
 
 class Plan(BaseModel):
     """`configuration`: the parts network, preprocessing, inferer and postprocessing, as far as the bundle has them, and
-    all that they refer to. See bundle_engine.plan for what each other field means."""
+    of one that detects detector and detector_ops too; and all that they refer to. See bundle_engine.plan for what each
+    other field means."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,6 +54,7 @@ class _Reading:
         self.bundle = bundle
         self.configuration = Configuration(bundle)
         self.evaluator = self._evaluator()
+        self.detects = self.evaluator.target == EVALUATOR
 
     def _evaluator(self) -> Part:
         for id_ in ("evaluator", "validator", "inference"):
@@ -61,10 +65,10 @@ class _Reading:
         return Part("evaluator", {})
 
     def _refuse_other_ways(self, evaluator: Part) -> None:
-        if evaluator.target not in ("SupervisedEvaluator", ""):
-            what = ": boxes (detection) are not served" if "detection" in evaluator.target.lower() else ""
+        if evaluator.target not in ("SupervisedEvaluator", EVALUATOR, ""):
             raise self.configuration.refused(
-                f"{evaluator.id}: {evaluator.target} can not be honoured, only SupervisedEvaluator{what}"
+                f"{evaluator.id}: {evaluator.target} can not be honoured, only SupervisedEvaluator, and {EVALUATOR} of "
+                "bundles that detect"
             )
         for key in _OTHER_WAYS:
             if evaluator.content.get(key) is not None:
@@ -99,28 +103,22 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
         raise reading.configuration.refused(
             "there is no network in it: neither network, network_def nor one of an evaluator"
         )
+    detection = detection_of(configuration, reading.evaluator) if reading.detects else None
     preprocessing = reading.preprocessing()
     before = Chain(configuration, preprocessing, "image")
-    after = Chain(configuration, reading.part("postprocessing"), "pred", after=True)
-    whole = _of_the_whole(bundle)
-    if whole is None:
-        steps = steps_of(after, configuration, preprocessing.id if preprocessing else "")
-    else:
-        steps = steps_of_the_whole(after, configuration, discrete=whole == "classes")
-    roots = {_NETWORK: network.content, _BEFORE: before.content, _AFTER: _inverting(after.content)}
+    follows = reading.part("postprocessing") if detection is None else detection.postprocessing
+    after = Chain(configuration, follows, "pred", after=True)
+    output, activation = _answer(reading, after, preprocessing.id if preprocessing else "")
     inferer = reading.part("inferer")
-    if inferer is not None:
+    _refuse_pictures(reading, inferer)
+    roots = {_NETWORK: network.content, _BEFORE: before.content, _AFTER: _inverting(after.content)}
+    if detection is not None:
+        roots |= _detecting(detection)
+    elif inferer is not None:
         roots[_INFERER] = inferer.content
     closed = configuration.closed(roots)
     weights, key = _weights(reading, network)
-    output = whole or _output(reading, steps)
-    activation = _activation(reading, steps) if whole == "classes" else ""
-    _refuse_pictures(reading, inferer)
-    if after.merging is not None and output != "masks":
-        raise configuration.refused(
-            f"{after.merging.target} can not be honoured: it is given no masks", after.merging
-        )
-    code = [*code_in(closed), *bundle.programs, *([weights] if weights.endswith(".ts") else [])]
+    code = _code(bundle, closed, weights, detection)
     plan = Plan(
         configuration=closed,
         weights=weights,
@@ -134,6 +132,45 @@ def plan_of(bundle: Bundle) -> tuple[Plan, list[str]]:
         own_code=bool(code),
     )
     return plan, code
+
+
+def _answer(reading: _Reading, after: Chain, before: str) -> tuple[Output, Activation]:
+    """What comes out in the end; the steps after the network are checked for that.
+
+    before: the ID of the chain before the network.
+    """
+    configuration = reading.configuration
+    whole = None if reading.detects else _of_the_whole(reading.bundle)
+    output: Output
+    activation: Activation = ""
+    if reading.detects:
+        steps_of_boxes(after, configuration)
+        output = "boxes"
+    elif whole is not None:
+        output, steps = whole, steps_of_the_whole(after, configuration, discrete=whole == "classes")
+        activation = _activation(reading, steps) if whole == "classes" else ""
+    else:
+        output = _output(reading, steps_of(after, configuration, before))
+    if after.merging is not None and output != "masks":
+        raise configuration.refused(
+            f"{after.merging.target} can not be honoured: it is given no masks", after.merging
+        )
+    return output, activation
+
+
+def _code(bundle: Bundle, closed: Mapping[str, Any], weights: str, detection: Detection | None) -> list[str]:
+    """What of the bundle is code. Scripts of one that detects are none where nothing of it is: they can not be reached
+    then, and what they do the engine does."""
+    code = [*code_in(closed), *([weights] if weights.endswith(".ts") else [])]
+    if detection is None or detection.own_inferer or code:
+        code += bundle.programs
+    return code
+
+
+def _detecting(detection: Detection) -> dict[str, Any]:
+    """The parts of a detector. Its own stays where it is, so that whatever refers to it means the same one."""
+    own = {} if detection.detector == _DETECTOR else {_DETECTOR: f"@{detection.detector}"}
+    return {**own, _OPERATIONS: list(detection.operations), _INFERER: dict(detection.inferer)}
 
 
 def _inverting(after: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,14 +18,27 @@ if TYPE_CHECKING:
     from isocenter_operators.inference.client import Tensor
     from isocenter_operators.manifest import AppManifest
 
-__all__ = ["ModelCheck", "checked"]
+__all__ = ["CheckedBox", "ModelCheck", "checked"]
 
+_MOST_BOXES = 10
+_WITH_BOXES = ("scores", "classes")
 _PHANTOM = {"size": (128, 96, 48), "spacing_mm": (2.8, 2.8, 6.5)}  # (x, y, z): a thorax on a coarse grid
 
 
 @dataclass(frozen=True)
+class CheckedBox:
+    """One box on the phantom: LPS mm, and the score from 0 to 1."""
+
+    label: int
+    score: float
+    centre_mm: tuple[float, float, float]
+    size_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class ModelCheck:
-    """One model on the phantom. Shapes are (Z, Y, X); `found` counts voxels by label, or by mask from 1.
+    """One model on the phantom. Shapes are (Z, Y, X), of boxes (boxes, 6). `found` counts voxels by label, or by mask
+    from 1, and of boxes those of each class. `boxes`: the ten surest of them.
 
     `first_s` is the first call after the model was loaded, `again_s` the next one. `peak_mb` is the most that its
     process ever held, in 2^20 bytes; None where it runs on another machine.
@@ -37,6 +50,7 @@ class ModelCheck:
     output: str
     answered: tuple[int, ...]
     found: Mapping[int, int]
+    boxes: tuple[CheckedBox, ...]
     notes: tuple[str, ...]
     same_twice: bool
     first_s: float
@@ -57,6 +71,7 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
     volume = np.ascontiguousarray(phantom.hu, np.int16)
     given = np.stack([volume] * series) if (series := _series(app)) > 1 else volume
     output, count = _output(app)
+    further = dict.fromkeys((*(_WITH_BOXES if output == "boxes" else ()), "findings"))
     version = app.models[model]
 
     def ask(client: TritonClient) -> tuple[dict[str, Tensor], float]:
@@ -64,7 +79,7 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
         answer = client.infer(
             model,
             {"volume": given, "affine": phantom.affine},
-            outputs={output: volume.size * count or None, "findings": None},
+            outputs={output: volume.size * count or None, **further},
             deadline_s=app.deadline_s,
             version=version,
         )
@@ -83,7 +98,8 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
         given=volume.shape,
         output=output,
         answered=first[output].shape,
-        found=_found(first[output]),
+        found=_found(first[output]) if output != "boxes" else _counted(first["classes"]),
+        boxes=_boxes(first) if output == "boxes" else (),
         notes=tuple(json.loads(first["findings"].tobytes()).get("notes", ())),
         same_twice=bool(
             np.array_equal(first[output], again[output], equal_nan=output in ("classes", "values"))
@@ -120,7 +136,7 @@ def _output(app: AppManifest) -> tuple[str, int]:
     said = yaml.safe_load((app.folder / "app.yaml").read_text()).get("bundle", {})
     if said.get("output") == "masks":
         return "masks", len(said["labels"])
-    if said.get("output") in ("classes", "values"):
+    if said.get("output") in ("boxes", "classes", "values"):
         return str(said["output"]), 0
     return "labels", 1
 
@@ -130,7 +146,21 @@ def _found(output: Tensor) -> dict[int, int]:
         return {}
     if output.ndim == 4:
         return {number: int(np.count_nonzero(mask)) for number, mask in enumerate(output, 1)}
-    numbers, counts = np.unique(output, return_counts=True)
+    return _counted(output)
+
+
+def _boxes(answer: Mapping[str, Tensor]) -> tuple[CheckedBox, ...]:
+    scores = np.asarray(answer["scores"], np.float64)
+    surest = np.argsort(-scores, kind="stable")[:_MOST_BOXES]
+    return tuple(
+        CheckedBox(int(answer["classes"][place]), float(scores[place]), (x, y, z), (width, depth, height))
+        for place in surest
+        for x, y, z, width, depth, height in (answer["boxes"][place].tolist(),)
+    )
+
+
+def _counted(labels: Tensor) -> dict[int, int]:
+    numbers, counts = np.unique(labels, return_counts=True)
     return {
         int(number): int(count)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)

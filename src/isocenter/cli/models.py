@@ -252,6 +252,11 @@ def checking(config: Path | None, name: str, version: str | None, as_json: bool 
             f"answered  {found.output} {found.answered}"
             + ("" if found.same_twice else ", and not the same again"),
             f"found     {', '.join(f'{label}: {count}' for label, count in found.found.items()) or 'nothing'}",
+            *(
+                f"box       {box.label}: {100 * box.score:.1f} % at {_millimetres(box.centre_mm, ', ')} (LPS), "
+                f"{_millimetres(box.size_mm, ' x ')} mm"
+                for box in found.boxes
+            ),
             *(f"note      {note}" for note in found.notes),
             f"time      {found.first_s:.2f} s the first time, {found.again_s:.2f} s again",
             *([f"memory    {found.peak_mb} MB at most"] if found.peak_mb is not None else []),
@@ -272,6 +277,10 @@ def _source(path: Path, settings: Settings) -> Iterator[Path]:
         say(f"there is no folder or zip {path} here: looking in {settings.model_zoo}")
     with fetched(str(path), settings.model_zoo) as there:
         yield there
+
+
+def _millimetres(values: tuple[float, float, float], between: str) -> str:
+    return between.join(f"{each:.1f}" for each in values)
 
 
 def _rows(settings: Settings, app: AppManifest, model: str) -> list[dict[str, Any]]:
@@ -326,6 +335,7 @@ def _told(imported: Imported, plan: Plan, description: Description) -> list[str]
     what = {
         "labels": "a label map",
         "masks": "masks that may overlap",
+        "boxes": "boxes",
         "classes": "probabilities of classes" if plan.activation else "a decision between classes",
         "values": "numbers",
     }[plan.output]

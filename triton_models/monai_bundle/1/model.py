@@ -97,6 +97,7 @@ def _outputs(output: str, answer: Any) -> list[Any]:
     findings = bytearray(json.dumps({"notes": list(answer.notes)}).encode())
     tensors = {
         output: answer.values.cpu(),
+        **{name: tensor.cpu() for name, tensor in answer.further.items()},
         "findings": torch.frombuffer(findings, dtype=torch.uint8),
     }
     return [pb_utils.Tensor.from_dlpack(name, tensor.contiguous()) for name, tensor in tensors.items()]

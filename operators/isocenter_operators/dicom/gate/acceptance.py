@@ -10,6 +10,7 @@ An application makes it in its `app.yaml`, and `examination` tells every reason 
         pixel_spacing_mm: {at_most: 1.5}
         slices: {at_least: 30}
         field_of_view_mm: {head_foot: {at_least: 150}}
+        oblique_degrees: {at_most: 2}              # the image's axes to the patient's
         missing_slices: 0
         contrast: [none, portal_venous]
         quality: {noise_hu: 100}
@@ -106,6 +107,7 @@ class Acceptance(_Stated):
     body_regions: at least one of these, and how many mm of it from head to foot; empty: all, also what is no body.
         In CT the pixels decide, in other modalities the tag.
     slice_spacing_mm: between the planes of neighbouring slices. pixel_spacing_mm: in the plane, rows and columns.
+    oblique_degrees: between the image's axes and the nearest ones of the patient's; the largest of the three.
     slices: how many. missing_slices: how many gaps were filled, at most; None: any number.
     contrast: intravenous; "any_phase" is any but none. Empty: whatever.
     only: what the images have to say of themselves; None: nothing.
@@ -117,6 +119,7 @@ class Acceptance(_Stated):
     pixel_spacing_mm: Range = Range()
     slices: Range = Range()
     field_of_view_mm: FieldOfView = FieldOfView()
+    oblique_degrees: Range = Range()
     missing_slices: int | None = Field(default=None, ge=0)
     contrast: tuple[_ContrastAccepted, ...] = ()
     quality: QualityLimits = QualityLimits()

@@ -95,6 +95,13 @@ def _geometry(volume: Volume, acceptance: Acceptance) -> Iterator[str]:
     ):
         limits = getattr(acceptance.field_of_view_mm, name)
         yield from _outside(f"the image measures {{}} mm {told}", size_mm, limits, "mm", ".0f")
+    yield from _outside(
+        "the image lies {} degrees askew to the patient's axes",
+        _oblique_degrees(volume),
+        acceptance.oblique_degrees,
+        "degrees",
+        ".1f",
+    )
     missing, most = volume.missing_slices, acceptance.missing_slices
     if most is not None and missing > most:
         yield f"{missing} slices are missing, at most {most} may be"
@@ -116,6 +123,12 @@ def _spacings_mm(volume: Volume) -> tuple[float, float, float]:
     normal = np.cross(across, down)
     apart = abs(float(normal @ volume.affine[:3, 2])) / float(np.linalg.norm(normal))
     return float(np.linalg.norm(down)), float(np.linalg.norm(across)), apart
+
+
+def _oblique_degrees(volume: Volume) -> float:
+    """The largest angle between an axis of the image and the patient's axis that is nearest to it."""
+    axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
+    return float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0).min(), 0.0, 1.0))))
 
 
 def _sizes_mm(volume: Volume) -> tuple[float, float, float]:

@@ -163,7 +163,7 @@ def _draw_scale(draw: ImageDraw.ImageDraw, pixels_per_mm: float, x: int, y: int)
 
 def _draw_header(draw: ImageDraw.ImageDraw, section: Section, algorithm: Algorithm) -> None:
     middle = _HEADER // 2
-    title = f"{section.view.capitalize()}, largest segmented area"
+    title = f"{section.view.capitalize()}, {section.of}"
     draw.text((_MARGIN, middle), title, font=_font(22), fill=_TEXT, anchor="lm")
     who = _shortened(f"{algorithm.name} {algorithm.version}", 22, SIZE // 2 - _MARGIN)
     draw.text((SIZE - _MARGIN, middle), who, font=_font(22), fill=_QUIET, anchor="rm")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isocenter_operators.dicom.findings import Contour, Findings, Points, Region, Segment
+from isocenter_operators.dicom.findings import Box, Contour, Findings, Points, Region, Segment
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.errors import GeometryError
 
@@ -126,6 +126,8 @@ def _areas(labels: NDArray[Any], most: int) -> NDArray[np.intp]:
 
 def _middle(region: Region) -> NDArray[np.float64]:
     """LPS mm (3,)."""
+    if isinstance(region, Box):
+        return np.asarray(region.centre_mm, np.float64)
     outline = region if isinstance(region, Points | Contour) else max(region, key=_area_mm2)
     middle: NDArray[np.float64] = np.asarray(outline.points_mm, np.float64).mean(axis=0)
     return middle

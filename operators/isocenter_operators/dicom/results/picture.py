@@ -37,11 +37,13 @@ def overlay_pictures(
     series_number: int = 9003,
     series_description: str | None = None,
     disclaimer: str = DISCLAIMER,
+    sections: Sequence[Section] = (),
 ) -> list[SCImage]:
-    """A coronal and an axial picture, RGB, 1024 by 1024 pixels, of one series.
+    """Pictures, RGB, 1024 by 1024 pixels, of one series: of these sections; by default a coronal and an axial one, each
+    with the largest segmented area.
 
-    Each shows the section with the largest segmented area, the segments' outlines, the numbers with their units, the
-    notes, and who made it. Nothing in them identifies the patient.
+    Each shows the segments' outlines, the numbers with their units, the notes, and who made it. Nothing in them
+    identifies the patient.
 
     `labels`: uint8 (Z, Y, X), on the volume's grid. Raises GeometryError where it is not, InvalidResult where it is
     empty.
@@ -59,7 +61,7 @@ def overlay_pictures(
     description = (series_description or f"{algorithm.name} pictures")[:64]
     source_images = _source_images(volume.frames)
     pictures = []
-    for number, section in enumerate(largest_sections(labels, volume.affine, _VIEWS), 1):
+    for number, section in enumerate(sections or largest_sections(labels, volume.affine, _VIEWS), 1):
         pixels = drawn(
             section=section,
             volume=volume,

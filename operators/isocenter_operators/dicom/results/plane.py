@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sampling", "Section", "View", "largest_sections"]
+__all__ = ["Sampling", "Section", "View", "largest_sections", "section_at"]
 
 View = Literal["axial", "coronal"]
 _TOUCH = 1e-6  # of a voxel: what rounding may take from a point that lies on the grid
@@ -28,12 +28,13 @@ _DOWN = {"axial": (1, 1.0), "coronal": (2, -1.0)}
 class Section:
     """A rectangle in the patient: `origin_mm` is its upper left corner in LPS, `size_mm` its (width, height).
 
-    `markers`: the letters at the (left, right, top, bottom) edge.
+    `markers`: the letters at the (left, right, top, bottom) edge. `of`: what it goes through, for people.
     """
 
     view: View
     origin_mm: tuple[float, float, float]
     size_mm: tuple[float, float]
+    of: str = "largest segmented area"
 
     @property
     def markers(self) -> tuple[str, str, str, str]:
@@ -73,6 +74,21 @@ def largest_sections(
         origin = {0: left, across: float(middle[across]), down: low if sign > 0 else high}
         sections.append(Section(view, (origin[0], origin[1], origin[2]), (right - left, high - low)))
     return sections
+
+
+def section_at(
+    point_mm: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    affine: NDArray[np.float64],
+    view: View,
+    of: str,
+) -> Section:
+    """The section through a place, LPS mm, as large as the volume, whose shape is (Z, Y, X)."""
+    whole = _box([(-0.5, size - 0.5) for size in shape[::-1]], affine)
+    across, (down, sign) = _ACROSS[view], _DOWN[view]
+    (left, right), (low, high) = ((whole[:, axis].min(), whole[:, axis].max()) for axis in (0, down))
+    origin = {0: float(left), across: point_mm[across], down: float(low if sign > 0 else high)}
+    return Section(view, (origin[0], origin[1], origin[2]), (float(right - left), float(high - low)), of=of)
 
 
 class Sampling:

@@ -1,8 +1,8 @@
 """The measurement groups of a report: one for each region, or for the images as a whole (PS3.16, TID 1500).
 
-What a group is about decides its template: one segment, or a volume given by outlines, is TID 1411; an outline, or one
-point, TID 1410; several segments, several points, or the images as a whole, TID 1501, which is extensible and holds
-more than one reference where the others allow a single one.
+What a group is about decides its template: one segment, or a volume given by outlines or as a box, is TID 1411; an
+outline, or one point, TID 1410; several segments, several points, or the images as a whole, TID 1501, which is
+extensible and holds more than one reference where the others allow a single one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ from highdicom.sr.templates import Template
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom import codes
-from isocenter_operators.dicom.findings import Code, Contour, Measurement, MeasurementGroup, Points, Segment
+from isocenter_operators.dicom.findings import (
+    Box,
+    Code,
+    Contour,
+    Measurement,
+    MeasurementGroup,
+    Points,
+    Segment,
+)
 from isocenter_operators.dicom.header import referenced
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.results.region import Planes, closed_polygon, points_mm
@@ -95,6 +103,8 @@ class Grouping:
                 return self._of_points(points, what, shared)
             case Contour() as contour:
                 return self._of_contour(contour, what, shared)
+            case Box() as box:
+                return self._of_volume(self._planes.surface(box, what), what, shared)
             case contours:
                 return self._of_volume(contours, what, shared)
 

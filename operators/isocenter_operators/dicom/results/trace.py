@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from isocenter_operators.dicom.findings import Contour, Points, Region
-from isocenter_operators.dicom.results.region import closed_polygon, points_mm
+from isocenter_operators.dicom.findings import Box, Contour, Points, Region
+from isocenter_operators.dicom.results.region import Planes, closed_polygon, points_mm
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.errors import InvalidResult
 
@@ -49,8 +49,8 @@ class FrameStack:
 
     def traces(self, region: Region, what: str) -> list[Trace]:
         """What is seen of the region: a place as a point on the frame nearest to it; an outline on the frame that it
-        lies on, or beside within half the distance between slices, as it projects along the slices' normal; and one
-        that crosses the slices as the lines in which it cuts each of them.
+        lies on, or beside within half the distance between slices, as it projects along the slices' normal; one that
+        crosses the slices as the lines in which it cuts each of them; and a box as its outline on each that it reaches.
 
         what: the region as messages name it. Raises InvalidResult where a part of it is farther from every image, or
         beside all of them, or the region is none.
@@ -64,6 +64,9 @@ class FrameStack:
                 ]
             case Contour():
                 return list(self._outline(region, what))
+            case Box() as box:
+                outlines = Planes.of(self._frames).outlines(box, what)
+                return [trace for outline in outlines for trace in self._outline(outline, what)]
             case contours:
                 return [trace for contour in contours for trace in self._outline(contour, what)]
 

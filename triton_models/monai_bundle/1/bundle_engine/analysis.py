@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
 from monai.transforms import AsDiscreted, Compose, SpatialResample
 
+from bundle_engine.detector import NoBoxes, boxes_of, refuse_oblique
 from bundle_engine.inversion import best_of, inversion_of, refuse_nan
 from bundle_engine.reduction import Reduction, reduction_of
 from bundle_engine.regridding import regridded
@@ -26,13 +27,15 @@ _PIECE_BYTES = 1 << 28
 @dataclass(frozen=True)
 class Answer:
     """`values`: uint8: labels (Z, Y, X), or masks (classes, Z, Y, X); float64: of the volume as a whole (values), or
-    (2, classes): probabilities, and 1 where the bundle decides for a class, each NaN where it does not say.
+    (2, classes): probabilities, and 1 where the bundle decides for a class, each NaN where it does not say; or (N, 6):
+    boxes, as `Boxes` has them, whose `further` tensors are their scores and classes.
 
     `notes`: what a person should know of how it came about.
     """
 
     values: torch.Tensor
     notes: tuple[str, ...] = ()
+    further: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -56,6 +59,8 @@ def analyse(workflow: Workflow, volume: torch.Tensor, affine: torch.Tensor) -> A
     item = _prepared(workflow, given)
     if plan.output in ("classes", "values"):
         return Answer(_of_the_whole(workflow, item))
+    if plan.output == "boxes":
+        return _boxes(workflow, item[plan.image_key])
     found = _found(workflow, item, given)
     return Answer(_integers(voxels_of(_on_grid(found, given)), plan.output))
 
@@ -94,6 +99,20 @@ def _of_the_whole(workflow: Workflow, item: Any) -> torch.Tensor:
         if decided.shape != found.shape:  # the number of a class
             decided = torch.nn.functional.one_hot(decided.reshape(()).long(), len(found)).double()
     return torch.stack([found if plan.activation else unsaid, decided])
+
+
+def _boxes(workflow: Workflow, image: MetaTensor) -> Answer:
+    """As the DetectionEvaluator of the Model Zoo's bundles, and what they make of its answer to save it."""
+    assert workflow.detector is not None
+    try:
+        refuse_oblique(image)
+        with autocast_of(workflow):
+            output = workflow.inferer(inputs=[_plain(image).to(workflow.device)], network=workflow.network)
+        key = workflow.plan.image_key
+        found = boxes_of(output, workflow.detector, workflow.postprocessing, key, image)
+    except NoBoxes as error:
+        raise BundleError(str(error)) from error
+    return Answer(found.boxes, further={"scores": found.scores, "classes": found.classes})
 
 
 def _numbers(values: Any) -> torch.Tensor:

@@ -51,15 +51,30 @@ def analyse_as_it_fits(workflow: Workflow, volume: torch.Tensor, affine: torch.T
 def _ways(workflow: Workflow) -> Iterator[tuple[str, Workflow]]:
     where = "the GPU" if workflow.device.type == "cuda" else "the CPU"
     yield where, workflow
-    inferer = workflow.inferer
-    if isinstance(inferer, SlidingWindowInferer) and inferer.sw_batch_size > 1:
-        one = copy.copy(inferer)
-        one.sw_batch_size = 1
-        workflow = replace(workflow, inferer=one)
-        yield f"{where}, one window at a time", workflow
+    one = _one_window(workflow)
+    if one is not None:
+        yield f"{where}, one window at a time", one
     if workflow.device.type == "cuda":
         # All of it anew: the parts may hold the device that they were made for.
         yield "the CPU", workflow_of(workflow.bundle, workflow.plan, torch.device("cpu"))
+
+
+def _one_window(workflow: Workflow) -> Workflow | None:
+    """The same with windows that are looked at one by one; None where they are already, or there are none."""
+    detector, inferer = workflow.detector, workflow.inferer
+    windows = inferer if detector is None else detector.inferer
+    if not isinstance(windows, SlidingWindowInferer) or windows.sw_batch_size <= 1:
+        return None
+    one = copy.copy(windows)
+    one.sw_batch_size = 1
+    if detector is None:
+        return replace(workflow, inferer=one)
+    if vars(inferer).get("detector") is not detector:  # a bundle's own, which has it somewhere else
+        return None
+    changed, through = copy.copy(detector), copy.copy(inferer)
+    changed.inferer = one
+    vars(through)["detector"] = changed
+    return replace(workflow, detector=changed, inferer=through)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.apps.detection.networks.retinanet_detector import RetinaNetDetector
 from monai.bundle import ConfigParser
 from monai.inferers import Inferer, SimpleInferer
 from monai.transforms import Compose
 
+from bundle_engine.backbone import without_torchvision
 from bundle_engine.plan import Plan
 
 __all__ = ["BundleError", "Workflow", "autocast_of", "workflow_of"]
 
-# What networks took once and MONAI no longer has, because it changed nothing.
-_RETIRED = {"SwinUNETR": ("img_size",)}
+# What networks and transforms took once and MONAI no longer has, because it changed nothing.
+_RETIRED = {"SwinUNETR": ("img_size",), "EnsureChannelFirstd": ("meta_keys", "meta_key_postfix")}
 
 
 class BundleError(ValueError):
@@ -32,7 +34,8 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Workflow:
-    """`network` is on `device`, in evaluation mode. `bundle` is the folder that all of it is of."""
+    """`network` is on `device`, in evaluation mode. `bundle` is the folder that all of it is of. `detector`: of bundles
+    that give boxes; the inferer uses it."""
 
     bundle: Path
     plan: Plan
@@ -41,6 +44,7 @@ class Workflow:
     network: torch.nn.Module
     inferer: Inferer
     postprocessing: Compose
+    detector: RetinaNetDetector | None = None
     precision: torch.dtype | None = None  # of a variant: less than the bundle asks for
 
 
@@ -64,18 +68,34 @@ def workflow_of(bundle: Path, plan: Plan, device: torch.device) -> Workflow:
             str(bundle)
         )  # behind all else: a file of the bundle stands for no module that is installed
     parser = _parser(bundle, plan, device)
+    detector = _detector(parser) if plan.output == "boxes" else None
     inferer = _made(parser, "inferer") if "inferer" in plan.configuration else SimpleInferer()
     if not isinstance(inferer, Inferer):
         raise BundleError(f"the inferer is a {type(inferer).__name__}, which is none")
+    network = _network(parser, bundle, plan, device)
+    if detector is not None:
+        detector.network = network  # the one with weights, should the bundle's own inferer not set it
+        detector.eval()
     return Workflow(
         bundle=bundle,
         plan=plan,
         device=device,
         preprocessing=_transforms(parser, "preprocessing"),
-        network=_network(parser, bundle, plan, device),
+        network=network,
         inferer=inferer,
         postprocessing=_transforms(parser, "postprocessing"),
+        detector=detector,
     )
+
+
+def _detector(parser: ConfigParser) -> RetinaNetDetector:
+    """With all that is set on it: before the inferer is made, which may look at that."""
+    without_torchvision()
+    detector = _made(parser, "detector")
+    if not isinstance(detector, RetinaNetDetector):
+        raise BundleError(f"the detector is a {type(detector).__name__}, not a RetinaNetDetector")
+    _made(parser, "detector_ops")
+    return detector
 
 
 def _parser(bundle: Path, plan: Plan, device: torch.device) -> ConfigParser:
