@@ -62,6 +62,7 @@ def write_page(results: Mapping[str, Mapping[str, Any]]) -> Path:
         + "\nA ratio is the peer's figure divided by ours: more is better.\n"
         + _studies(results)
         + _cards(results)
+        + _gpu_transport(results)
     )
     return page
 
@@ -117,13 +118,38 @@ def _cards(results: Mapping[str, Mapping[str, Any]]) -> str:
             "and with 8 GB; asked for are 3 s, and a card that is busy for 80 % of them.\n"
         )
     lines = [
-        f"| {name} | {each['machine']} | {each['seconds']} s | {each['busy_percent']} % | {each['peak_mb']} MB |\n"
+        f"| {name} | {each['machine']} | {each['seconds']} s | {each['busy_percent']} % | {each['peak_mb']} MB | "
+        f"{_agreement(each)} |\n"
         for name, each in found.items()
     ]
     return (
         "\n## On a graphics card\n\n512 x 512 x 400 voxels, 104 organs (`python benchmarks/whole_body.py`).\n\n"
-        "| | card | voxels to label map | busy | memory |\n|---|---|---|---|---|\n" + "".join(lines)
+        "| | card | voxels to label map | busy | memory | equal voxels |\n|---|---|---|---|---|---|\n"
+        + "".join(lines)
     )
+
+
+def _gpu_transport(results: Mapping[str, Mapping[str, Any]]) -> str:
+    found = {name: each for name, each in results.items() if "cuda_s" in each}
+    if not found:
+        return ""
+    lines = [
+        f"| {name} | {each['machine']} | {each['cuda_s']} | {each['system_s']} | {each['grpc_s']} |\n"
+        for name, each in found.items()
+    ]
+    return (
+        "\n`python benchmarks/cuda_transport.py`, seconds:\n\n"
+        "| | card | GPU memory | system's | gRPC |\n|---|---|---|---|---|\n" + "".join(lines)
+    )
+
+
+def _agreement(result: Mapping[str, Any]) -> str:
+    names = {
+        "as_the_cpu_percent": "CPU",
+        "as_the_cpu_in_float32_percent": "CPU, in float32",
+        "as_without_limit_percent": "without a limit",
+    }
+    return ", ".join(f"{title} {result[name]:.3f} %" for name, title in names.items() if name in result)
 
 
 def _plot(compared: Mapping[str, Mapping[str, Any]]) -> str:

@@ -261,7 +261,7 @@ def test_mixed_precision_is_the_authors(engine: Any, tmp_path: Path, monkeypatch
     exact = engine.analyse(workflow, *given).values.numpy()
     monkeypatch.setattr(
         sys.modules["bundle_engine.analysis"],
-        "_precision",
+        "autocast_of",
         lambda workflow: torch.autocast("cpu", dtype=torch.bfloat16),
     )
     ours = engine.analyse(workflow, *given).values.numpy()

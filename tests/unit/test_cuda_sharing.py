@@ -45,7 +45,7 @@ class Server:
         self.asked.append("cuda")
         if self.refuses_cuda:
             raise InferenceServerException("failed to open CUDA IPC handle", "StatusCode.INTERNAL")
-        assert (device, client_timeout > 0) == (1, True)
+        assert device == 1
         address = int.from_bytes(base64.b64decode(handle), "little")
         buffer = (ctypes.c_char * size).from_address(address)
         self.known[name] = lambda offset, count: np.frombuffer(buffer, np.int16, count, offset)
@@ -205,7 +205,7 @@ def test_a_late_answer_finds_its_region_as_it_was(server: Server, cuda: HostMemo
     with TritonClient("any:1", shared_memory=False, cuda=cuda) as client:
         server.held = []
         with pytest.raises(DeadlineExceeded):
-            inverted(client, deadline_s=0.05)
+            inverted(client, deadline_s=0.5)
         late, server.held = server.held, None
         inverted(client)  # in another region
         assert len(cuda.held) == len(server.known) == 2
@@ -219,7 +219,7 @@ def test_what_the_server_may_still_write_to_is_not_freed(server: Server, cuda: H
     with TritonClient("any:1", shared_memory=False, cuda=cuda) as client:
         server.held = []
         with pytest.raises(DeadlineExceeded):
-            inverted(client, deadline_s=0.05)
+            inverted(client, deadline_s=0.5)
         (late,) = server.held
     assert len(cuda.held) == 1
     late()  # after the end
