@@ -31,6 +31,18 @@ _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
+class _Gunzipped(gzip.GzipFile):
+    """Closes what it reads from too."""
+
+    def __init__(self, blob: BinaryIO) -> None:
+        super().__init__(fileobj=blob, mode="rb")
+        self._blob = blob
+
+    def close(self) -> None:
+        super().close()
+        self._blob.close()
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer of an image, in the file that it lies in."""
@@ -51,7 +63,7 @@ class Layer:
         start = stream.read(4)
         stream.seek(0)
         if start.startswith(_GZIP):
-            return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+            return cast(BinaryIO, _Gunzipped(stream))
         if start == _ZSTANDARD:
             stream.close()
             raise InputError(
