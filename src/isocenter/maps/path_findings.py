@@ -240,5 +240,5 @@ def _children(package: Package, path: str) -> list[Entry]:
 
 def _within(path: str, folder: str) -> bool:
     """Whether `path` is the folder, or in it."""
-    folder = posixpath.normpath(folder)
-    return posixpath.commonpath((posixpath.normpath(path), folder)) == folder
+    inner, outer = (posixpath.normpath(posixpath.join("/", each)) for each in (path, folder))
+    return posixpath.commonpath((inner, outer)) == outer
