@@ -14,6 +14,7 @@ declare -A without=(
   [orthanc-python]="the embedded Orthanc does not start, so no demo; 'isocenter run' works"
   [dicom3tools]="no dciodvfy: results are checked by Isocenter's own rules only, and some tests are skipped"
   [npm]="OHIF can not be fetched, so there is no viewer; all else works"
+  [bubblewrap]="'isocenter map run' needs Docker, Podman, or root; all else works"
   [libatomic1]="Playwright does not start, so the browser tests fail; all else works"
   [chromium]="the browser tests are skipped; all else works"
   [postgresql]="the tests of several workers on PostgreSQL are skipped; all else works"
@@ -48,6 +49,7 @@ have() {
     orthanc-dicomweb) plugin libOrthancDicomWeb.so ;;
     orthanc-python) plugin libOrthancPython.so ;;
     dicom3tools) command -v dciodvfy ;;
+    bubblewrap) command -v bwrap ;;
     npm) [ -e "${ISOCENTER_OHIF:-.cache/ohif}/version" ] || [ -n "${OHIF_TARBALL:-}" ] || command -v npm ;;
     libatomic1) ldconfig -p | grep -q 'libatomic\.so\.1 ' ;;
     postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' ;;
@@ -80,7 +82,7 @@ look() {
   done
 }
 
-wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm)
+wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm bubblewrap)
 [ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk)
 look "${wanted[@]}"
 [ ${#missing[@]} -eq 0 ] && exit 0

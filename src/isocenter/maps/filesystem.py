@@ -5,6 +5,7 @@ Source: OCI Image Format Specification 1.1, layer.md (applying changesets).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tarfile
@@ -80,6 +81,22 @@ class FileSystem:
         with self._layers[entry.layer].open() as stream:
             stream.seek(entry.offset)
             return _exactly(stream, entry)
+
+    def digests(self, entries: Iterable[Entry]) -> dict[str, str]:
+        """The SHA-256 of these files by their paths. Each layer is read once, however many of them lie in it."""
+        found: dict[str, str] = {}
+        stream: BinaryIO | None = None
+        layer = -1
+        for entry in sorted(entries, key=lambda each: each.inode):
+            if stream is None or entry.layer != layer:
+                if stream is not None:
+                    stream.close()
+                layer, stream = entry.layer, self._layers[entry.layer].open()
+            stream.seek(entry.offset)
+            found[entry.path] = _sha256(stream, entry)
+        if stream is not None:
+            stream.close()
+        return found
 
     def extract(self, root: Path) -> None:
         """Write all of it below `root`, which is made, readable by its owner alone, or has to be empty.
@@ -255,6 +272,17 @@ def _relative(name: str) -> str:
     if ".." in parts or "\0" in name:
         raise InputError(f"{name!r}: a path of the image that leads out of it: it is not opened", path=name)
     return "/".join(parts)
+
+
+def _sha256(stream: BinaryIO, entry: Entry) -> str:
+    digest, left = hashlib.sha256(), entry.size
+    while left:
+        chunk = stream.read(min(_CHUNK, left))
+        if not chunk:
+            raise InputError(f"/{entry.path}: the layer ends in the middle of it", path=entry.path)
+        digest.update(chunk)
+        left -= len(chunk)
+    return digest.hexdigest()
 
 
 def _exactly(stream: BinaryIO, entry: Entry) -> bytes:

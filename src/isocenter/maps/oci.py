@@ -187,6 +187,8 @@ def _chosen(store: Store, manifests: Sequence[Descriptor], tag: str, platform: P
                 f"{store.path}: no image {tag!r} in it, only {', '.join(named)}", path=str(store.path)
             )
         return named[tag]
+    if len(manifests) == 1:  # of whatever platform: whoever runs it has to look
+        return manifests[0]
     # Attestations of a build (BuildKit) stand beside the image, for a platform "unknown".
     wanted = (platform.os, platform.architecture)
     fitting = [

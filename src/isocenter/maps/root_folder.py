@@ -1,0 +1,83 @@
+"""A package that lies unpacked: a folder that is, or would be, the root of its file system."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from isocenter.maps.filesystem import Entry, FileSystem, Kind
+from isocenter_operators.errors import InputError
+
+__all__ = ["RootFolder"]
+
+
+class RootFolder(FileSystem):
+    """The folder as a file system of its own: no link leads out of it. Raises InputError where it can not be read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(())
+        self.folder = folder
+        for entry in _entries(folder):
+            self._put(entry.path, entry)
+
+    def read(self, path: str) -> bytes:
+        return self._file(self._regular(path)).read_bytes()
+
+    def digests(self, entries: Iterable[Entry]) -> dict[str, str]:
+        found = {}
+        for entry in entries:
+            with self._file(entry).open("rb") as content:
+                found[entry.path] = hashlib.file_digest(content, "sha256").hexdigest()
+        return found
+
+    def extract(self, root: Path) -> None:
+        raise InputError(f"{self.folder} is unpacked already", path=str(self.folder))
+
+    def _regular(self, path: str) -> Entry:
+        entry = self.find(path)
+        if entry is None or entry.kind != "file":
+            what = "there is no such file" if entry is None else f"it is a {entry.kind}, no file"
+            raise InputError(f"{self.folder}: /{path.lstrip('/')}: {what}", path=path)
+        return entry
+
+    def _file(self, entry: Entry) -> Path:
+        """An entry's path has no symbolic link in it: they were followed inside of the folder."""
+        return self.folder / entry.path
+
+
+def _entries(folder: Path) -> Iterable[Entry]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: can not be read: {error.strerror}", path=str(folder)) from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        for name in sorted([*folders, *names]):
+            path = Path(place) / name
+            yield _entry(path, path.relative_to(folder).as_posix())
+
+
+def _entry(path: Path, name: str) -> Entry:
+    found = path.lstat()
+    kind = _kind(found.st_mode)
+    return Entry(
+        path=name,
+        kind=kind,
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        size=found.st_size,
+        mtime=found.st_mtime,
+        target=str(path.readlink()) if kind == "symlink" else "",
+    )
+
+
+def _kind(mode: int) -> Kind:
+    if stat.S_ISDIR(mode):
+        return "directory"
+    if stat.S_ISLNK(mode):
+        return "symlink"
+    if stat.S_ISREG(mode):
+        return "file"
+    return "fifo" if stat.S_ISFIFO(mode) else "device"
