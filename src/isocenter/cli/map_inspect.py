@@ -95,7 +95,10 @@ def _needs(needs: Needs) -> str:
         ("GPU memory", needs.gpu_memory),
         ("at most, memory", needs.memory_limit),
     ]
-    told: list[str] = [f"{needs.cpu:g} CPU" if needs.cpu else "", f"{needs.gpu:g} GPU" if needs.gpu else "no GPU"]
+    told: list[str] = [
+        f"{needs.cpu:g} CPU" if needs.cpu else "",
+        f"{needs.gpu:g} GPU" if needs.gpu else "no GPU",
+    ]
     told += [f"{_size(size)} {name}" for name, size in sizes if size]
     told.append(f"{needs.timeout_s} s" if needs.timeout_s else "")
     return ", ".join(filter(None, told))

@@ -98,11 +98,12 @@ class FileSystem:
             stream.close()
         return found
 
-    def extract(self, root: Path) -> None:
+    def extract(self, root: Path, *, owners: bool = True) -> None:
         """Write all of it below `root`, which is made, readable by its owner alone, or has to be empty.
 
-        Owners are kept where this process is root. Device nodes and extended attributes are left out. Nothing is
-        written outside of `root`: every link is made after all that is no link. Raises InputError.
+        owners: keep them, where this process is root; else all of it belongs to this process. Device nodes and extended
+        attributes are left out. Nothing is written outside of `root`: every link is made after all that is no link.
+        Raises InputError.
         """
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if any(root.iterdir()):
@@ -110,7 +111,7 @@ class FileSystem:
         folders = [entry for entry in self.entries() if entry.kind == "directory"]
         for entry in folders:
             (root / entry.path).mkdir(parents=True, exist_ok=True)
-        self._write_files(root)
+        self._write_files(root, owners)
         for entry in self.entries():
             place = root / entry.path
             if entry.kind == "symlink":
@@ -121,11 +122,11 @@ class FileSystem:
                 os.mkfifo(place)
             else:
                 continue
-            _own(place, entry)
+            _own(place, entry, owners)
         for entry in reversed(folders):  # the innermost first: one that may not be written to is closed last
-            _own(root / entry.path, entry)
+            _own(root / entry.path, entry, owners)
 
-    def _write_files(self, root: Path) -> None:
+    def _write_files(self, root: Path, owners: bool) -> None:
         files = sorted(
             (e for e in self._entries.values() if e.kind == "file"), key=lambda e: (*e.inode, e.path)
         )
@@ -143,7 +144,7 @@ class FileSystem:
                     opened[1].close()
                 opened = (entry.layer, self._layers[entry.layer].open())
             _write(place, opened[1], entry)
-            _own(place, entry)
+            _own(place, entry, owners)
         if opened is not None:
             opened[1].close()
 
@@ -304,9 +305,9 @@ def _write(place: Path, stream: BinaryIO, entry: Entry) -> None:
             left -= len(chunk)
 
 
-def _own(place: Path, entry: Entry) -> None:
+def _own(place: Path, entry: Entry, owners: bool) -> None:
     """Owner, permissions and time, in this order: a change of owner takes set-user-ID away."""
-    if os.geteuid() == 0:
+    if owners and os.geteuid() == 0:
         os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
     if entry.kind == "symlink":
         return

@@ -33,7 +33,7 @@ class RootFolder(FileSystem):
                 found[entry.path] = hashlib.file_digest(content, "sha256").hexdigest()
         return found
 
-    def extract(self, root: Path) -> None:
+    def extract(self, root: Path, *, owners: bool = True) -> None:
         raise InputError(f"{self.folder} is unpacked already", path=str(self.folder))
 
     def _regular(self, path: str) -> Entry:
