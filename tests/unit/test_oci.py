@@ -17,7 +17,7 @@ import pytest
 from isocenter.maps.blobs import digest_of
 from isocenter.maps.filesystem import FileSystem
 from isocenter.maps.image_config import ContainerConfig, ImageConfig
-from isocenter.maps.image_writer import Draft, draft_layer, write_image
+from isocenter.maps.image_writer import Draft, taken_layer, write_image
 from isocenter.maps.layer import LayerContent, epoch_of, write_layer
 from isocenter.maps.oci import Image, open_image
 from isocenter_operators.errors import InputError
@@ -206,7 +206,7 @@ def test_a_changed_configuration_is_found_at_once(tmp_path: Path, source: Path) 
 def test_a_layer_of_an_image_goes_into_another_as_it_is(tmp_path: Path, source: Path) -> None:
     write_image(_draft(tmp_path, source, "gzip"), tmp_path / "base.oci")
     base = open_image(tmp_path / "base.oci")
-    write_image(Draft(base.config, [draft_layer(each) for each in base.layers]), tmp_path / "next.oci")
+    write_image(Draft(base.config, [taken_layer(each) for each in base.layers]), tmp_path / "next.oci")
     assert [each.digest for each in open_image(tmp_path / "next.oci").layers] == [
         each.digest for each in base.layers
     ]

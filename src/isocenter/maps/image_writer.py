@@ -28,12 +28,14 @@ from isocenter.maps.image_config import (
 from isocenter.maps.oci import REF_NAME, Layer
 from isocenter_operators.errors import InputError
 
-__all__ = ["Draft", "draft_layer", "is_archive", "write_image"]
+__all__ = ["Blob", "Draft", "is_archive", "taken_layer", "write_image"]
 
 _ARCHIVES = (".oci", ".tar")
 
 
-class _Blob(Protocol):
+class Blob(Protocol):
+    """A layer, wherever it lies."""
+
     @property
     def digest(self) -> str: ...
     @property
@@ -65,12 +67,12 @@ class Draft:
     """An image before it is written. The configuration's `rootfs` is made from the layers, the lowest first."""
 
     config: ImageConfig
-    layers: Sequence[_Blob]
+    layers: Sequence[Blob]
     tag: str = ""
     annotations: dict[str, str] | None = None
 
 
-def draft_layer(layer: Layer) -> _Blob:
+def taken_layer(layer: Layer) -> Blob:
     """A layer of an image that is there, for another one. Raises InputError where it is not what its digest says."""
     layer.verify()
     kind = LAYER_TYPE + ("+gzip" if layer.compressed else "")
@@ -107,7 +109,7 @@ class _Blobs:
     """All files of the layout, by their names."""
 
     documents: dict[str, bytes]
-    layers: dict[str, _Blob]
+    layers: dict[str, Blob]
     digest: str
 
 

@@ -10,8 +10,9 @@ import gzip
 import hashlib
 import io
 import os
+import stat
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
@@ -19,7 +20,15 @@ from typing import BinaryIO, Literal, cast
 from isocenter.maps.image_config import LAYER_TYPE
 from isocenter_operators.errors import InputError
 
-__all__ = ["Compression", "LayerContent", "WrittenLayer", "epoch_of", "files_below", "write_layer"]
+__all__ = [
+    "Compression",
+    "LayerContent",
+    "WrittenLayer",
+    "epoch_of",
+    "files_below",
+    "write_layer",
+    "write_tree",
+]
 
 Compression = Literal["none", "gzip"]
 
@@ -77,6 +86,10 @@ class WrittenLayer:
     def open_blob(self) -> BinaryIO:
         return self.file.open("rb")
 
+    def open(self) -> BinaryIO:
+        """The tar, without compression."""
+        return cast(BinaryIO, gzip.open(self.file)) if self.media_type.endswith("gzip") else self.open_blob()
+
 
 def epoch_of(environment: Mapping[str, str] = os.environ) -> int:
     """The moment that everything is dated with: SOURCE_DATE_EPOCH where it is set, as reproducible builds have it, else
@@ -111,6 +124,24 @@ def write_layer(
     content: LayerContent, file: Path, *, epoch: int, compression: Compression = "none"
 ) -> WrittenLayer:
     """Pack it into `file`. Raises InputError where a file of it can not be read."""
+    return _written(file, compression, _members(content, epoch))
+
+
+def write_tree(
+    root: Path, file: Path, *, epoch: int, left_out: Callable[[str], bool], compression: Compression = "none"
+) -> WrittenLayer:
+    """Pack a root file system as it lies there: owners, permissions and links stay, only times are one moment.
+
+    left_out: whether a path, without its leading slash, stays out, a folder with all that is in it. Device nodes and
+    sockets always do.
+    """
+    return _written(file, compression, _tree_members(root, epoch, left_out))
+
+
+_Member = tuple[tarfile.TarInfo, Path | bytes | None]
+
+
+def _written(file: Path, compression: Compression, members: Iterable[_Member]) -> WrittenLayer:
     plain = hashlib.sha256()
     with file.open("wb") as out:
         blob = _Hashing(out)
@@ -118,7 +149,7 @@ def write_layer(
         packed = gzip.GzipFile("", "wb", 6, blob, mtime=0) if compression == "gzip" else None
         tar = _Hashing(cast(BinaryIO, packed) if packed else blob, plain)
         with tarfile.open(fileobj=cast(BinaryIO, tar), mode="w", format=tarfile.PAX_FORMAT) as archive:
-            for header, source in _members(content, epoch):
+            for header, source in members:
                 _add(archive, header, source)
         if packed:
             packed.close()
@@ -152,7 +183,7 @@ class _Hashing(io.RawIOBase):
         return len(data)
 
 
-def _members(content: LayerContent, epoch: int) -> Iterator[tuple[tarfile.TarInfo, Path | bytes | None]]:
+def _members(content: LayerContent, epoch: int) -> Iterator[_Member]:
     folders = content.every_folder()
     for path in sorted({*folders, *content.files, *content.links}, key=lambda path: path.split("/")):
         header = tarfile.TarInfo(path)
@@ -167,6 +198,44 @@ def _members(content: LayerContent, epoch: int) -> Iterator[tuple[tarfile.TarInf
         else:
             header.type, header.mode = tarfile.DIRTYPE, content.modes.get(path, 0o755)
         yield header, source
+
+
+def _tree_members(root: Path, epoch: int, left_out: Callable[[str], bool]) -> Iterator[_Member]:
+    first: dict[tuple[int, int], str] = {}  # of files with several names
+    for path in _walked(root, left_out):
+        there = (root / path).lstat()
+        header = tarfile.TarInfo(path)
+        header.mode, header.uid, header.gid, header.mtime = (
+            stat.S_IMODE(there.st_mode),
+            there.st_uid,
+            there.st_gid,
+            epoch,
+        )
+        inode = (there.st_dev, there.st_ino)
+        if stat.S_ISLNK(there.st_mode):
+            header.type, header.linkname = tarfile.SYMTYPE, str((root / path).readlink())
+        elif stat.S_ISDIR(there.st_mode):
+            header.type = tarfile.DIRTYPE
+        elif inode in first:
+            header.type, header.linkname = tarfile.LNKTYPE, first[inode]
+        elif stat.S_ISREG(there.st_mode):
+            if there.st_nlink > 1:
+                first[inode] = path
+            yield header, root / path
+            continue
+        else:
+            continue
+        yield header, None
+
+
+def _walked(root: Path, left_out: Callable[[str], bool]) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        place = Path(folder).relative_to(root).as_posix()
+        prefix = "" if place == "." else f"{place}/"
+        folders[:] = sorted(name for name in folders if not left_out(prefix + name))
+        yield from sorted(
+            (*(prefix + n for n in folders), *(prefix + n for n in names if not left_out(prefix + n)))
+        )
 
 
 def _is_executable(content: LayerContent, path: str) -> bool:
