@@ -5,7 +5,6 @@ Source: OCI Image Format Specification 1.1, layer.md (applying changesets).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import tarfile
@@ -82,21 +81,24 @@ class FileSystem:
             stream.seek(entry.offset)
             return _exactly(stream, entry)
 
-    def digests(self, entries: Iterable[Entry]) -> dict[str, str]:
-        """The SHA-256 of these files by their paths. Each layer is read once, however many of them lie in it."""
-        found: dict[str, str] = {}
+    def contents(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
+        """Each file with its bytes, in pieces; they are to be read before the next file is asked for.
+
+        In the order in which they lie in the image this reads each layer once.
+        """
         stream: BinaryIO | None = None
         layer = -1
-        for entry in sorted(entries, key=lambda each: each.inode):
-            if stream is None or entry.layer != layer:
-                if stream is not None:
-                    stream.close()
-                layer, stream = entry.layer, self._layers[entry.layer].open()
-            stream.seek(entry.offset)
-            found[entry.path] = _sha256(stream, entry)
-        if stream is not None:
-            stream.close()
-        return found
+        try:
+            for entry in entries:
+                if stream is None or entry.layer != layer:
+                    if stream is not None:
+                        stream.close()
+                    layer, stream = entry.layer, self._layers[entry.layer].open()
+                stream.seek(entry.offset)
+                yield entry, _pieces(stream, entry)
+        finally:
+            if stream is not None:
+                stream.close()
 
     def extract(self, root: Path, *, owners: bool = True) -> None:
         """Write all of it below `root`, which is made, readable by its owner alone, or has to be empty.
@@ -275,15 +277,14 @@ def _relative(name: str) -> str:
     return "/".join(parts)
 
 
-def _sha256(stream: BinaryIO, entry: Entry) -> str:
-    digest, left = hashlib.sha256(), entry.size
+def _pieces(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
+    left = entry.size
     while left:
-        chunk = stream.read(min(_CHUNK, left))
-        if not chunk:
+        piece = stream.read(min(_CHUNK, left))
+        if not piece:
             raise InputError(f"/{entry.path}: the layer ends in the middle of it", path=entry.path)
-        digest.update(chunk)
-        left -= len(chunk)
-    return digest.hexdigest()
+        yield piece
+        left -= len(piece)
 
 
 def _exactly(stream: BinaryIO, entry: Entry) -> bytes:
@@ -295,14 +296,8 @@ def _exactly(stream: BinaryIO, entry: Entry) -> bytes:
 
 def _write(place: Path, stream: BinaryIO, entry: Entry) -> None:
     stream.seek(entry.offset)
-    left = entry.size
     with place.open("xb") as out:
-        while left:
-            chunk = stream.read(min(_CHUNK, left))
-            if not chunk:
-                raise InputError(f"/{entry.path}: the layer ends in the middle of it", path=entry.path)
-            out.write(chunk)
-            left -= len(chunk)
+        out.writelines(_pieces(stream, entry))
 
 
 def _own(place: Path, entry: Entry, owners: bool) -> None:
