@@ -160,7 +160,7 @@ class _Listener:
 
     def _listen(self) -> None:
         written = 0
-        with self._log.open("ab") as log:
+        with self._stream, self._log.open("ab") as log:
             while line := self._stream.readline(_LINE_AT_MOST):
                 if written < _LOG_AT_MOST:
                     written += log.write(line)
