@@ -37,6 +37,8 @@ TOOLS = "/var/holoscan/tools"  # where holoscan-cli has its own
 USER = 1000  # and group: no root
 _INPUT = "/var/holoscan/input"
 _OUTPUT = "/var/holoscan/output"
+# By which NVIDIA's container runtime brings the driver in; the CUDA libraries come with PyTorch.
+_NVIDIA = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
 _SDK = "monai-deploy-app-sdk"
 
 
@@ -49,10 +51,19 @@ class Parts:
     models: tuple[PackagedModel, ...]
     tag: str
     minor: str  # of Python, "3.11"
+    gpu: bool = False
 
     @property
     def weights(self) -> dict[str, str]:
         return {model.name: model.sha256 for model in self.models if model.name in self.app.models}
+
+    def __post_init__(self) -> None:
+        torch = next((each for each in self.closure.distributions if each.name == "torch"), None)
+        if self.gpu and torch is not None and torch.version.endswith("+cpu"):
+            raise ConfigurationError(
+                f"--platform gpu: the PyTorch that would be packed, {torch.version}, is a CPU build: install the CUDA "
+                "build of it, or give its wheel by --wheels"
+            )
 
     @property
     def sdk_version(self) -> str | None:
@@ -116,6 +127,7 @@ def environment(parts: Parts) -> dict[str, str]:
         "HOLOSCAN_APP_MANIFEST_PATH": HOLOSCAN.application_manifest,
         "HOLOSCAN_PKG_MANIFEST_PATH": HOLOSCAN.package_manifest,
         "HOLOSCAN_TIMEOUT": str(parts.app.application.timeout),
+        **(_NVIDIA if parts.gpu else {}),
         "HOME": "/tmp",  # the root may be read-only, and the user has no other place
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from isocenter.maps.distributions import Distribution
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["Closure", "closure_of", "read_requirements"]
+__all__ = ["Closure", "Find", "closure_of", "depends_on_extra", "read_requirements"]
 
 # Of use on a GPU only: Holoscan and the SDK do without them where they are not there.
 _FOR_GPU = ("cupy-", "cuda-")
@@ -64,15 +64,18 @@ def _read(file: Path, seen: set[Path]) -> Iterator[Requirement]:
             ) from error
 
 
-def closure_of(requirements: tuple[Requirement, ...], find: Find, *, gpu: bool) -> Closure:
+def closure_of(
+    requirements: Sequence[Requirement], find: Find, *, gpu: bool, strict: bool = False
+) -> Closure:
     """What these requirements need, with markers and extras as they count for the running Python.
 
     find: gives the distribution of a name. What only a GPU has a use for is left out where `gpu` is not set.
 
     Raises ConfigurationError where an application's own requirement can not be met. What a package asks of another and
-    does not find in this version or at all is noted: those are the versions that were tested here.
+    does not find in this version or at all is noted, because those are the versions that were tested here; where it is
+    `strict`, it is refused too.
     """
-    walk = _Walk(find, gpu)
+    walk = _Walk(find, gpu, strict)
     for each in requirements:
         walk.require(each, "requirements.txt", {"extra": ""})
     return Closure(
@@ -82,11 +85,12 @@ def closure_of(requirements: tuple[Requirement, ...], find: Find, *, gpu: bool) 
 
 
 class _Walk:
-    def __init__(self, find: Find, gpu: bool) -> None:
+    def __init__(self, find: Find, gpu: bool, strict: bool) -> None:
         self.found: dict[str, Distribution] = {}
         self.notes: set[str] = set()
         self._find = find
         self._gpu = gpu
+        self._strict = strict
         self._extras: dict[str, set[str]] = {}
         self._environment = {key: str(value) for key, value in default_environment().items()}
 
@@ -98,12 +102,12 @@ class _Walk:
             self.notes.add(f"{name}, which {by} asks for, is of use on a GPU only and was left out")
             return
         there = self.found.get(name) or self._find(name)
-        own = by == "requirements.txt"
+        own = self._strict or by == "requirements.txt"
         if there is None:
-            self._lacks(f"{by} asks for {wanted}, which is not installed here", own)
+            self._lacks(f"{by} asks for {wanted}, which is not here", own)
             return
         if not wanted.specifier.contains(there.version, prereleases=True):
-            self._lacks(f"{by} asks for {wanted}, and {there.version} is installed here", own)
+            self._lacks(f"{by} asks for {wanted}, and {there.version} is here", own)
         self._follow(there, {"", *map(str, wanted.extras)})
 
     def _follow(self, there: Distribution, extras: set[str]) -> None:
@@ -113,17 +117,18 @@ class _Walk:
             seen.add(extra)
             for each in there.requires:
                 requirement = Requirement(each)
-                if extra and not _depends_on_extra(requirement):
+                if extra and not depends_on_extra(requirement):
                     continue
                 self.require(requirement, there.name, {"extra": extra})
 
     def _lacks(self, what: str, own: bool) -> None:
         if own:
             raise ConfigurationError(
-                f"{what}; install it, give its wheel by --wheels, or have pip choose: --dependencies index"
+                f"{what}; install it, give its wheel by --wheels, or have pip fetch it: --dependencies index"
             )
         self.notes.add(what)
 
 
-def _depends_on_extra(requirement: Requirement) -> bool:
+def depends_on_extra(requirement: Requirement) -> bool:
+    """Whether it is asked for with an extra only."""
     return requirement.marker is not None and "extra" in str(requirement.marker)

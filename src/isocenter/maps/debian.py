@@ -54,6 +54,10 @@ class Recipe:
         text = "\n".join((_RECIPE, self.suite, self.mirror, *self.packages))
         return f"{self.suite}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
+    def file(self, cache: Path) -> Path:
+        """Where it lies once it is made."""
+        return cache / f"base-{self.name}.oci"
+
 
 def debian_base(recipe: Recipe, cache: Path, tell: Callable[[str], None], *, anew: bool = False) -> Path:
     """The OCI archive of such a base in the folder `cache`; made where it is not there, or where `anew` is set.
@@ -63,7 +67,7 @@ def debian_base(recipe: Recipe, cache: Path, tell: Callable[[str], None], *, ane
 
     Raises ConfigurationError where it can not be made here, Unavailable where the mirror does not answer.
     """
-    file = cache / f"base-{recipe.name}.oci"
+    file = recipe.file(cache)
     cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache / f".{file.name}.lock"):
         if anew or not file.is_file():

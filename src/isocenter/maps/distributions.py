@@ -27,7 +27,7 @@ from packaging.utils import canonicalize_name
 from isocenter.maps.layer import files_below
 from isocenter_operators.errors import ConfigurationError, InputError
 
-__all__ = ["Distribution", "installed", "wheels_in"]
+__all__ = ["Distribution", "installed", "is_editable", "wheels_in"]
 
 # What pip notes about this machine's installation.
 _OF_THIS_MACHINE = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "axle.done", "axle.lck")
@@ -47,6 +47,7 @@ class Distribution:
     requires: tuple[str, ...]
     files: Mapping[str, Path | bytes] = field(repr=False)
     links: Mapping[str, str] = field(repr=False)
+    digests: Mapping[str, str] = field(repr=False)  # SHA-256 of each file, in hexadecimal digits
     sha256: str
     size: int  # bytes
 
@@ -62,6 +63,14 @@ def installed(name: str) -> Distribution | None:
         return None
     origin = _editable(found)
     return _from_source(found, origin) if origin is not None else _from_record(found)
+
+
+def is_editable(name: str) -> bool:
+    """Whether it is installed here as a source tree."""
+    try:
+        return _editable(importlib.metadata.distribution(name)) is not None
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _editable(found: importlib.metadata.Distribution) -> Path | None:
@@ -83,7 +92,6 @@ def _from_record(found: importlib.metadata.Distribution) -> Distribution:
         here = Path(str(found.locate_file(listed)))
         if here.is_symlink():
             links[str(path)] = str(here.readlink())
-            digests[str(path)] = links[str(path)]
         elif here.is_file():
             digests[str(path)] = _sha256(here)
             # Metadata is written by what installs: Holoscan's wheel rewrites its own.
@@ -210,7 +218,8 @@ def _distribution(
     links: Mapping[str, str],
     digests: Mapping[str, str],
 ) -> Distribution:
-    whole = hashlib.sha256("".join(f"{path} {digests[path]}\n" for path in sorted(digests)).encode())
+    told = {**links, **digests}
+    whole = hashlib.sha256("".join(f"{path} {told[path]}\n" for path in sorted(told)).encode())
     return Distribution(
         name=canonicalize_name(metadata["Name"]),
         version=metadata["Version"],
@@ -218,6 +227,7 @@ def _distribution(
         requires=tuple(metadata.get_all("Requires-Dist") or ()),
         files=files,
         links=links,
+        digests=digests,
         sha256=whole.hexdigest(),
         size=sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in files.values()),
     )

@@ -101,15 +101,17 @@ class FileSystem:
                 stream.close()
 
     def extract(self, root: Path, *, owners: bool = True) -> None:
-        """Write all of it below `root`, which is made, readable by its owner alone, or has to be empty.
+        """Write all of it below `root`, which is made or has to be empty. What has set-user-ID keeps it: let nobody but
+        its owner reach the folder that `root` lies in.
 
         owners: keep them, where this process is root; else all of it belongs to this process. Device nodes and extended
         attributes are left out. Nothing is written outside of `root`: every link is made after all that is no link.
         Raises InputError.
         """
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        root.mkdir(parents=True, exist_ok=True)
         if any(root.iterdir()):
             raise InputError(f"{root}: has to be empty, an image is unpacked into it", path=str(root))
+        root.chmod(0o755)  # it becomes the / of whoever runs in it
         folders = [entry for entry in self.entries() if entry.kind == "directory"]
         for entry in folders:
             (root / entry.path).mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ A virtual environment, not PYTHONPATH, because Triton's model processes run isol
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable
 
 from isocenter.maps.base import Interpreter
@@ -53,7 +52,7 @@ def _record(distribution: Distribution, folder: str) -> bytes:
     """The RECORD of a distribution that was installed without its scripts."""
     lines = [f"{path},," for path in distribution.links]
     for path, source in distribution.files.items():
-        content = source if isinstance(source, bytes) else source.read_bytes()
-        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
-        lines.append(f"{path},sha256={digest},{len(content)}")
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        digest = base64.urlsafe_b64encode(bytes.fromhex(distribution.digests[path])).rstrip(b"=").decode()
+        lines.append(f"{path},sha256={digest},{size}")
     return "\n".join([*sorted(lines), f"{folder}/RECORD,,", ""]).encode()

@@ -58,6 +58,7 @@ def _name(digest: str) -> str:
 def _locked(cache: Path, name: str) -> Iterator[None]:
     """One process at a time unpacks an image; the others wait for it."""
     cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o700)  # what has set-user-ID in an image would have it for everybody here
     with (cache / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
