@@ -119,9 +119,9 @@ def good_config() -> dict[str, Any]:
             "org.opencontainers.image.version": "1.0.0",
             "org.opencontainers.image.base.name": "debian:12",
             "org.opencontainers.image.base.digest": BASE_DIGEST,
-            "org.isocenter.model.liver": hashlib.sha256(WEIGHTS_LINES).hexdigest(),
+            "org.isocenter.model.liver": hashlib.sha256(WEIGHTS_COUNTED).hexdigest(),
         },
     }
 
 
-WEIGHTS_LINES = f"{hashlib.sha256(WEIGHTS).hexdigest()}  model.ts\n".encode()
+WEIGHTS_COUNTED = f"model.ts\0{len(WEIGHTS)}\0".encode() + WEIGHTS

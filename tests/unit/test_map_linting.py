@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from map_cases import WEIGHTS, WEIGHTS_LINES, Recipe, good
+from map_cases import WEIGHTS, WEIGHTS_COUNTED, Recipe, good
 
 from isocenter.cli import map_inspect, map_lint
 from isocenter.maps.finding import Finding
@@ -255,7 +255,7 @@ def test_inspect_tells_models_by_their_weights(tmp_path: Path, capsys: pytest.Ca
     assert (model.path, model.size, model.sha256) == (
         "/opt/holoscan/models/liver",
         len(WEIGHTS),
-        hashlib.sha256(WEIGHTS_LINES).hexdigest(),
+        hashlib.sha256(WEIGHTS_COUNTED).hexdigest(),
     )
     assert (found.needs.memory, found.needs.cpu, found.needs.timeout_s) == (2 << 30, 2, 600)
     assert found.base == f"debian:12@sha256:{'b' * 64}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -131,22 +132,22 @@ def _is_secret(package: Package, entry: Entry) -> bool:
 
 def _weights(package: Package) -> Iterator[Finding]:
     """Compared with the image's labels, and with the hashes that its bills of materials give files of these names."""
-    files = {model.name: (path, package.files_below(path)) for model, path in package.models}
+    for model, path in package.models:
+        stated, there = package.labels.get(f"{MODEL_LABEL}{model.name}"), model_digest(package, path)
+        if stated and there and stated.removeprefix("sha256:") != there:
+            yield _differs(f"{MODEL_LABEL}{model.name}", path, stated, there)
     stated_of_files = _stated_hashes(package)
-    digests = package.files.digests(
-        {each.path: each for _, found in files.values() for each in found}.values()
-    )
-    for name, (path, found) in files.items():
-        own = {each.path: digests[each.path] for each in found}
-        place = package.files.find(path)
-        stated = package.labels.get(f"{MODEL_LABEL}{name}")
-        if own and place is not None and stated is not None:
-            there = model_digest(place.path, own)
-            if stated.removeprefix("sha256:") != there:
-                yield _differs(f"{MODEL_LABEL}{name}", path, stated, there)
-        for file, digest in own.items():
-            if stated_of_files.get(f"/{file}", digest) != digest:
-                yield _differs("the bill of materials", f"/{file}", stated_of_files[f"/{file}"], digest)
+    files = [
+        each for each in package.files.entries() if each.kind == "file" and f"/{each.path}" in stated_of_files
+    ]
+    for file, pieces in package.files.contents(files):
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        if digest.hexdigest() != stated_of_files[f"/{file.path}"]:
+            yield _differs(
+                "the bill of materials", f"/{file.path}", stated_of_files[f"/{file.path}"], digest.hexdigest()
+            )
 
 
 def _differs(who: str, path: str, stated: str, there: str) -> Finding:

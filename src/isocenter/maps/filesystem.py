@@ -5,7 +5,6 @@ Source: OCI Image Format Specification 1.1, layer.md (applying changesets).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import tarfile
@@ -82,28 +81,32 @@ class FileSystem:
             stream.seek(entry.offset)
             return _exactly(stream, entry)
 
-    def digests(self, entries: Iterable[Entry]) -> dict[str, str]:
-        """The SHA-256 of these files by their paths. Each layer is read once, however many of them lie in it."""
-        found: dict[str, str] = {}
+    def contents(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
+        """Each file with its bytes, in pieces; they are to be read before the next file is asked for.
+
+        In the order in which they lie in the image this reads each layer once.
+        """
         stream: BinaryIO | None = None
         layer = -1
-        for entry in sorted(entries, key=lambda each: each.inode):
-            if stream is None or entry.layer != layer:
-                if stream is not None:
-                    stream.close()
-                layer, stream = entry.layer, self._layers[entry.layer].open()
-            stream.seek(entry.offset)
-            found[entry.path] = _sha256(stream, entry)
-        if stream is not None:
-            stream.close()
-        return found
+        try:
+            for entry in entries:
+                if stream is None or entry.layer != layer:
+                    if stream is not None:
+                        stream.close()
+                    layer, stream = entry.layer, self._layers[entry.layer].open()
+                stream.seek(entry.offset)
+                yield entry, _pieces(stream, entry)
+        finally:
+            if stream is not None:
+                stream.close()
 
-    def extract(self, root: Path) -> None:
+    def extract(self, root: Path, *, owners: bool = True) -> None:
         """Write all of it below `root`, which is made or has to be empty. What has set-user-ID keeps it: let nobody but
         its owner reach the folder that `root` lies in.
 
-        Owners are kept where this process is root. Device nodes and extended attributes are left out. Nothing is
-        written outside of `root`: every link is made after all that is no link. Raises InputError.
+        owners: keep them, where this process is root; else all of it belongs to this process. Device nodes and extended
+        attributes are left out. Nothing is written outside of `root`: every link is made after all that is no link.
+        Raises InputError.
         """
         root.mkdir(parents=True, exist_ok=True)
         if any(root.iterdir()):
@@ -112,7 +115,7 @@ class FileSystem:
         folders = [entry for entry in self.entries() if entry.kind == "directory"]
         for entry in folders:
             (root / entry.path).mkdir(parents=True, exist_ok=True)
-        self._write_files(root)
+        self._write_files(root, owners)
         for entry in self.entries():
             place = root / entry.path
             if entry.kind == "symlink":
@@ -123,11 +126,11 @@ class FileSystem:
                 os.mkfifo(place)
             else:
                 continue
-            _own(place, entry)
+            _own(place, entry, owners)
         for entry in reversed(folders):  # the innermost first: one that may not be written to is closed last
-            _own(root / entry.path, entry)
+            _own(root / entry.path, entry, owners)
 
-    def _write_files(self, root: Path) -> None:
+    def _write_files(self, root: Path, owners: bool) -> None:
         files = sorted(
             (e for e in self._entries.values() if e.kind == "file"), key=lambda e: (*e.inode, e.path)
         )
@@ -145,7 +148,7 @@ class FileSystem:
                     opened[1].close()
                 opened = (entry.layer, self._layers[entry.layer].open())
             _write(place, opened[1], entry)
-            _own(place, entry)
+            _own(place, entry, owners)
         if opened is not None:
             opened[1].close()
 
@@ -276,15 +279,14 @@ def _relative(name: str) -> str:
     return "/".join(parts)
 
 
-def _sha256(stream: BinaryIO, entry: Entry) -> str:
-    digest, left = hashlib.sha256(), entry.size
+def _pieces(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
+    left = entry.size
     while left:
-        chunk = stream.read(min(_CHUNK, left))
-        if not chunk:
+        piece = stream.read(min(_CHUNK, left))
+        if not piece:
             raise InputError(f"/{entry.path}: the layer ends in the middle of it", path=entry.path)
-        digest.update(chunk)
-        left -= len(chunk)
-    return digest.hexdigest()
+        yield piece
+        left -= len(piece)
 
 
 def _exactly(stream: BinaryIO, entry: Entry) -> bytes:
@@ -296,19 +298,13 @@ def _exactly(stream: BinaryIO, entry: Entry) -> bytes:
 
 def _write(place: Path, stream: BinaryIO, entry: Entry) -> None:
     stream.seek(entry.offset)
-    left = entry.size
     with place.open("xb") as out:
-        while left:
-            chunk = stream.read(min(_CHUNK, left))
-            if not chunk:
-                raise InputError(f"/{entry.path}: the layer ends in the middle of it", path=entry.path)
-            out.write(chunk)
-            left -= len(chunk)
+        out.writelines(_pieces(stream, entry))
 
 
-def _own(place: Path, entry: Entry) -> None:
+def _own(place: Path, entry: Entry, owners: bool) -> None:
     """Owner, permissions and time, in this order: a change of owner takes set-user-ID away."""
-    if os.geteuid() == 0:
+    if owners and os.geteuid() == 0:
         os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
     if entry.kind == "symlink":
         return

@@ -32,7 +32,7 @@ _SBOM_AT_MOST = 64 << 20  # bytes
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """`sha256` is of the file; of a folder, of the lines that `sha256sum` prints of its files, sorted by path."""
+    """`sha256`: see `model_digest`."""
 
     name: str
     path: str
@@ -171,23 +171,40 @@ def base_of(package: Package) -> str | None:
     return f"{name}@{digest}" if digest and "@" not in name else name
 
 
-def model_digest(path: str, digests: Mapping[str, str]) -> str:
-    """Of a model, from its files' digests by their paths in the package: of one file its own, else over all of them.
+def model_digest(package: Package, path: str) -> str | None:
+    """The SHA-256 of the model at this path: of a file its own; of a folder as `isocenter.weights` counts it.
 
-    path: the model's, of the file or the folder.
+    Of a Triton model, the folder with its configuration, that is the folder of its version. None where nothing is.
     """
-    inner = path.strip("/")
-    if set(digests) == {inner}:
-        return digests[inner]
-    lines = [f"{digest}  {name.removeprefix(f'{inner}/')}\n" for name, digest in sorted(digests.items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    found = package.files.find(path)
+    files = package.files_below(path)
+    if found is None or not files:
+        return None
+    digest = hashlib.sha256()
+    if found.kind == "file":
+        for _, pieces in package.files.contents(files):
+            for piece in pieces:
+                digest.update(piece)
+        return digest.hexdigest()
+    prefix = f"{_weights_folder(found.path, files)}/"
+    own = [each for each in files if each.path.startswith(prefix) and "/__pycache__/" not in each.path]
+    for entry, pieces in package.files.contents(own):  # which are sorted by their names
+        digest.update(f"{entry.path.removeprefix(prefix)}\0{entry.size}\0".encode())
+        for piece in pieces:
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _weights_folder(folder: str, files: Sequence[Entry]) -> str:
+    if f"{folder}/config.pbtxt" not in {each.path for each in files}:
+        return folder
+    inner = {each.path.removeprefix(f"{folder}/").partition("/")[0] for each in files}
+    versions = sorted((each for each in inner if each.isdecimal()), key=int)
+    return f"{folder}/{versions[-1]}" if versions else folder
 
 
 def _models(package: Package) -> list[ModelSummary]:
-    found: list[tuple[str, str, Sequence[Entry]]] = [
-        (model.name, path, package.files_below(path)) for model, path in package.models
-    ]
-    digests = package.files.digests({entry.path: entry for *_, files in found for entry in files}.values())
+    found = [(model.name, path, package.files_below(path)) for model, path in package.models]
     return [
         ModelSummary(
             name=name,
@@ -195,17 +212,10 @@ def _models(package: Package) -> list[ModelSummary]:
             there=package.has(path),
             files=len(files),
             size=sum(entry.size for entry in files),
-            sha256=model_digest(_real(package, path), {entry.path: digests[entry.path] for entry in files})
-            if files
-            else None,
+            sha256=model_digest(package, path),
         )
         for name, path, files in found
     ]
-
-
-def _real(package: Package, path: str) -> str:
-    found = package.files.find(path)
-    return found.path if found else path
 
 
 def _layers(package: Package) -> list[LayerSummary]:

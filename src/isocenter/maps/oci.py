@@ -130,9 +130,9 @@ class Image:
         """The content of a file in the image. Raises InputError where there is none at this path."""
         return self.file_system.read(path)
 
-    def extract(self, root: Path) -> None:
+    def extract(self, root: Path, *, owners: bool = True) -> None:
         """Unpack all of it into the folder `root`, which is new or empty; see `FileSystem.extract`."""
-        self.file_system.extract(root)
+        self.file_system.extract(root, owners=owners)
 
     def verify(self) -> None:
         """Read all of it. Raises InputError where a layer is not what its digest says."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from isocenter.maps.filesystem import Entry, FileSystem, Kind
 from isocenter_operators.errors import InputError
 
 __all__ = ["RootFolder"]
+
+_CHUNK = 1 << 20
 
 
 class RootFolder(FileSystem):
@@ -26,14 +27,12 @@ class RootFolder(FileSystem):
     def read(self, path: str) -> bytes:
         return self._file(self._regular(path)).read_bytes()
 
-    def digests(self, entries: Iterable[Entry]) -> dict[str, str]:
-        found = {}
+    def contents(self, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Iterator[bytes]]]:
         for entry in entries:
             with self._file(entry).open("rb") as content:
-                found[entry.path] = hashlib.file_digest(content, "sha256").hexdigest()
-        return found
+                yield entry, iter(lambda content=content: content.read(_CHUNK), b"")  # type: ignore[misc]
 
-    def extract(self, root: Path) -> None:
+    def extract(self, root: Path, *, owners: bool = True) -> None:
         raise InputError(f"{self.folder} is unpacked already", path=str(self.folder))
 
     def _regular(self, path: str) -> Entry:
