@@ -15,7 +15,7 @@ from isocenter_operators.errors import ArchiveUnavailable, InputError
 from isocenter_operators.run import Archive, Record
 from isocenter_operators.study import studies_of
 
-__all__ = ["DICOMwebSourceOperator", "retrieve"]
+__all__ = ["DICOMwebSourceOperator", "only_wanted", "retrieve"]
 
 
 class DICOMwebSourceOperator(Operator):
@@ -58,21 +58,25 @@ class DICOMwebSourceOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         with self._record.step("fetch"):
-            instances = self._only_wanted(retrieve(self._archive))
+            instances = only_wanted(retrieve(self._archive), self._wanted, self._archive.study_uid)
             studies = studies_of(without_identity(instances, self._pseudonyms))
         op_output.emit(studies, "dicom_study_list")
 
-    def _only_wanted(self, instances: list[Dataset]) -> list[Dataset]:
-        """Images that came after the job was made belong to the next job; images that went are missed."""
-        if self._wanted is None:
-            return instances
-        kept = [instance for instance in instances if str(instance.SOPInstanceUID) in self._wanted]
-        if len(kept) < len(self._wanted):
-            raise ArchiveUnavailable(
-                f"study {self._archive.study_uid}: {len(self._wanted) - len(kept)} of {len(self._wanted)} instances of "
-                "this job are not in the archive any more"
-            )
-        return kept
+
+def only_wanted(instances: list[Dataset], wanted: frozenset[str] | None, study_uid: str) -> list[Dataset]:
+    """Those that a job is for: images that came later belong to the next job, images that went are missed.
+
+    wanted: SOP Instance UIDs; None: whatever is there. Raises ArchiveUnavailable.
+    """
+    if wanted is None:
+        return instances
+    kept = [instance for instance in instances if str(instance.SOPInstanceUID) in wanted]
+    if len(kept) < len(wanted):
+        raise ArchiveUnavailable(
+            f"study {study_uid}: {len(wanted) - len(kept)} of {len(wanted)} instances of this job are not in the "
+            "archive any more"
+        )
+    return kept
 
 
 def retrieve(archive: Archive) -> list[Dataset]:

@@ -15,7 +15,7 @@ from isocenter_operators.form import ResultForm
 from isocenter_operators.result_gate import checked, stored_instance
 from isocenter_operators.run import Archive, Record, StoredInstance
 
-__all__ = ["DICOMwebStoreOperator"]
+__all__ = ["DICOMwebStoreOperator", "store"]
 
 
 class DICOMwebStoreOperator(Operator):
@@ -60,18 +60,37 @@ class DICOMwebStoreOperator(Operator):
                 self._form,
                 sources_with_identity(self._record.sources, self._pseudonyms),
             )
-        stored = [stored_instance(instance) for instance in instances]
-        if self._before_store is not None:
-            self._before_store(stored)
-        try:
-            with self._record.step("store"):
-                self._store(instances)
-        finally:
-            if self._after_store is not None:
-                self._after_store(stored)
-        self._record.results += stored
+        store(
+            instances,
+            self._archive,
+            self._record,
+            before_store=self._before_store,
+            after_store=self._after_store,
+        )
 
-    def _store(self, instances: Sequence[Dataset]) -> None:
-        archive = self._archive
-        with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
+
+def store(
+    instances: Sequence[Dataset],
+    archive: Archive,
+    record: Record,
+    *,
+    before_store: Callable[[Sequence[StoredInstance]], None] | None,
+    after_store: Callable[[Sequence[StoredInstance]], None] | None,
+) -> None:
+    """Store results that were checked, and note them in `record`. Raises Cancelled, and what storing meets.
+
+    before_store, after_store: see `Run`.
+    """
+    stored = [stored_instance(instance) for instance in instances]
+    if before_store is not None:
+        before_store(stored)
+    try:
+        with (
+            record.step("store"),
+            DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client,
+        ):
             client.store(instances)
+    finally:
+        if after_store is not None:
+            after_store(stored)
+    record.results += stored

@@ -4,8 +4,8 @@ The SDK's form (`application`, `resources`) with one block of our own:
 
     application: {title: ..., version: 1.0.0, inputFormats: [DICOM], outputFormats: [DICOM]}
     isocenter:
-      name: ct_lung_density              # by which results and jobs know it; left out: the folder's, which in a package is
-                                         # always `app`, so `isocenter map build` writes it down
+      name: ct_lung_density              # by which results and jobs know it; left out: the folder's, which in a
+                                         # package is always `app`, so `isocenter map build` writes it down
       models: {ct_lung_density: "1"}     # on the inference server, by exact version; or, where its weights are stated,
                                          # {liver: {version: "2", weights_sha256: <64 hexadecimal digits>}}
       deadline_s: 120                    # for one call of a model
@@ -45,11 +45,12 @@ class AppManifest:
     weights: Mapping[str, str] = field(
         default_factory=dict
     )  # model name -> SHA-256 of its files, where known
+    manufacturer: str = "Isocenter"
 
     @property
     def algorithm(self) -> Algorithm:
         """What a job's identity and its results name as their maker."""
-        return Algorithm(self.name, self.version, self.models, weights=self.weights)
+        return Algorithm(self.name, self.version, self.models, self.manufacturer, self.weights)
 
     def with_model(self, model: str, version: str) -> AppManifest:
         """The application as it runs with this version of one of its models, which may be of another bundle than the

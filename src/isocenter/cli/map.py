@@ -14,6 +14,9 @@ _COMMANDS = {
     "inspect": "what one is and needs: manifests, models, resources",
     "lint": "what is wrong with one, and what will bite once it runs",
     "run": "run one on a folder of DICOM files, with the limits that it declares",
+    "add": "take one in, so that routes may name it",
+    "list": "those that routes may name",
+    "remove": "take one out again",
 }
 
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from isocenter_operators.errors import InputError
+from isocenter.maps.root_folder import resolved
 
 __all__ = ["Mount", "host_system", "mounts_over"]
 
 Kind = Literal["read", "write", "memory", "folder", "link", "processes", "devices"]
 
-_LINKS_AT_MOST = 40  # as Linux follows
 # The kernel's own settings and secrets: whoever is root outside may change or read them, whatever he is inside.
 _SETTINGS = ("bus", "fs", "irq", "mtrr", "sys", "sysrq-trigger")
 _SECRETS = ("kallsyms", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
@@ -68,17 +67,17 @@ def mounts_over(
     """
     places = {
         **{
-            _real(root, target): Mount("read", _real(root, target), str(source))
+            resolved(root, target): Mount("read", resolved(root, target), str(source))
             for target, source in read.items()
         },
         **{
-            _real(root, target): Mount("write", _real(root, target), str(source))
+            resolved(root, target): Mount("write", resolved(root, target), str(source))
             for target, source in write.items()
         },
         "/proc": Mount("processes", "/proc"),
         "/dev": Mount("devices", "/dev", size=shared_memory),
     }
-    loose = {_real(root, target) for target in scratch} - set(places)
+    loose = {resolved(root, target) for target in scratch} - set(places)
     opened = _opened(root, (*places, *loose), loose)
     steps = list(_steps(_Plan(root, opened, loose, places, scratch_size), "/"))
     # Last, what lies below a folder that is bound as a whole.
@@ -153,24 +152,3 @@ def _bound(source: Path, path: str, in_scratch: bool) -> Iterator[Mount]:
 
 def _on_host(root: Path, path: str) -> Path:
     return root / path.lstrip("/")
-
-
-def _real(root: Path, path: str) -> str:
-    """The path with the symbolic links in it followed, inside of the root. Raises InputError for a circle of them."""
-    waiting, done, followed = [part for part in path.split("/") if part not in ("", ".")], "/", 0
-    while waiting:
-        part = waiting.pop(0)
-        if part == "..":
-            done = posixpath.dirname(done)
-            continue
-        here = posixpath.join(done, part)
-        if not _on_host(root, here).is_symlink():
-            done = here
-            continue
-        followed += 1
-        if followed > _LINKS_AT_MOST:
-            raise InputError(f"{path}: its symbolic links lead in a circle", path=path)
-        target = str(_on_host(root, here).readlink())
-        done = "/" if target.startswith("/") else done
-        waiting[:0] = [each for each in target.split("/") if each not in ("", ".")]
-    return done

@@ -57,7 +57,8 @@ def command_of(cell: Cell, folder: Path) -> list[str]:
 
 
 def _unshare(*, network: bool) -> list[str]:
-    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--ipc", "--uts"]
+    words = ["setpriv", "--pdeathsig=KILL"] if shutil.which("setpriv") else []
+    words += ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--ipc", "--uts"]
     if os.geteuid() != 0:
         words += ["--user", "--map-root-user"]
     return words if network else [*words, "--net"]

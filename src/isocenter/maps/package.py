@@ -32,13 +32,31 @@ __all__ = ["Package", "open_package"]
 
 @dataclass(frozen=True)
 class Package:
-    """What a package is made of. `image` is None of a folder, which says nothing of how it is started."""
+    """What a package is made of: `image` is None of a folder, which says nothing of how it is started."""
 
     source: str
-    kind: Literal["image", "folder"]
-    files: FileSystem
+    unpacked: RootFolder | None  # where it lies unpacked
     image: Image | None
-    layout: Layout  # the first whose manifests are there; the current one where none are
+
+    @property
+    def kind(self) -> Literal["image", "folder"]:
+        return "image" if self.image else "folder"
+
+    @property
+    def files(self) -> FileSystem:
+        """Its file system. Of an image that is not unpacked, all layers are looked through when it is asked first."""
+        if self.unpacked is not None:
+            return self.unpacked
+        assert self.image is not None
+        return self.image.file_system
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The first whose manifests are there; the current one where none are."""
+        for layout in LAYOUTS:
+            if self.has(layout.application_manifest) or self.has(layout.package_manifest):
+                return layout
+        return HOLOSCAN
 
     @property
     def digest(self) -> str | None:
@@ -112,14 +130,5 @@ def open_package(path: Path, tag: str = "") -> Package:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder", path=str(path))
     if path.is_dir() and not ((path / "index.json").is_file() or (path / "manifest.json").is_file()):
-        files: FileSystem = RootFolder(path)
-        return Package(str(path), "folder", files, None, _layout(files))
-    image = open_image(path, tag)
-    return Package(str(path), "image", image.file_system, image, _layout(image.file_system))
-
-
-def _layout(files: FileSystem) -> Layout:
-    for layout in LAYOUTS:
-        if files.find(layout.application_manifest) or files.find(layout.package_manifest):
-            return layout
-    return HOLOSCAN
+        return Package(str(path), RootFolder(path), None)
+    return Package(str(path), None, open_image(path, tag))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 from isocenter.maps.filesystem import Entry, FileSystem, Kind
 from isocenter_operators.errors import InputError
 
-__all__ = ["RootFolder"]
+__all__ = ["RootFolder", "resolved"]
 
 _CHUNK = 1 << 20
+_LINKS_AT_MOST = 40  # as Linux follows
 
 
 class RootFolder(FileSystem):
@@ -21,8 +23,15 @@ class RootFolder(FileSystem):
     def __init__(self, folder: Path) -> None:
         super().__init__(())
         self.folder = folder
-        for entry in _entries(folder):
-            self._put(entry.path, entry)
+
+    def entries(self) -> Iterator[Entry]:
+        """As they are on the disk now; nothing of it is kept."""
+        yield from sorted(_entries(self.folder), key=lambda entry: entry.path)
+
+    def find(self, path: str) -> Entry | None:
+        real = resolved(self.folder, path)
+        place = _on_disk(self.folder, real)
+        return _entry(place, real.strip("/")) if os.path.lexists(place) else None
 
     def read(self, path: str) -> bytes:
         return self._file(self._regular(path)).read_bytes()
@@ -45,6 +54,31 @@ class RootFolder(FileSystem):
     def _file(self, entry: Entry) -> Path:
         """An entry's path has no symbolic link in it: they were followed inside of the folder."""
         return self.folder / entry.path
+
+
+def resolved(root: Path, path: str) -> str:
+    """The path with the symbolic links in it followed, inside of the root. Raises InputError for a circle of them."""
+    waiting, done, followed = [part for part in path.split("/") if part not in ("", ".")], "/", 0
+    while waiting:
+        part = waiting.pop(0)
+        if part == "..":
+            done = posixpath.dirname(done)
+            continue
+        here = posixpath.join(done, part)
+        if not _on_disk(root, here).is_symlink():
+            done = here
+            continue
+        followed += 1
+        if followed > _LINKS_AT_MOST:
+            raise InputError(f"{path}: its symbolic links lead in a circle", path=path)
+        target = str(_on_disk(root, here).readlink())
+        done = "/" if target.startswith("/") else done
+        waiting[:0] = [each for each in target.split("/") if each not in ("", ".")]
+    return done
+
+
+def _on_disk(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")
 
 
 def _entries(folder: Path) -> Iterable[Entry]:

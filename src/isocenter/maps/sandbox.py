@@ -24,6 +24,7 @@ from isocenter.maps.manifest_findings import GPU_LABEL
 from isocenter.maps.mounts import host_system, mounts_over
 from isocenter.maps.package import Package
 from isocenter.maps.path_findings import environment_of
+from isocenter.maps.reference import has_image
 from isocenter.maps.unpacked import unpacked
 from isocenter.maps.user import UnknownUser, User, user_of
 from isocenter_operators.errors import ConfigurationError, InputError
@@ -128,29 +129,38 @@ def run_package(
     Raises InputError for a package that can not be run, and ConfigurationError for a machine that can not run it.
     """
     _same_machine(package)
-    limits = Limits.of(Needs.of(package), memory=wish.memory, cpu=wish.cpu, time_s=wish.time_s)
-    notes = _notes(package, wish)
     engine = chosen_engine(wish, package)
     command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
     if engine in ("docker", "podman"):
         image = _loaded(engine, package)
         if image is not None:
+            limits = _limits(package, wish)
             made = _container(package, image, folders, limits, wish)
-            words = container.command_of(engine, made, limits)
-            command = replace(
-                command, words=words, engine_limits=True, end=lambda: container.end(engine, made.name)
-            )
-            return Report(engine, limits, execute(command, limits), notes)
+            execution = execute(_in_container(engine, made, limits, command), limits)
+            return Report(engine, limits, execution, _notes(package, wish))
         if wish.engine is not None:
             raise ConfigurationError(f"{engine} does not take {package.source}; try another --engine")
-        engine = chosen_engine(
-            replace(wish, engine="bubblewrap" if bubblewrap.available() else "namespaces"), package
-        )
+        engine = "bubblewrap" if bubblewrap.available() else "namespaces"
+    package = unpacked(package, folders.cache)
+    limits = _limits(package, wish)
     cell = _cell(engine, package, folders, limits, wish)
     words = (
         bubblewrap.command_of(cell) if engine == "bubblewrap" else namespaces.command_of(cell, folders.work)
     )
-    return Report(engine, limits, execute(replace(command, words=words), limits), notes)
+    return Report(engine, limits, execute(replace(command, words=words), limits), _notes(package, wish))
+
+
+def _in_container(engine: Engine, made: Container, limits: Limits, command: Command) -> Command:
+    return replace(
+        command,
+        words=container.command_of(engine, made, limits),
+        engine_limits=True,
+        end=lambda: container.end(engine, made.name),
+    )
+
+
+def _limits(package: Package, wish: Wish) -> Limits:
+    return Limits.of(Needs.of(package), memory=wish.memory, cpu=wish.cpu, time_s=wish.time_s)
 
 
 def _same_machine(package: Package) -> None:
@@ -180,6 +190,8 @@ def _loaded(engine: Engine, package: Package) -> str | None:
     assert package.image is not None
     if not Path(package.source).exists():
         return package.source  # by its name: the engine has it
+    if has_image(engine, package.image.config_digest):
+        return package.image.config_digest
     package.image.verify()
     return container.load(engine, package.image.path) if package.image.path.is_file() else None
 
@@ -205,7 +217,8 @@ def _container(package: Package, image: str, folders: Folders, limits: Limits, w
 
 def _cell(engine: Engine, package: Package, folders: Folders, limits: Limits, wish: Wish) -> Cell:
     application, layout = package.application, package.layout
-    root, user = unpacked(package, folders.cache), _user(package)
+    assert package.unpacked is not None
+    root, user = package.unpacked.folder.resolve(), _user(package)
     if engine == "namespaces" and user.uid == 0:
         user = _ANYBODY  # root could leave the folder that it is in
     working = application.working_directory_in(layout)

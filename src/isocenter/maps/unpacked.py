@@ -7,8 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from isocenter.maps.oci import Image
 from isocenter.maps.package import Package
 from isocenter.maps.root_folder import RootFolder
 from isocenter_operators.errors import InputError, StorageFull
@@ -16,15 +18,18 @@ from isocenter_operators.errors import InputError, StorageFull
 __all__ = ["remove_unpacked", "unpacked"]
 
 
-def unpacked(package: Package, cache: Path) -> Path:
-    """The folder; of a package that is one, itself. Everything in it belongs to this process's user.
+def unpacked(package: Package, cache: Path) -> Package:
+    """The package with the folder that it is unpacked in. Everything in it belongs to this process's user.
 
     The image is compared with its digests when it is unpacked. Raises InputError where it differs, and StorageFull.
     """
-    if isinstance(package.files, RootFolder):
-        return package.files.folder.resolve()
-    assert package.image is not None
-    root = cache / _name(package.image.digest)
+    if package.image is None:
+        return package
+    return replace(package, unpacked=RootFolder(_unpacked(package.image, cache)))
+
+
+def _unpacked(image: Image, cache: Path) -> Path:
+    root = cache / _name(image.digest)
     with _locked(cache, root.name):
         if root.is_dir():
             return root
@@ -32,8 +37,8 @@ def unpacked(package: Package, cache: Path) -> Path:
         if part.exists():  # of a process that died in the middle
             _remove(part)
         try:
-            package.image.verify()
-            package.image.extract(part, owners=False)
+            image.verify()
+            image.extract(part, owners=False)
             part.rename(root)
         except OSError as error:
             _remove(part)
