@@ -51,6 +51,7 @@ types: $(INSTALLED)
 	MYPYPATH=orthanc $(BIN)/mypy --strict orthanc/nudger.py orthanc/isocenter_plugin.py
 	MYPYPATH=src:operators $(BIN)/mypy apps/ct_lung_density/app.py
 	MYPYPATH=src:operators $(BIN)/mypy apps/thorax_organs/app.py
+	MYPYPATH=src:operators $(BIN)/mypy src/isocenter/app_template/app.py
 	MYPYPATH=src:operators:triton_models/monai_bundle/1 $(BIN)/mypy training/thorax_organs.py
 	MYPYPATH=triton_models/ct_lung_density/1 $(BIN)/mypy -p lung_density
 	MYPYPATH=triton_models/monai_bundle/1 $(BIN)/mypy -p bundle_engine

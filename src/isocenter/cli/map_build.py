@@ -194,37 +194,37 @@ def _base_file(asked: _Asked) -> Path:
 
 
 def _by_engine(engine: Engine, asked: _Asked, parts: Parts, out: Path, work: Path) -> dict[str, Any]:
+    from isocenter.maps.building import finish_image
     from isocenter.maps.engine import Order
-    from isocenter.maps.oci import open_image
+    from isocenter.maps.layer import epoch_of
 
     context = _context(asked, parts, work / "context")
-    base = asked.base or context["base"]["name"]
-    file = Path(base) if Path(base).exists() else None
-    say(f"building with {engine.name} on {base}")
-    order = Order(Path(context["dockerfile"]), file or base, parts.tag, out, offline=asked.offline)
-    digest = engine.build(order, work, say)
-    found = {"name": base, "digest": open_image(file).digest if file else base.partition("@")[2]}
-    return _document(parts, out, digest, found, engine.name)
+    name, digest = context["base"]["name"], context["base"]["digest"]
+    file = Path(asked.base) if asked.base and Path(asked.base).exists() else None
+    say(f"building with {engine.name} on {name}")
+    saved = work / "saved.tar"
+    engine.build(
+        Order(Path(context["dockerfile"]), file or name, parts.tag, saved, offline=asked.offline), work, say
+    )
+    written = finish_image(parts, saved, (name, digest), out, work, epoch=epoch_of())
+    return _document(parts, out, written, context["base"], engine.name)
 
 
 def _context(asked: _Asked, parts: Parts, folder: Path) -> dict[str, Any]:
     from isocenter.maps.dockerfile import BASE, write_context
     from isocenter.maps.layer import epoch_of
+    from isocenter.maps.oci import open_image
 
-    base = asked.base or BASE.format(minor=parts.minor)
+    name = asked.base or BASE.format(minor=parts.minor)
+    digest = name.partition("@")[2]
+    if Path(name).exists():
+        image = open_image(Path(name))
+        name, digest = image.tag or Path(name).name, image.digest
     file = write_context(
-        parts,
-        base,
-        folder,
-        epoch=epoch_of(),
-        system_packages=asked.system_packages,
+        parts, name, (name, digest), folder, epoch=epoch_of(), system_packages=asked.system_packages
     )
-    return {
-        "dockerfile": str(file),
-        "tag": parts.tag,
-        "base": {"name": base},
-        "notes": list(parts.closure.notes),
-    }
+    base = {"name": name, "digest": digest}
+    return {"dockerfile": str(file), "tag": parts.tag, "base": base, "notes": list(parts.closure.notes)}
 
 
 def _document(parts: Parts, out: Path, digest: str, base: dict[str, str], engine: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from isocenter.maps import entry
 from isocenter.maps.app_folder import AppFolder
-from isocenter.maps.base import Base
+from isocenter.maps.base import Base, open_base
 from isocenter.maps.closure import Closure
 from isocenter.maps.image_config import ContainerConfig, History, ImageConfig
 from isocenter.maps.image_writer import Draft, write_image
@@ -31,12 +31,25 @@ from isocenter.maps.python_layer import ENVIRONMENT, PYTHON, environment_layer, 
 from isocenter.maps.sbom import SBOM_PATH, sbom_of
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["TOOLS", "USER", "Parts", "build_image", "container_config", "image_labels", "package_layer"]
+__all__ = [
+    "TOOLS",
+    "USER",
+    "Parts",
+    "build_image",
+    "container_config",
+    "environment",
+    "finish_image",
+    "image_labels",
+    "manifests",
+    "models_layer",
+    "package_layer",
+]
 
 TOOLS = "/var/holoscan/tools"  # where holoscan-cli has its own
 USER = 1000  # and group: no root
 _INPUT = "/var/holoscan/input"
 _OUTPUT = "/var/holoscan/output"
+_PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # By which NVIDIA's container runtime brings the driver in; the CUDA libraries come with PyTorch.
 _NVIDIA = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
 _SDK = "monai-deploy-app-sdk"
@@ -88,7 +101,7 @@ def build_image(
         "Python packages": environment_layer(parts.closure.distributions, parts.minor),
         "interpreter": interpreter_layer(interpreter),
         "models": models_layer(parts.models),
-        "application": package_layer(parts, _sbom(parts, base), users=_users(base)),
+        "application": package_layer(parts, _sbom(parts, base, (base.name, base.digest)), users=_users(base)),
     }
     layers: list[WrittenLayer] = [
         write_layer(content, folder / f"{number}.tar", epoch=epoch, compression=compression)
@@ -108,6 +121,22 @@ def build_image(
         }
     )
     return write_image(Draft(config, [*base.layers, *layers], parts.tag), out)
+
+
+def finish_image(
+    parts: Parts, built: Path, origin: tuple[str, str], out: Path, folder: Path, *, epoch: int
+) -> str:
+    """Write what an engine has built to `out`, with the bill of materials that only the whole image can tell, and
+    return its digest. origin: the base's name, and its digest or ""."""
+    image = open_base(built, folder, epoch=epoch)
+    place = SBOM_PATH.lstrip("/")
+    sbom = write_layer(
+        LayerContent(files={place: _sbom(parts, image, origin)}), folder / "sbom.tar", epoch=epoch
+    )
+    comment = History(created_by="isocenter map build", comment="bill of materials")
+    history = image.config.history
+    config = image.config.model_copy(update={"history": (*history, comment) if history else None})
+    return write_image(Draft(config, [*image.layers, sbom], parts.tag), out)
 
 
 def _told(config: ImageConfig) -> int:
@@ -139,7 +168,7 @@ def environment(parts: Parts) -> dict[str, str]:
 def container_config(parts: Parts, base: ContainerConfig, origin: tuple[str, str]) -> ContainerConfig:
     """How the package's container is started. origin: the base's name and digest."""
     ours = environment(parts)
-    paths = base.environment.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    paths = base.environment.get("PATH", _PATHS)
     merged = {**base.environment, **ours, "PATH": f"{ENVIRONMENT}/bin:{paths}"}
     return ContainerConfig(
         user=f"{USER}:{USER}",
@@ -207,7 +236,7 @@ def models_layer(models: Sequence[PackagedModel]) -> LayerContent:
     return content
 
 
-def package_layer(parts: Parts, sbom: bytes | None, users: dict[str, bytes]) -> LayerContent:
+def package_layer(parts: Parts, sbom: bytes, users: dict[str, bytes]) -> LayerContent:
     """The application, what the package says of itself, its folders, and `users`: the files that name its user."""
     content = LayerContent()
     files: dict[str, Any] = content.files
@@ -219,8 +248,7 @@ def package_layer(parts: Parts, sbom: bytes | None, users: dict[str, bytes]) -> 
     docs = HOLOSCAN.documentation.lstrip("/")
     files |= {f"{docs}/{path}": source for path, source in parts.app.documentation().items()}
     content.folders.add(docs)
-    if sbom is not None:
-        files[SBOM_PATH.lstrip("/")] = sbom
+    files[SBOM_PATH.lstrip("/")] = sbom
     application, package = manifests(parts)
     files[HOLOSCAN.application_manifest.lstrip("/")] = application_json(application).encode()
     files[HOLOSCAN.package_manifest.lstrip("/")] = package_json(package).encode()
@@ -247,7 +275,7 @@ def _users(base: Base) -> dict[str, bytes]:
     return found
 
 
-def _sbom(parts: Parts, base: Base) -> bytes:
+def _sbom(parts: Parts, base: Base, origin: tuple[str, str]) -> bytes:
     text = (
         base.file_system.read("/etc/os-release").decode() if base.file_system.find("/etc/os-release") else ""
     )
@@ -255,7 +283,7 @@ def _sbom(parts: Parts, base: Base) -> bytes:
     return sbom_of(
         parts.app.name,
         parts.app.application.version,
-        base=(base.name, base.digest),
+        base=origin,
         distributions=parts.closure.distributions,
         packages=base.packages(),
         models=parts.models,

@@ -25,14 +25,24 @@ _NAMES = ("python.tar", "models.tar", "application.tar")
 
 
 def write_context(
-    parts: Parts, base: str, folder: Path, *, epoch: int, system_packages: tuple[str, ...]
+    parts: Parts,
+    base: str,
+    origin: tuple[str, str],
+    folder: Path,
+    *,
+    epoch: int,
+    system_packages: tuple[str, ...],
 ) -> Path:
-    """Write Dockerfile and layers to the folder, and return the Dockerfile's path."""
+    """Write Dockerfile and layers to the folder, and return the Dockerfile's path.
+
+    base: the name of an image. origin: what the package says of it, its name and its digest or "". What packages the
+    base has is not known here, so the bill of materials is without them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sbom = sbom_of(
         parts.app.name,
         parts.app.application.version,
-        base=(base, base.partition("@")[2]),
+        base=origin,
         distributions=parts.closure.distributions,
         packages=(),
         models=parts.models,
@@ -47,12 +57,12 @@ def write_context(
         write_layer(content, folder / name, epoch=epoch)
     (folder / ".dockerignore").write_text("*\n" + "".join(f"!{name}\n" for name in _NAMES))
     file = folder / "Dockerfile"
-    file.write_text(_dockerfile(parts, base, system_packages))
+    file.write_text(_dockerfile(parts, base, origin, system_packages))
     return file
 
 
-def _dockerfile(parts: Parts, base: str, system_packages: tuple[str, ...]) -> str:
-    config = container_config(parts, ContainerConfig(), (base, base.partition("@")[2]))
+def _dockerfile(parts: Parts, base: str, origin: tuple[str, str], system_packages: tuple[str, ...]) -> str:
+    config = container_config(parts, ContainerConfig(), origin)
     lines = [
         f"# {parts.app.application.title} {parts.app.application.version}, made by isocenter map build.",
         f"ARG BASE={base}",

@@ -22,7 +22,7 @@ _LINES_TOLD = 3
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be built: the folder of `dockerfile`, on a base in a file or of this name, to the archive `out`."""
+    """What is to be built: the folder of `dockerfile`, on a base in a file or of this name; saved to `out`, a tar."""
 
     dockerfile: Path
     base: str | Path
@@ -56,21 +56,17 @@ class Engine:
             return ""
         return f"{self.name} does not work here: {_last(asked.stderr or asked.stdout)}"
 
-    def build(self, order: Order, work: Path, tell: Callable[[str], None]) -> str:
-        """Build it, and return the image's digest. work: a folder for what is made on the way.
+    def build(self, order: Order, work: Path, tell: Callable[[str], None]) -> None:
+        """Build it. work: a folder for what is made on the way.
 
         Raises Unavailable with what the engine said where it fails.
         """
-        base, context = order.base, order.dockerfile.parent
+        base = order.base
         reference = self._loaded(base, work, tell) if isinstance(base, Path) else base
         pull = [_NEVER[self.name]] if order.offline or isinstance(base, Path) else []
         named = ["--build-arg", f"BASE={reference}", "-t", order.tag, "-f", str(order.dockerfile)]
-        self._run([*_BUILD[self.name], *pull, *named, str(context)], tell)
-        saved = work / "saved.tar"
-        self._run(self._save(order.tag, saved), tell)
-        image = open_image(saved)
-        draft = Draft(image.config, [taken_layer(each) for each in image.layers], order.tag)
-        return write_image(draft, order.out)
+        self._run([*_BUILD[self.name], *pull, *named, str(order.dockerfile.parent)], tell)
+        self._run(self._save(order.tag, order.out), tell)
 
     def _loaded(self, base: Path, work: Path, tell: Callable[[str], None]) -> str:
         """A base that lies in a file, as an image of the engine's."""
@@ -87,16 +83,15 @@ class Engine:
 
     def _save(self, tag: str, file: Path) -> list[str]:
         if self.name == "buildah":
-            return ["push", "--quiet", "--disable-compression", tag, f"oci-archive:{file}:{tag}"]
-        form = ["--format", "oci-archive"] if self.name == "podman" else []
-        return ["save", *form, "-o", str(file), tag]
+            return ["push", "--quiet", tag, f"docker-archive:{file}:{tag}"]  # which is not compressed
+        return ["save", "-o", str(file), tag]
 
     def _run(self, arguments: Sequence[str], tell: Callable[[str], None]) -> None:
         command = [self.name, *self.options, *arguments]
         said: list[str] = []
         with subprocess.Popen(
             command,
-            env={**os.environ, "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", "0")},
+            env={**_DEFAULTS, **os.environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -109,6 +104,8 @@ class Engine:
             raise Unavailable(f"{self.name} {arguments[0]} failed: {' / '.join(said[-_LINES_TOLD:])}")
 
 
+# Chroot: Buildah's other ways need a runtime, and rights that a container that builds seldom has.
+_DEFAULTS = {"SOURCE_DATE_EPOCH": "0", "BUILDAH_ISOLATION": "chroot"}
 # Docker writes timestamps of its own; the others take one moment for all.
 _BUILD = {
     "docker": ["build"],
