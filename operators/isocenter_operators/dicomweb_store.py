@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
-from pydicom.dataset import Dataset
 
+from isocenter_operators.archive import store
 from isocenter_operators.dicom.deidentify import Pseudonyms, sources_with_identity, with_identity
-from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.form import ResultForm
-from isocenter_operators.result_gate import checked, stored_instance
+from isocenter_operators.result_gate import checked
 from isocenter_operators.run import Archive, Record, StoredInstance
 
-__all__ = ["DICOMwebStoreOperator", "store"]
+__all__ = ["DICOMwebStoreOperator"]
 
 
 class DICOMwebStoreOperator(Operator):
@@ -67,30 +66,3 @@ class DICOMwebStoreOperator(Operator):
             before_store=self._before_store,
             after_store=self._after_store,
         )
-
-
-def store(
-    instances: Sequence[Dataset],
-    archive: Archive,
-    record: Record,
-    *,
-    before_store: Callable[[Sequence[StoredInstance]], None] | None,
-    after_store: Callable[[Sequence[StoredInstance]], None] | None,
-) -> None:
-    """Store results that were checked, and note them in `record`. Raises Cancelled, and what storing meets.
-
-    before_store, after_store: see `Run`.
-    """
-    stored = [stored_instance(instance) for instance in instances]
-    if before_store is not None:
-        before_store(stored)
-    try:
-        with (
-            record.step("store"),
-            DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client,
-        ):
-            client.store(instances)
-    finally:
-        if after_store is not None:
-            after_store(stored)
-    record.results += stored

@@ -18,6 +18,7 @@ from isocenter.maps.store import MapStore, StoredMap
 from isocenter.maps.written import collect
 from isocenter.settings import Settings
 from isocenter.worker import runner
+from isocenter_operators.archive import only_wanted, retrieve, store
 from isocenter_operators.dicom.deidentify import (
     Pseudonyms,
     sources_with_identity,
@@ -104,8 +105,6 @@ def _identity(
 
 
 def _images(task: Run) -> list[Dataset]:
-    from isocenter_operators.dicomweb_source import only_wanted, retrieve
-
     if not isinstance(task.source, Archive):
         raise ConfigurationError(
             "a package is given images of the archive; `isocenter map run` takes a folder"
@@ -182,8 +181,6 @@ def _read(file: Path) -> Dataset | None:
 
 
 def _store(results: Sequence[Dataset], task: Run, record: Record) -> None:
-    from isocenter_operators.dicomweb_store import store
-
     assert isinstance(task.sink, Archive)
     store(results, task.sink, record, before_store=task.before_store, after_store=task.after_store)
 

@@ -58,7 +58,9 @@ def _refuse_strange(name: str, dataset: Dataset, sources: Mapping[str, Dataset])
             f"{name}: it is image {uid}, which the package was given: an archive would take it for that"
         )
     if str(dataset.SeriesInstanceUID) in {str(source.SeriesInstanceUID) for source in sources.values()}:
-        raise InvalidResult(f"{name}: it says that it belongs to a series of images that the package was given")
+        raise InvalidResult(
+            f"{name}: it says that it belongs to a series of images that the package was given"
+        )
     studies = {str(source.StudyInstanceUID) for source in sources.values()}
     if str(dataset.get("StudyInstanceUID", "")) not in studies:
         raise InvalidResult(f"{name}: it is of another study than the images that the package was given")
