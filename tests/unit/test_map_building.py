@@ -12,14 +12,17 @@ import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 
 import pytest
 from packaging.requirements import Requirement
 
+from isocenter.cli import main
 from isocenter.maps.app_folder import AppFolder, read_app
 from isocenter.maps.base import Base, is_reference, open_base
 from isocenter.maps.building import Parts, build_image, finish_image
 from isocenter.maps.closure import Closure, closure_of, read_requirements
+from isocenter.maps.debian import Recipe, debian_base
 from isocenter.maps.dependencies import Dependencies
 from isocenter.maps.distributions import Distribution, installed, wheels_in
 from isocenter.maps.dockerfile import BASE, write_context
@@ -506,3 +509,78 @@ def test_an_engine_that_fails_is_told_and_one_that_is_missing_is_done_without(
     monkeypatch.setenv("INFO_FAILS", "1")
     assert engine_named("auto") is None
     assert engine_named("none") is None
+
+
+def test_a_base_is_named_by_what_goes_into_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, more = Recipe("bookworm", ("python3",)), Recipe("bookworm", ("libgl1", "python3"))
+    assert plain.file(tmp_path) != more.file(tmp_path)
+    assert "libgl1" in Recipe.for_running_python(("libgl1",)).packages
+    monkeypatch.setattr("isocenter.maps.debian.sys", Namespace(version_info=Namespace(major=3, minor=14)))
+    with pytest.raises(ConfigurationError, match=r"Python 3\.14"):
+        Recipe.for_running_python()
+
+
+def test_a_base_that_can_not_be_made_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(ConfigurationError, match="apt-get install debootstrap"):
+        debian_base(Recipe("bookworm", ()), tmp_path, print)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "/bin/false")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigurationError, match="as root only"):
+        debian_base(Recipe("bookworm", ()), tmp_path, print)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(Unavailable, match="could not make bookworm"):
+        debian_base(Recipe("bookworm", ()), tmp_path, print)
+    assert not list(tmp_path.glob("*.oci"))
+
+
+def test_the_command_builds_and_tells_what_it_built(
+    app: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(app), "--engine", "none", "--base", str(root), "--json"]
+    assert main(["map", "build", *words, "-o", str(tmp_path / "copies.oci")]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["digest"] == open_image(tmp_path / "copies.oci").digest
+    assert (said["tag"], said["engine"], said["distributions"]) == ("copies:1.2.3", "none", 1)
+    assert main(["map", "build", *words, "--dockerfile-only", str(tmp_path / "context")]) == 1
+    assert "no image" in json.loads(capsys.readouterr().out)["reason"]
+    assert list(tmp_path.glob(".map-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "-o FILE"),
+        (("-o", "a.oci", "--dockerfile-only", "b"), "-o FILE"),
+        (
+            ("-o", "a.oci", "--engine", "none", "--base", ".", "--system-packages", "libgl1"),
+            "--system-packages",
+        ),
+        (("-o", "a.oci", "--engine", "none", "--offline", "--cache", "empty"), "--offline"),
+        (("-o", "a.oci", "--engine", "none", "--base", "nowhere"), "no nowhere"),
+        (("-o", "a.oci", "--dependencies", "wheels"), "--wheels"),
+    ],
+)
+def test_wrong_usage_of_the_command_is_told(
+    app: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: Sequence[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(app.parent)
+    assert main(["map", "build", str(app), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_new_application_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["app", "new", "hip_bone", "--title", 'Hip "bone"']) == 0
+    written = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    assert {"app.py", "app.yaml", "requirements.txt", "__main__.py", "test_app.py", "README.md"} == written
+    assert read_app(Path("apps/hip_bone")).application.title == 'Hip "bone"'
+    assert "isocenter run hip_bone" in Path("apps/hip_bone/README.md").read_text()
+    assert main(["app", "new", "hip_bone"]) == 2
+    assert main(["app", "new", "Hip-Bone"]) == 2
