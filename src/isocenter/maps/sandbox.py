@@ -49,6 +49,7 @@ class Wish:
     gpus: bool = False
     memory: int | None = None
     cpu: float | None = None
+    shared_memory: int | None = None
     time_s: float | None = None
 
 
@@ -160,7 +161,13 @@ def _in_container(engine: Engine, made: Container, limits: Limits, command: Comm
 
 
 def _limits(package: Package, wish: Wish) -> Limits:
-    return Limits.of(Needs.of(package), memory=wish.memory, cpu=wish.cpu, time_s=wish.time_s)
+    return Limits.of(
+        Needs.of(package),
+        memory=wish.memory,
+        cpu=wish.cpu,
+        shared_memory=wish.shared_memory,
+        time_s=wish.time_s,
+    )
 
 
 def _same_machine(package: Package) -> None:
