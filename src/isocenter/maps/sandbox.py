@@ -89,7 +89,7 @@ class Report:
                 else "the specification assumes where a package declares none"
             )
             return f"it took more memory than the {limits.memory // _MIB} MiB that {whose}; give it more"
-        if execution.exit_code in (126, 127):
+        if execution.exit_code in (125, 126, 127):
             return f"its command could not be started (exit code {execution.exit_code}): see its log"
         if execution.exit_code != 0:
             return f"it ended with exit code {execution.exit_code}; its log says more"
