@@ -19,6 +19,8 @@ declare -A without=(
   [chromium]="the browser tests are skipped; all else works"
   [postgresql]="the tests of several workers on PostgreSQL are skipped; all else works"
   [dcmtk]="results are not sent to its storescp in the tests; all else works"
+  [debootstrap]="no base for 'isocenter map build' can be made, so one has to be given (--base), and tests are skipped"
+  [buildah]="packages are not built by it in the tests; all else works"
 )
 
 python() { .venv/bin/python -c 'import sys; print(sys.executable)' 2>/dev/null || "$here/find_python.sh" 2>/dev/null; }
@@ -54,6 +56,8 @@ have() {
     libatomic1) ldconfig -p | grep -q 'libatomic\.so\.1 ' ;;
     postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' ;;
     dcmtk) command -v storescp ;;
+    debootstrap) command -v debootstrap ;;
+    buildah) command -v buildah ;;
     chromium) command -v chromium || chromium-browser --version || command -v google-chrome ;;
   esac >/dev/null 2>&1
 }
@@ -83,7 +87,7 @@ look() {
 }
 
 wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm bubblewrap)
-[ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk)
+[ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk buildah)
 look "${wanted[@]}"
 [ ${#missing[@]} -eq 0 ] && exit 0
 

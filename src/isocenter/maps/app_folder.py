@@ -83,6 +83,7 @@ class AppFolder:
     content: dict[str, Any]  # app.yaml, whole
     requirements: tuple[Requirement, ...]
     models: dict[str, str]
+    weights: dict[str, str]  # SHA-256 of models' files, as far as app.yaml states them
     is_ours: bool
 
     def files(self) -> dict[str, Path | bytes]:
@@ -167,6 +168,7 @@ def read_app(folder: Path, config: Path | None = None, requirements: Path | None
             folder, said.application, requirements, manifest.models if manifest else None
         ),
         models=dict(manifest.models) if manifest else {},
+        weights=dict(manifest.weights) if manifest else {},
         is_ours=ours,
     )
 

@@ -101,7 +101,9 @@ class Engine:
                 said.append(line.rstrip())
                 tell(f"{self.name}: {line.rstrip()}")
         if process.returncode != 0:
-            raise Unavailable(f"{self.name} {arguments[0]} failed: {' / '.join(said[-_LINES_TOLD:])}")
+            raise Unavailable(
+                f"{self.name} {arguments[0]} failed: {' / '.join(said[-_LINES_TOLD:])}; --engine none builds without it"
+            )
 
 
 # Chroot: Buildah's other ways need a runtime, and rights that a container that builds seldom has.

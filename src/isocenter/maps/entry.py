@@ -40,14 +40,13 @@ class _Refusal(Exception):
 
 
 class _Package:
-    """Where everything is; `root` is / but in tests."""
+    """Where everything is, as the environment says it."""
 
-    def __init__(self, environment: Mapping[str, str], root: Path = Path("/")) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self._root = root
 
     def place(self, variable: str, default: str) -> Path:
-        return self._root / self._environment.get(variable, default).lstrip("/")
+        return Path(self._environment.get(variable, default))
 
     @property
     def manifests(self) -> dict[str, Path]:
@@ -75,7 +74,7 @@ class _Package:
 
     @property
     def export(self) -> Path:
-        return self._root / "var/run/holoscan/export"
+        return self.place("HOLOSCAN_EXPORT_PATH", "/var/run/holoscan/export")
 
 
 def main(arguments: Sequence[str]) -> int:

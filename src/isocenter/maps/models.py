@@ -48,7 +48,12 @@ def models_of(app: AppFolder, folder: Path | None, repositories: Sequence[Path])
     places = ([folder] if folder is not None else []) + list(repositories)
     wanted = {**app.models, **({_SELF_TEST: "1"} if app.models else {})}
     for name, version in wanted.items():
-        found[name] = _triton_model(name, version, places)
+        found[name] = model = _triton_model(name, version, places)
+        if app.weights.get(name, model.sha256) != model.sha256:
+            raise ConfigurationError(
+                f"app.yaml states the weights {app.weights[name][:12]}... for the model {name!r}, and those here are "
+                f"{model.sha256[:12]}...: bring the ones it was made for, or state these under a new version"
+            )
     return tuple(found[name] for name in sorted(found))
 
 
