@@ -65,6 +65,7 @@ class _Size(click.ParamType[int]):
 @click.option(
     "--memory", type=_Size(), help="As in 8Gi; else what it declares, or 1Gi where it declares none."
 )
+@click.option("--shared-memory", type=_Size(), help="As in 1Gi; else what it declares, or 64Mi.")
 @click.option(
     "--cpus", type=click.FloatRange(min=0, min_open=True), help="Cores; else what it declares, or 1."
 )
@@ -89,6 +90,7 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
         gpus=asked["gpus"],
         memory=asked["memory"],
         cpu=asked["cpus"],
+        shared_memory=asked["shared_memory"],
         time_s=asked["time_s"],
     )
     with (

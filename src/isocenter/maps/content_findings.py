@@ -19,7 +19,7 @@ __all__ = ["MODEL_LABEL", "content_findings"]
 # A label of this and the model's name has the SHA-256 of its weights, as `isocenter map inspect` counts it.
 MODEL_LABEL = "org.isocenter.model."
 
-_TOLD_AT_MOST = 5  # places of one kind
+_TOLD_AT_MOST = 3  # places of one kind
 _KEY_AT_MOST = 1 << 16  # bytes of a file that holds a key
 _OPEN_TO_ALL = ("tmp", "var/tmp", "dev", "proc", "sys", "run", "var/run", "var/lock", "run/lock")
 _REPOSITORIES = (".git", ".hg", ".svn")
@@ -27,6 +27,11 @@ _CACHES = (".pytest_cache", ".mypy_cache", ".ruff_cache", ".ipynb_checkpoints", 
 _SECRET_NAMES = (".env", ".netrc", ".pypirc", ".pgpass", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519")
 _SECRET_ENDS = (".aws/credentials", ".docker/config.json", ".kube/config", ".config/gcloud/credentials.db")
 _KEY_FILES = (".pem", ".key", ".p12", ".pfx")
+_OF_LIBRARIES = (
+    "/site-packages/",
+    "/dist-packages/",
+    "usr/share/",
+)  # what everybody has: their tests and examples
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
@@ -104,11 +109,7 @@ def _leftovers(package: Package, entries: list[Entry]) -> Iterator[Finding]:
     yield from _together(
         "images-inside",
         warning,
-        (
-            each
-            for each in entries
-            if each.kind == "file" and _name(each).lower().endswith((".dcm", ".dicom"))
-        ),
+        (each for each in entries if _is_image(each)),
         "DICOM files: are they a patient's?",
         "leave them out",
     )
@@ -120,8 +121,17 @@ def _is_cache(entry: Entry, entries: list[Entry]) -> bool:
     return any(each.kind == "file" and each.path.startswith(f"{entry.path}/") for each in entries)
 
 
+def _is_image(entry: Entry) -> bool:
+    named = _name(entry).lower().endswith((".dcm", ".dicom"))
+    return entry.kind == "file" and named and not _is_of_library(entry)
+
+
+def _is_of_library(entry: Entry) -> bool:
+    return any(place in entry.path for place in _OF_LIBRARIES)
+
+
 def _is_secret(package: Package, entry: Entry) -> bool:
-    if not entry.size:
+    if not entry.size or _is_of_library(entry):
         return False
     if _name(entry) in _SECRET_NAMES or entry.path.endswith(_SECRET_ENDS):
         return True

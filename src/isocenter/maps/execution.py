@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
 import subprocess
 import threading
 import time
@@ -66,10 +69,19 @@ def execute(command: Command, limits: Limits) -> Execution:
         return _executed(command, limits, group, guard)
 
 
-def _entering(words: Sequence[str], group: Cgroup | None) -> Sequence[str]:
+def _bound_to(limits: Limits) -> list[str]:
+    """Where no group counts the time of the processors: only so many of them."""
+    mine = sorted(os.sched_getaffinity(0))
+    count = max(1, math.ceil(limits.cpu))
+    if count >= len(mine) or shutil.which("taskset") is None:
+        return []
+    return ["taskset", "--cpu-list", ",".join(map(str, mine[:count]))]
+
+
+def _entering(words: Sequence[str], group: Cgroup | None, limits: Limits) -> Sequence[str]:
     """The command, in the group from its first instruction on."""
     if group is None:
-        return words
+        return [*_bound_to(limits), *words]
     enter = " && ".join('echo $$ > "$1" && shift' for _ in group.entrances)
     return ["/bin/sh", "-c", f'{enter} && exec "$@"', "sh", *map(str, group.entrances), *words]
 
@@ -77,7 +89,7 @@ def _entering(words: Sequence[str], group: Cgroup | None) -> Sequence[str]:
 def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: MemoryGuard) -> Execution:
     began = time.monotonic()
     process = subprocess.Popen(
-        _entering(command.words, group),
+        command.words if guard == "the engine" else _entering(command.words, group, limits),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

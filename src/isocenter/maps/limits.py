@@ -32,6 +32,7 @@ class Limits:
         *,
         memory: int | None = None,
         cpu: float | None = None,
+        shared_memory: int | None = None,
         time_s: float | None = None,
     ) -> Limits:
         """What is given here goes before what the package declares. A need without a limit is the limit."""
@@ -39,7 +40,7 @@ class Limits:
         return cls(
             memory=stated or _MEMORY,
             cpu=cpu or needs.cpu_limit or needs.cpu or _CPU,
-            shared_memory=needs.shared_memory or _SHARED_MEMORY,
+            shared_memory=shared_memory or needs.shared_memory or _SHARED_MEMORY,
             time_s=time_s or needs.timeout_s,
             declared=stated is not None,
         )

@@ -180,6 +180,13 @@ def _resources(package: Package, resources: Resources, place: str) -> Iterator[F
             "no CPU cores are stated: hosts assume 1",
             "state them, for example cpu: 4",
         )
+    if needs.shared_memory is None:
+        yield warning(
+            "shared-memory-absent",
+            f"{place}.sharedMemory",
+            "no shared memory is stated: hosts give 64Mi, and model servers and PyTorch's loaders pass volumes by it",
+            "state what the largest study takes, for example sharedMemory: 1Gi",
+        )
     yield from _gpu(package, needs, place)
 
 

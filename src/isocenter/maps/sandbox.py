@@ -49,6 +49,7 @@ class Wish:
     gpus: bool = False
     memory: int | None = None
     cpu: float | None = None
+    shared_memory: int | None = None
     time_s: float | None = None
 
 
@@ -88,7 +89,7 @@ class Report:
                 else "the specification assumes where a package declares none"
             )
             return f"it took more memory than the {limits.memory // _MIB} MiB that {whose}; give it more"
-        if execution.exit_code in (126, 127):
+        if execution.exit_code in (125, 126, 127):
             return f"its command could not be started (exit code {execution.exit_code}): see its log"
         if execution.exit_code != 0:
             return f"it ended with exit code {execution.exit_code}; its log says more"
@@ -160,7 +161,13 @@ def _in_container(engine: Engine, made: Container, limits: Limits, command: Comm
 
 
 def _limits(package: Package, wish: Wish) -> Limits:
-    return Limits.of(Needs.of(package), memory=wish.memory, cpu=wish.cpu, time_s=wish.time_s)
+    return Limits.of(
+        Needs.of(package),
+        memory=wish.memory,
+        cpu=wish.cpu,
+        shared_memory=wish.shared_memory,
+        time_s=wish.time_s,
+    )
 
 
 def _same_machine(package: Package) -> None:
