@@ -47,7 +47,7 @@ application:
   inputFormats: [DICOM]
   outputFormats: [DICOM]
   timeout: 60
-resources: {cpu: 1, memory: 1Gi}
+resources: {cpu: 1, memory: 1Gi, sharedMemory: 64Mi}
 """
 STATUS = """Package: libc6
 Status: install ok installed
