@@ -100,4 +100,5 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
 
 def end(engine: str, name: str) -> None:
     """End a container that may still run. Nothing happens where it does not."""
+    subprocess.run([engine, "kill", name], capture_output=True, timeout=_TRY_S, check=False)
     subprocess.run([engine, "rm", "--force", name], capture_output=True, timeout=_TRY_S, check=False)

@@ -6,8 +6,10 @@ directory. There is no network but the loopback, unless it is granted, and nothi
 
 from __future__ import annotations
 
+import os
 import platform
 import posixpath
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,7 +211,7 @@ def _container(package: Package, image: str, folders: Folders, limits: Limits, w
     return Container(
         image=image,
         name=f"isocenter-map-{uuid4().hex[:12]}",
-        read={application.input_path(layout): folders.read},
+        read={application.input_path(layout): _readable(folders)},
         write={application.output_path(layout): folders.write},
         scratch=_SCRATCH,
         scratch_size=limits.memory,
@@ -220,6 +222,22 @@ def _container(package: Package, image: str, folders: Folders, limits: Limits, w
         network=wish.network,
         gpus=wish.gpus,
     )
+
+
+def _readable(folders: Folders) -> Path:
+    """The images for a user that an engine makes, who is another one than root: a copy where he may not read them."""
+    if os.geteuid() != 0 or all(_open_to_all(path) for path in (folders.read, *folders.read.rglob("*"))):
+        return folders.read
+    copy = folders.work / "input"
+    shutil.copytree(folders.read, copy, copy_function=shutil.copyfile)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return copy
+
+
+def _open_to_all(path: Path) -> bool:
+    needed = 0o005 if path.is_dir() else 0o004
+    return path.stat().st_mode & needed == needed
 
 
 def _cell(engine: Engine, package: Package, folders: Folders, limits: Limits, wish: Wish) -> Cell:
