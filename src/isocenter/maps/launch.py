@@ -1,7 +1,7 @@
 """What becomes the command that is executed: `python launch.py [CGROUP.PROCS ...] -- COMMAND ...`.
 
-It goes into the control groups, leaves behind what a worker's process has set for itself alone (blocked signals, a limit
-of memory), and ends when the process that started it does. Standard library only.
+It goes into the control groups, leaves behind what a worker's process has set for itself alone (blocked signals, a
+limit of memory), and ends when the process that started it does. Standard library only.
 """
 
 from __future__ import annotations

@@ -31,11 +31,12 @@ from isocenter.maps.unpacked import unpacked
 from isocenter.maps.user import UnknownUser, User, user_of
 from isocenter_operators.errors import ConfigurationError, InputError
 
-__all__ = ["ENGINES", "Engine", "Folders", "Report", "Wish", "chosen_engine", "run_package"]
+__all__ = ["ENGINES", "Engine", "Folders", "Report", "Wish", "chosen_engine", "run_package", "works"]
 
 Engine = Literal["docker", "podman", "bubblewrap", "namespaces"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman", "bubblewrap", "namespaces")
 
+_OF_IMAGES = ("docker", "podman")
 _ANYBODY = User(1000, 1000)
 _SCRATCH = ("/tmp", "/var/tmp", "/run")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -98,20 +99,21 @@ class Report:
         return None
 
 
+def works(engine: Engine) -> bool:
+    """Whether packages can be run here by this means."""
+    if engine == "bubblewrap":
+        return bubblewrap.available()
+    return namespaces.available() if engine == "namespaces" else container.available(engine)
+
+
 def chosen_engine(wish: Wish, package: Package) -> Engine:
     """By which means it is run. Raises ConfigurationError where there is none, or not the one that is wished for."""
     folder = package.image is None
-    works: dict[Engine, Callable[[], bool]] = {
-        "docker": lambda: not folder and container.available("docker"),
-        "podman": lambda: not folder and container.available("podman"),
-        "bubblewrap": bubblewrap.available,
-        "namespaces": namespaces.available,
-    }
     for engine in ENGINES if wish.engine is None else (wish.engine,):
-        if works[engine]():
+        if not (folder and engine in _OF_IMAGES) and works(engine):
             return engine
     if wish.engine is not None:
-        why = " for a package that is a folder" if folder and wish.engine in ("docker", "podman") else " here"
+        why = " for a package that is a folder" if folder and wish.engine in _OF_IMAGES else " here"
         raise ConfigurationError(f"{wish.engine} does not work{why}")
     raise ConfigurationError(
         "nothing here can run a package: Docker and Podman do not answer, and neither bubblewrap nor unshare may make "
@@ -134,7 +136,7 @@ def run_package(
     _same_machine(package)
     engine = chosen_engine(wish, package)
     command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
-    if engine in ("docker", "podman"):
+    if engine in _OF_IMAGES:
         image = _loaded(engine, package)
         if image is not None:
             limits = _limits(package, wish)
