@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,6 +24,8 @@ from pydicom import dcmread
 from isocenter.cli.main import main
 from isocenter.maps import bubblewrap, cgroup, container, execution, namespaces
 from isocenter.maps.limits import Limits
+from isocenter.maps.linting import lint_package
+from isocenter.maps.package import open_package
 from isocenter_operators.testing.phantom import thorax_phantom
 from isocenter_operators.testing.series import write_series
 
@@ -394,6 +397,61 @@ def test_another_machines_image_is_not_run(tmp_path: Path, images: Path) -> None
     code, said = _run(recipe.write_image(tmp_path), images)
     assert code == 1
     assert "built for linux/s390x" in said["reason"]
+
+
+def _as_holoscan_cli(recipe: Recipe, folder: Path) -> None:
+    """The manifests as holoscan-cli's own packager makes them of the SDK's documented app.yaml."""
+    from holoscan_cli.packager.config_reader import ApplicationConfiguration
+
+    (folder / "app.yaml").write_text(SDK_APP_YAML)
+    given = SimpleNamespace(
+        command='["python3", "/opt/holoscan/app"]',
+        app_dir=Path("/opt/holoscan/app"),
+        input_dir="input/",
+        output_dir="output/",
+        working_dir=Path("/var/holoscan"),
+        models_dir=Path("/opt/holoscan/models"),
+        config_file_path=Path("/var/holoscan/app.yaml"),
+        app_manifest_path="/etc/holoscan/app.json",
+        package_manifest_path="/etc/holoscan/pkg.json",
+        docs_dir=Path("/opt/holoscan/docs"),
+        logs_dir=Path("/var/holoscan/logs"),
+        timeout=0,
+        version=None,
+        models={"liver": Path("liver")},
+    )
+    configuration = ApplicationConfiguration()
+    configuration.read(folder / "app.yaml")
+    recipe.app = configuration.populate_app_manifest(given).data
+    recipe.pkg = configuration.populate_package_manifest(given).data
+    recipe.content.files["var/holoscan/app.yaml"] = SDK_APP_YAML.encode()
+
+
+SDK_APP_YAML = """%YAML 1.2
+---
+application:
+  title: MONAI Deploy App Package - MONAI Bundle AI App
+  version: 1.0
+  inputFormats: ["file"]
+  outputFormats: ["file"]
+resources:
+  cpu: 1
+  gpu: 1
+  memory: 1Gi
+  gpuMemory: 6Gi
+"""
+
+
+def test_what_holoscan_cli_packages_is_run(tmp_path: Path, images: Path) -> None:
+    package = _package(tmp_path, COPY, lambda recipe: _as_holoscan_cli(recipe, tmp_path))
+    code, said = _run(package, images)
+    assert (code, said["reason"]) == (0, None)
+    assert "it asks for 1 GPU and was given none" in said["notes"]
+    found = {(each.name, each.severity) for each in lint_package(open_package(package))}
+    assert {name for name, severity in found if severity == "error"} == {
+        "version-not-semantic",  # 1.0, as the SDK's own examples have it
+        "command-program-missing",  # the folder has no system
+    }
 
 
 LEGACY = """

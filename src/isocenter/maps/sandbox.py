@@ -199,8 +199,8 @@ def _notes(package: Package, wish: Wish) -> tuple[str, ...]:
 def _loaded(engine: Engine, package: Package) -> str | None:
     """What the engine calls the image, after it was given it; None where it does not take it."""
     assert package.image is not None
-    if not Path(package.source).exists():
-        return package.source  # by its name: the engine has it
+    if not Path(package.source).exists() and has_image(engine, package.source):
+        return package.source
     if has_image(engine, package.image.config_digest):
         return package.image.config_digest
     package.image.verify()
