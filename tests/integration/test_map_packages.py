@@ -168,7 +168,9 @@ def copies(tmp_path: Path) -> Path:
     resources = {"cpu": 1, "memory": "1Gi", "sharedMemory": "64Mi"}
     (folder / "app.yaml").write_text(json.dumps({"application": application, "resources": resources}))
     shutil.copytree(
-        ROOT / "triton_models/self_test", tmp_path / "models/liver", ignore=shutil.ignore_patterns("__pycache__")
+        ROOT / "triton_models/self_test",
+        tmp_path / "models/self_test",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
     return folder
 
@@ -224,7 +226,7 @@ def test_the_sdk_finds_its_paths_and_models(
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     root = f"{tmp_path}/root/var/holoscan"
-    assert told.stdout.split() == [f"{root}/input", f"{root}/output", root, "liver"], told.stderr
+    assert told.stdout.split() == [f"{root}/input", f"{root}/output", root, "self_test"], told.stderr
 
 
 def test_buildah_builds_it_in_a_chroot_the_same_each_time(
@@ -243,7 +245,7 @@ def test_buildah_builds_it_in_a_chroot_the_same_each_time(
     findings = isocenter(tmp_path, "map", "lint", "copies.oci")["findings"]
     assert [each for each in findings if each["severity"] == "error"] == []
     document = json.loads(open_image(tmp_path / "copies.oci").read("/opt/holoscan/docs/sbom.cdx.json"))
-    assert {"debian", "libc6", "liver"} <= {each["name"] for each in document["components"]}
+    assert {"debian", "libc6", "self_test"} <= {each["name"] for each in document["components"]}
     isocenter(tmp_path, "map", "run", "copies.oci", "-i", place / "in", "-o", "out")
     assert len(list((tmp_path / "out").rglob("IM*.dcm"))) == len(list((place / "in").iterdir()))
     # Buildah keeps set-user-ID programs where the test's folder would.

@@ -47,7 +47,7 @@ application:
   inputFormats: [DICOM]
   outputFormats: [DICOM]
   timeout: 60
-resources: {cpu: 1, memory: 1Gi}
+resources: {cpu: 1, memory: 1Gi, sharedMemory: 64Mi}
 """
 STATUS = """Package: libc6
 Status: install ok installed
@@ -372,6 +372,17 @@ def test_a_damaged_wheel_is_not_packed(tmp_path: Path) -> None:
     _wheel(tmp_path / "wheels", b"TONE = 4\n", recorded=b"TONE = 3\n")
     with pytest.raises(InputError, match="not what its RECORD says"):
         wheels_in(tmp_path / "wheels", tmp_path / "unpacked")
+
+
+def test_links_that_a_wheel_only_lists_are_made(tmp_path: Path) -> None:
+    """As Holoscan's wheel has its libraries' names."""
+    file = _wheel(tmp_path / "wheels", b"TONE = 3\n")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(
+            "shade-3.0.dist-info/symlinks.txt", "shade-3.0.data/purelib/shade/lib.so,lib.so.4,0\n"
+        )
+    shade = wheels_in(tmp_path / "wheels", tmp_path / "unpacked")["shade"]
+    assert shade.links == {"shade/lib.so": "lib.so.4"}
 
 
 @pytest.fixture

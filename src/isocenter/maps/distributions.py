@@ -192,7 +192,20 @@ def _wheel(file: Path, folder: Path) -> Distribution:
         if hashed.startswith("sha256="):
             _expect(file.name, here, digests[str(path)], hashed.removeprefix("sha256="))
         files[str(path)] = here
-    return _distribution(metadata, files, {}, digests)
+    links = _axle_links(metadata_folder)
+    if links:  # which its hook, at Python's start, would make, and has no right to in a package
+        hook = f"{metadata_folder.name.removesuffix('.dist-info')}.pth"
+        files.pop(hook, None)
+        digests.pop(hook, None)
+    return _distribution(metadata, files, links, digests)
+
+
+def _axle_links(metadata_folder: Path) -> dict[str, str]:
+    """The symbolic links of a wheel made by wheel-axle, as Holoscan's is: a zip can hold none. Path to target."""
+    file = metadata_folder / "symlinks.txt"
+    lines = csv.reader(file.read_text().splitlines()) if file.is_file() else ()
+    places = ((_installed_at(PurePosixPath(path)), target) for path, target, *_ in lines)
+    return {str(path): target for path, target in places if path is not None}
 
 
 def _installed_at(path: PurePosixPath) -> PurePosixPath | None:
