@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,8 +22,10 @@ from map_cases import Recipe, good
 from pydicom import dcmread
 
 from isocenter.cli.main import main
-from isocenter.maps import bubblewrap, cgroup, execution, namespaces
+from isocenter.maps import bubblewrap, cgroup, container, execution, namespaces
 from isocenter.maps.limits import Limits
+from isocenter.maps.linting import lint_package
+from isocenter.maps.package import open_package
 from isocenter_operators.testing.phantom import thorax_phantom
 from isocenter_operators.testing.series import write_series
 
@@ -210,6 +214,40 @@ def test_memory_is_watched_where_no_group_can_be_made(
     assert done.memory_peak > 64 << 20
 
 
+def test_what_a_worker_has_set_for_itself_is_not_the_packages(tmp_path: Path) -> None:
+    """Signals that are blocked, as a worker's are, would never reach a package; nor may its memory's limit."""
+    program = "import resource\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0])\n"
+    program += "print(open('/proc/self/status').read().split('SigBlk:')[1].split()[0])\n"
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    resource.setrlimit(resource.RLIMIT_DATA, (8 << 30, before[1]))
+    try:
+        command = execution.Command([str(PYTHON), "-c", program], tmp_path / "log")
+        done = execution.execute(command, Limits(memory=256 << 20, cpu=1, shared_memory=1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    assert list(done.tail) == [str(before[1]), "0" * 16]
+
+
+def test_it_ends_with_whoever_started_it(tmp_path: Path, images: Path) -> None:
+    """Also where that one is killed and can not do anything about it."""
+    program = "import subprocess\nprint('here', flush=True)\nsubprocess.run(['sleep', '4242'])\n"
+    words = ["map", "run", str(_package(tmp_path, program)), "-i", str(images), "-o", str(tmp_path / "out")]
+    words += ["--engine", EITHER]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "isocenter.cli", *words], stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == "| here\n"
+    running.kill()
+    running.communicate()
+    deadline = time.monotonic() + 20
+    while _sleepers() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _sleepers()
+
+
 def test_one_that_declares_no_memory_gets_what_the_specification_assumes(
     tmp_path: Path, images: Path
 ) -> None:
@@ -290,20 +328,49 @@ def _with_a_shell(recipe: Recipe) -> None:
 
 SHELL = b"""#!/bin/sh
 for file in "$HOLOSCAN_INPUT_PATH"/*; do cat "$file" > "$HOLOSCAN_OUTPUT_PATH/result.dcm"; done
-echo "as $(cat /proc/self/loginuid 2>/dev/null || true) in $PWD"
 """
+
+
+def _shell_image(tmp_path: Path, program: bytes) -> Path:
+    recipe = good()
+    _with_a_shell(recipe)
+    recipe.content.owned["var/holoscan"] = (1000, 1000)
+    recipe.content.files["opt/holoscan/app/start"] = program
+    recipe.content.executable.add("opt/holoscan/app/start")
+    recipe.config["Entrypoint"] = ["/opt/holoscan/app/start"]
+    return recipe.write_image(tmp_path)
+
+
+CONTAINERS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(not container.available(name), reason=f"{name} does not answer here")
+    )
+    for name in ("docker", "podman")
+]
+SHELL_ATTEMPTS = b"""#!/bin/sh
+for file in "$HOLOSCAN_INPUT_PATH"/*; do cat "$file" > "$HOLOSCAN_OUTPUT_PATH/result.dcm"; done
+for place in /new /opt/holoscan/app/new "$HOLOSCAN_INPUT_PATH/new"; do
+  if (echo x > "$place") 2>/dev/null; then echo "could write $place"; fi
+done
+for place in /tmp/new new; do (echo x > "$place") || echo "could not write $place"; done
+while read -r line; do
+  case $line in lo:*|Inter*|face*) ;; *) echo "sees the network: $line" ;; esac
+done < /proc/net/dev
+"""
+
+
+@pytest.mark.parametrize("engine", [*CONTAINERS, *ENGINES])
+def test_an_image_by_each_engine(engine: str, tmp_path: Path, images: Path) -> None:
+    code, said = _run(_shell_image(tmp_path, SHELL_ATTEMPTS), images, engine=engine)
+    assert (tmp_path / "out" / "map.log").read_text() == ""
+    assert (code, said["status"], said["engine"]) == (0, "done", engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_image_is_unpacked_once_and_started_by_its_entrypoint(
     engine: str, tmp_path: Path, images: Path, cache: Path
 ) -> None:
-    recipe = good()
-    _with_a_shell(recipe)
-    recipe.content.files["opt/holoscan/app/start"] = SHELL
-    recipe.content.executable.add("opt/holoscan/app/start")
-    recipe.config["Entrypoint"] = ["/opt/holoscan/app/start"]
-    image = recipe.write_image(tmp_path)
+    image = _shell_image(tmp_path, SHELL)
     code, said = _run(image, images, engine=engine)
     assert (code, said["status"]) == (0, "done")
     assert said["digest"].startswith("sha256:")
@@ -330,6 +397,61 @@ def test_another_machines_image_is_not_run(tmp_path: Path, images: Path) -> None
     code, said = _run(recipe.write_image(tmp_path), images)
     assert code == 1
     assert "built for linux/s390x" in said["reason"]
+
+
+def _as_holoscan_cli(recipe: Recipe, folder: Path) -> None:
+    """The manifests as holoscan-cli's own packager makes them of the SDK's documented app.yaml."""
+    from holoscan_cli.packager.config_reader import ApplicationConfiguration
+
+    (folder / "app.yaml").write_text(SDK_APP_YAML)
+    given = SimpleNamespace(
+        command='["python3", "/opt/holoscan/app"]',
+        app_dir=Path("/opt/holoscan/app"),
+        input_dir="input/",
+        output_dir="output/",
+        working_dir=Path("/var/holoscan"),
+        models_dir=Path("/opt/holoscan/models"),
+        config_file_path=Path("/var/holoscan/app.yaml"),
+        app_manifest_path="/etc/holoscan/app.json",
+        package_manifest_path="/etc/holoscan/pkg.json",
+        docs_dir=Path("/opt/holoscan/docs"),
+        logs_dir=Path("/var/holoscan/logs"),
+        timeout=0,
+        version=None,
+        models={"liver": Path("liver")},
+    )
+    configuration = ApplicationConfiguration()
+    configuration.read(folder / "app.yaml")
+    recipe.app = configuration.populate_app_manifest(given).data
+    recipe.pkg = configuration.populate_package_manifest(given).data
+    recipe.content.files["var/holoscan/app.yaml"] = SDK_APP_YAML.encode()
+
+
+SDK_APP_YAML = """%YAML 1.2
+---
+application:
+  title: MONAI Deploy App Package - MONAI Bundle AI App
+  version: 1.0
+  inputFormats: ["file"]
+  outputFormats: ["file"]
+resources:
+  cpu: 1
+  gpu: 1
+  memory: 1Gi
+  gpuMemory: 6Gi
+"""
+
+
+def test_what_holoscan_cli_packages_is_run(tmp_path: Path, images: Path) -> None:
+    package = _package(tmp_path, COPY, lambda recipe: _as_holoscan_cli(recipe, tmp_path))
+    code, said = _run(package, images)
+    assert (code, said["reason"]) == (0, None)
+    assert "it asks for 1 GPU and was given none" in said["notes"]
+    found = {(each.name, each.severity) for each in lint_package(open_package(package))}
+    assert {name for name, severity in found if severity == "error"} == {
+        "version-not-semantic",  # 1.0, as the SDK's own examples have it
+        "command-program-missing",  # the folder has no system
+    }
 
 
 LEGACY = """

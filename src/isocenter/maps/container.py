@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from isocenter.maps.engine import engine_of
 from isocenter.maps.limits import Limits
 from isocenter.maps.user import User
 
@@ -38,19 +38,12 @@ class Container:
 
 def available(engine: str) -> bool:
     """Whether the engine is installed, and answers."""
-    if shutil.which(engine) is None:
-        return False
-    try:
-        return (
-            subprocess.run([engine, "info"], capture_output=True, timeout=_TRY_S, check=False).returncode == 0
-        )
-    except subprocess.TimeoutExpired:
-        return False
+    return not engine_of(engine).why_not()
 
 
 def load(engine: str, archive: Path) -> str | None:
     """Give the engine an image in a file. What the engine calls it; None where it does not take such a file."""
-    words = [engine, "load", "--input", str(archive)]
+    words = [*engine_of(engine).words, "load", "--input", str(archive)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=_LOAD_S, check=False)
     for line in reversed(done.stdout.splitlines()):
         said, _, name = line.partition(": ")
@@ -61,7 +54,15 @@ def load(engine: str, archive: Path) -> str | None:
 
 def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
     """The command that runs it in the foreground, and removes it afterwards."""
-    words = [engine, "run", "--rm", "--name", container.name, "--read-only", "--cap-drop=ALL"]
+    words = [
+        *engine_of(engine).words,
+        "run",
+        "--rm",
+        "--name",
+        container.name,
+        "--read-only",
+        "--cap-drop=ALL",
+    ]
     words += [
         "--security-opt=no-new-privileges",
         f"--memory={limits.memory}",
@@ -100,4 +101,5 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
 
 def end(engine: str, name: str) -> None:
     """End a container that may still run. Nothing happens where it does not."""
-    subprocess.run([engine, "rm", "--force", name], capture_output=True, timeout=_TRY_S, check=False)
+    for words in (["kill", name], ["rm", "--force", name]):
+        subprocess.run([*engine_of(engine).words, *words], capture_output=True, timeout=_TRY_S, check=False)

@@ -13,7 +13,7 @@ from isocenter.maps.image_writer import Draft, taken_layer, write_image
 from isocenter.maps.oci import open_image
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
-__all__ = ["NAMES", "Engine", "Order", "engine_named"]
+__all__ = ["NAMES", "Engine", "Order", "engine_named", "engine_of"]
 
 NAMES = ("docker", "podman", "buildah")
 _ASK_AT_MOST_S = 20
@@ -38,13 +38,18 @@ class Engine:
     name: str
     options: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> list[str]:
+        """What each command of it begins with."""
+        return [self.name, *self.options]
+
     def why_not(self) -> str:
         """Why it can not be used here; "" where it can."""
         if shutil.which(self.name) is None:
             return f"{self.name} is not installed"
         try:
             asked = subprocess.run(
-                [self.name, *self.options, "info"],
+                [*self.words, "info"],
                 capture_output=True,
                 text=True,
                 timeout=_ASK_AT_MOST_S,
@@ -87,7 +92,7 @@ class Engine:
         return ["save", "-o", str(file), tag]
 
     def _run(self, arguments: Sequence[str], tell: Callable[[str], None]) -> None:
-        command = [self.name, *self.options, *arguments]
+        command = [*self.words, *arguments]
         said: list[str] = []
         with subprocess.Popen(
             command,
@@ -125,7 +130,7 @@ def engine_named(name: str) -> Engine | None:
     if name == "none":
         return None
     for each in NAMES if name == "auto" else (name,):
-        engine = Engine(each, _options(each))
+        engine = engine_of(each)
         why_not = engine.why_not()
         if not why_not:
             return engine
@@ -134,9 +139,9 @@ def engine_named(name: str) -> Engine | None:
     return None
 
 
-def _options(name: str) -> tuple[str, ...]:
-    """Of the environment, as ISOCENTER_BUILDAH="--root /somewhere --storage-driver vfs"."""
-    return tuple(os.environ.get(f"ISOCENTER_{name.upper()}", "").split())
+def engine_of(name: str) -> Engine:
+    """The engine, with options of the environment, as ISOCENTER_BUILDAH="--root /somewhere --storage-driver vfs"."""
+    return Engine(name, tuple(os.environ.get(f"ISOCENTER_{name.upper()}", "").split()))
 
 
 def _last(text: str) -> str:

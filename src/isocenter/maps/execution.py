@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -24,6 +25,7 @@ __all__ = ["Command", "Ending", "Execution", "MemoryGuard", "execute"]
 Ending = Literal["ended", "timed out", "out of memory"]
 MemoryGuard = Literal["the kernel's control group", "watching its processes", "the engine"]
 
+_LAUNCH = Path(__file__).with_name("launch.py")
 _LOOK_S = 0.1
 _LISTEN_S = 5.0
 _TAIL = 20  # lines
@@ -78,18 +80,17 @@ def _bound_to(limits: Limits) -> list[str]:
     return ["taskset", "--cpu-list", ",".join(map(str, mine[:count]))]
 
 
-def _entering(words: Sequence[str], group: Cgroup | None, limits: Limits) -> Sequence[str]:
+def _launched(words: Sequence[str], group: Cgroup | None) -> list[str]:
     """The command, in the group from its first instruction on."""
-    if group is None:
-        return [*_bound_to(limits), *words]
-    enter = " && ".join('echo $$ > "$1" && shift' for _ in group.entrances)
-    return ["/bin/sh", "-c", f'{enter} && exec "$@"', "sh", *map(str, group.entrances), *words]
+    entrances = map(str, group.entrances) if group is not None else ()
+    return [sys.executable, "-I", "-S", str(_LAUNCH), *entrances, "--", *words]
 
 
 def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: MemoryGuard) -> Execution:
     began = time.monotonic()
+    bound = _bound_to(limits) if guard == "watching its processes" else []
     process = subprocess.Popen(
-        command.words if guard == "the engine" else _entering(command.words, group, limits),
+        _launched([*bound, *command.words], group),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

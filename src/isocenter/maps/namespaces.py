@@ -57,8 +57,7 @@ def command_of(cell: Cell, folder: Path) -> list[str]:
 
 
 def _unshare(*, network: bool) -> list[str]:
-    words = ["setpriv", "--pdeathsig=KILL"] if shutil.which("setpriv") else []
-    words += ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--ipc", "--uts"]
+    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--ipc", "--uts"]
     if os.geteuid() != 0:
         words += ["--user", "--map-root-user"]
     return words if network else [*words, "--net"]

@@ -9,19 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from isocenter.maps.engine import NAMES, engine_of
 from isocenter.maps.package import Package, open_package
 from isocenter_operators.errors import InputError
 
-__all__ = ["ENGINES", "has_image", "opened"]
+__all__ = ["has_image", "opened"]
 
 # Each engine's way to say whether it has an image, and to write it into a file.
-ENGINES = {
-    "docker": (("docker", "image", "inspect"), ("docker", "save", "--output={file}", "{image}")),
-    "podman": (
-        ("podman", "image", "inspect"),
-        ("podman", "save", "--format=oci-archive", "--output={file}", "{image}"),
-    ),
-    "buildah": (("buildah", "inspect", "--type=image"), ("buildah", "push", "{image}", "oci-archive:{file}")),
+_COMMANDS = {
+    "docker": (("image", "inspect"), ("save", "--output={file}", "{image}")),
+    "podman": (("image", "inspect"), ("save", "--format=oci-archive", "--output={file}", "{image}")),
+    "buildah": (("inspect", "--type=image"), ("push", "{image}", "oci-archive:{file}")),
 }
 _LOOK_S = 30.0
 
@@ -32,9 +30,9 @@ def opened(source: str) -> Iterator[Package]:
     if Path(source).exists():
         yield open_package(Path(source))
         return
-    engine = next((name for name in ENGINES if has_image(name, source)), None)
+    engine = next((name for name in NAMES if has_image(name, source)), None)
     if engine is None:
-        there = [name for name in ENGINES if shutil.which(name)]
+        there = [name for name in NAMES if shutil.which(name)]
         asked = f", and {' and '.join(there)} has no image of this name" if there else ""
         raise InputError(f"{source}: there is no such file or folder{asked}", path=source)
     with TemporaryDirectory(prefix="isocenter-map-") as folder:
@@ -43,19 +41,21 @@ def opened(source: str) -> Iterator[Package]:
 
 def has_image(engine: str, image: str) -> bool:
     """Whether this engine is here, answers, and has an image of this name. It is not fetched from anywhere."""
-    look, _ = ENGINES[engine]
+    look, _ = _COMMANDS[engine]
     if shutil.which(engine) is None or image.startswith("-"):
         return False
     try:
-        found = subprocess.run([*look, image], capture_output=True, timeout=_LOOK_S, check=False)
+        found = subprocess.run(
+            [*engine_of(engine).words, *look, image], capture_output=True, timeout=_LOOK_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return False
     return found.returncode == 0
 
 
 def _saved(engine: str, image: str, file: Path) -> Path:
-    _, save = ENGINES[engine]
-    words = [word.format(file=file, image=image) for word in save]
+    _, save = _COMMANDS[engine]
+    words = [*engine_of(engine).words, *(word.format(file=file, image=image) for word in save)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()

@@ -6,8 +6,10 @@ directory. There is no network but the loopback, unless it is granted, and nothi
 
 from __future__ import annotations
 
+import os
 import platform
 import posixpath
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +31,12 @@ from isocenter.maps.unpacked import unpacked
 from isocenter.maps.user import UnknownUser, User, user_of
 from isocenter_operators.errors import ConfigurationError, InputError
 
-__all__ = ["ENGINES", "Engine", "Folders", "Report", "Wish", "chosen_engine", "run_package"]
+__all__ = ["ENGINES", "Engine", "Folders", "Report", "Wish", "chosen_engine", "run_package", "works"]
 
 Engine = Literal["docker", "podman", "bubblewrap", "namespaces"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman", "bubblewrap", "namespaces")
 
+_OF_IMAGES = ("docker", "podman")
 _ANYBODY = User(1000, 1000)
 _SCRATCH = ("/tmp", "/var/tmp", "/run")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -96,20 +99,21 @@ class Report:
         return None
 
 
+def works(engine: Engine) -> bool:
+    """Whether packages can be run here by this means."""
+    if engine == "bubblewrap":
+        return bubblewrap.available()
+    return namespaces.available() if engine == "namespaces" else container.available(engine)
+
+
 def chosen_engine(wish: Wish, package: Package) -> Engine:
     """By which means it is run. Raises ConfigurationError where there is none, or not the one that is wished for."""
     folder = package.image is None
-    works: dict[Engine, Callable[[], bool]] = {
-        "docker": lambda: not folder and container.available("docker"),
-        "podman": lambda: not folder and container.available("podman"),
-        "bubblewrap": bubblewrap.available,
-        "namespaces": namespaces.available,
-    }
     for engine in ENGINES if wish.engine is None else (wish.engine,):
-        if works[engine]():
+        if not (folder and engine in _OF_IMAGES) and works(engine):
             return engine
     if wish.engine is not None:
-        why = " for a package that is a folder" if folder and wish.engine in ("docker", "podman") else " here"
+        why = " for a package that is a folder" if folder and wish.engine in _OF_IMAGES else " here"
         raise ConfigurationError(f"{wish.engine} does not work{why}")
     raise ConfigurationError(
         "nothing here can run a package: Docker and Podman do not answer, and neither bubblewrap nor unshare may make "
@@ -132,7 +136,7 @@ def run_package(
     _same_machine(package)
     engine = chosen_engine(wish, package)
     command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
-    if engine in ("docker", "podman"):
+    if engine in _OF_IMAGES:
         image = _loaded(engine, package)
         if image is not None:
             limits = _limits(package, wish)
@@ -195,8 +199,8 @@ def _notes(package: Package, wish: Wish) -> tuple[str, ...]:
 def _loaded(engine: Engine, package: Package) -> str | None:
     """What the engine calls the image, after it was given it; None where it does not take it."""
     assert package.image is not None
-    if not Path(package.source).exists():
-        return package.source  # by its name: the engine has it
+    if not Path(package.source).exists() and has_image(engine, package.source):
+        return package.source
     if has_image(engine, package.image.config_digest):
         return package.image.config_digest
     package.image.verify()
@@ -209,7 +213,7 @@ def _container(package: Package, image: str, folders: Folders, limits: Limits, w
     return Container(
         image=image,
         name=f"isocenter-map-{uuid4().hex[:12]}",
-        read={application.input_path(layout): folders.read},
+        read={application.input_path(layout): _readable(folders)},
         write={application.output_path(layout): folders.write},
         scratch=_SCRATCH,
         scratch_size=limits.memory,
@@ -220,6 +224,22 @@ def _container(package: Package, image: str, folders: Folders, limits: Limits, w
         network=wish.network,
         gpus=wish.gpus,
     )
+
+
+def _readable(folders: Folders) -> Path:
+    """The images for a user that an engine makes, who is another one than root: a copy where he may not read them."""
+    if os.geteuid() != 0 or all(_open_to_all(path) for path in (folders.read, *folders.read.rglob("*"))):
+        return folders.read
+    copy = folders.work / "input"
+    shutil.copytree(folders.read, copy, copy_function=shutil.copyfile)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return copy
+
+
+def _open_to_all(path: Path) -> bool:
+    needed = 0o005 if path.is_dir() else 0o004
+    return path.stat().st_mode & needed == needed
 
 
 def _cell(engine: Engine, package: Package, folders: Folders, limits: Limits, wish: Wish) -> Cell:
