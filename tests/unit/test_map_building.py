@@ -570,6 +570,7 @@ def test_the_command_builds_and_tells_what_it_built(
         (("-o", "a.oci", "--engine", "none", "--offline", "--cache", "empty"), "--offline"),
         (("-o", "a.oci", "--engine", "none", "--base", "nowhere"), "no nowhere"),
         (("-o", "a.oci", "--dependencies", "wheels"), "--wheels"),
+        (("--dockerfile-only", "context", "--base", "/no/where.oci"), "neither a file"),
     ],
 )
 def test_wrong_usage_of_the_command_is_told(
