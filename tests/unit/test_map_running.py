@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -275,6 +276,12 @@ def test_what_went_wrong_is_told(program: str, told: str, tmp_path: Path, images
     assert told in said["reason"]
 
 
+def test_what_is_not_applicable_is_an_outcome_and_no_fault(tmp_path: Path, images: Path) -> None:
+    program = "import sys\nsys.stderr.write('not applicable: no liver in this series\\n')\nprint([])\n"
+    code, said = _run(_package(tmp_path, program), images)
+    assert (code, said["status"], said["reason"]) == (0, "not_applicable", "no liver in this series")
+
+
 def test_ctrl_c_ends_it_and_leaves_its_log(tmp_path: Path, images: Path) -> None:
     program = "import subprocess, time\nprint('here', flush=True)\nsubprocess.run(['sleep', '4242'])\n"
     package = _package(tmp_path, program)
@@ -362,8 +369,29 @@ done < /proc/net/dev
 @pytest.mark.parametrize("engine", [*CONTAINERS, *ENGINES])
 def test_an_image_by_each_engine(engine: str, tmp_path: Path, images: Path) -> None:
     code, said = _run(_shell_image(tmp_path, SHELL_ATTEMPTS), images, engine=engine)
+    if engine in ("docker", "podman") and said["exit_code"] in (125, 126, 127):
+        pytest.skip(f"{engine} answers, and can start no container here")
     assert (tmp_path / "out" / "map.log").read_text() == ""
     assert (code, said["status"], said["engine"]) == (0, "done", engine)
+
+
+def test_where_an_engine_can_start_nothing_another_way_is_taken(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Podman in a container that lets it do too little: it answers, and fails."""
+    (tmp_path / "bin").mkdir()
+    engine = tmp_path / "bin" / "docker"
+    engine.write_text(
+        '#!/bin/sh\ncase $1 in info|image) exit 0;; run) echo "no permission" >&2; exit 126;; esac\n'
+    )
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    image = _shell_image(tmp_path, SHELL)
+    with redirect_stdout(io.StringIO()) as said:
+        code = main(["map", "run", str(image), "-i", str(images), "-o", str(tmp_path / "out"), "--json"])
+    document = json.loads(said.getvalue())
+    assert (code, document["engine"]) == (0, EITHER)
+    assert f"docker could not start it, so {EITHER} ran it" in document["notes"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -116,7 +116,16 @@ class _Done:
     @property
     def reason(self) -> str | None:
         """Why it failed; None where it did not."""
+        if not self.written and self.report.not_applicable is not None:
+            return None
         return self.report.reason or _wrong(self.written)
+
+    @property
+    def status(self) -> str:
+        """As of `isocenter run`: that it is not applicable is an outcome, and no fault."""
+        if self.reason:
+            return "failed"
+        return "done" if self.written else "not_applicable"
 
 
 def _folders(read: Path, out: Path, folder: Path) -> Folders:
@@ -196,8 +205,8 @@ def _wrong(written: Sequence[Written]) -> str | None:
 def _document(done: _Done, out: Path) -> dict[str, Any]:
     execution, limits = done.report.execution, done.report.limits
     return {
-        "status": "failed" if done.reason else "done",
-        "reason": done.reason,
+        "status": done.status,
+        "reason": done.reason or (None if done.written else done.report.not_applicable),
         "engine": done.report.engine,
         "exit_code": execution.exit_code,
         "seconds": round(execution.seconds, 2),
@@ -232,9 +241,8 @@ def _summary(document: dict[str, Any], done: _Done, out: Path) -> Iterator[str]:
     for each in done.written:
         yield f"{each.modality or 'file':<4} {each.path.relative_to(out)}"
         yield from lines_of(each.problems)
-    yield (
-        f"failed: {document['reason']}"
-        if document["reason"]
-        else "done: every DICOM object is right by our rules"
-    )
+    if document["status"] == "done":
+        yield "done: every DICOM object is right by our rules"
+    else:
+        yield f"{document['status'].replace('_', ' ')}: {document['reason']}"
     yield f"log: {document['log']}"
