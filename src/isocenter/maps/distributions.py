@@ -94,7 +94,7 @@ def _from_record(found: importlib.metadata.Distribution) -> Distribution:
             links[str(path)] = str(here.readlink())
         elif here.is_file():
             digests[str(path)] = _sha256(here)
-            # Metadata is written by what installs: Holoscan's wheel rewrites its own.
+            # Not of metadata: that of Holoscan's wheel is not what its own RECORD says.
             if listed.hash and listed.hash.mode == "sha256" and not _is_metadata(path):
                 _expect(found.name, here, digests[str(path)], listed.hash.value)
             files[str(path)] = here
@@ -189,7 +189,7 @@ def _wheel(file: Path, folder: Path) -> Distribution:
         if not here.is_file():
             raise InputError(f"{file}: {listed} is listed in its RECORD and not in it", path=str(file))
         digests[str(path)] = _sha256(here)
-        if hashed.startswith("sha256="):
+        if hashed.startswith("sha256=") and not _is_metadata(path):
             _expect(file.name, here, digests[str(path)], hashed.removeprefix("sha256="))
         files[str(path)] = here
     links = _axle_links(metadata_folder)
