@@ -249,6 +249,31 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path, images: Path) -> None:
     assert not _sleepers()
 
 
+@pytest.mark.parametrize("where", ["below", "beside"])
+def test_a_group_of_the_kernels_second_interface(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In folders as that interface has them; this machine may have the first one."""
+    own = tmp_path / "mount" / "user.slice" / "session"
+    own.mkdir(parents=True)
+    (own / "cgroup.procs").touch()
+    (own if where == "below" else own.parent).joinpath("cgroup.subtree_control").write_text(
+        "cpu memory pids\n"
+    )
+    (tmp_path / "own").write_text("0::/user.slice/session\n")
+    monkeypatch.setattr(cgroup, "_MOUNTS", tmp_path / "mount")
+    monkeypatch.setattr(cgroup, "_OWN", tmp_path / "own")
+    with cgroup.cgroup(Limits(memory=64 << 20, cpu=1.5, shared_memory=1 << 20)) as group:
+        assert group is not None
+        (folder,) = group.folders
+        assert folder.parent == (own if where == "below" else own.parent)
+        assert (folder / "memory.max").read_text() == str(64 << 20)
+        assert (folder / "cpu.max").read_text() == "150000 100000"
+        (folder / "memory.events").write_text("oom 1\noom_kill 2\n")
+        (folder / "memory.peak").write_text("67108864\n")
+        assert (group.memory_exceeded, group.memory_peak) == (True, 64 << 20)
+
+
 def test_one_that_declares_no_memory_gets_what_the_specification_assumes(
     tmp_path: Path, images: Path
 ) -> None:
@@ -258,6 +283,13 @@ def test_one_that_declares_no_memory_gets_what_the_specification_assumes(
     shutil.rmtree(tmp_path / "out")
     _, said = _run(package, images, "--memory", "2Gi")
     assert said["memory"]["limit_mib"] == 2048
+
+
+def test_a_package_may_write_a_file_of_the_logs_name(tmp_path: Path, images: Path) -> None:
+    package = _package(tmp_path, f"{COPY}\n(target / 'map.log').write_text('its own')\nprint('said')\n")
+    code, said = _run(package, images)
+    assert (code, Path(said["log"]).read_text()) == (0, "said\n")
+    assert (tmp_path / "out" / "map.log").read_text() == "its own"
 
 
 FAILURES = [

@@ -100,7 +100,7 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
     ):
         folders = _folders(read, out, Path(folder))
         done = _run(package, folders, out, wish, None if quiet else lambda line: say(f"| {line}"))
-    document = {"map": source, "digest": package.digest, **_document(done, out)}
+    document = {"map": source, "digest": package.digest, **_document(done)}
     if as_json:
         print_json(document)
     else:
@@ -112,6 +112,7 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
 class _Done:
     report: Report
     written: Sequence[Written]
+    log: Path
 
     @property
     def reason(self) -> str | None:
@@ -149,11 +150,13 @@ def _run(
     try:
         report = run_package(package, folders, wish, say=listen)
     finally:
-        log = folders.work / "log.txt"
-        if log.exists():
-            shutil.move(log, out / "map.log")
+        own = folders.work / "log.txt"
+        # A package may have written a file of that name itself.
+        log = out / ("map.run.log" if (folders.write / "map.log").exists() else "map.log")
+        if own.exists():
+            shutil.move(own, log)
     files = collect(folders.write, out)
-    return _Done(report, check_written(files, headers_below(folders.read) if files else {}))
+    return _Done(report, check_written(files, headers_below(folders.read) if files else {}), log)
 
 
 def _require(read: Path, out: Path) -> None:
@@ -202,7 +205,7 @@ def _wrong(written: Sequence[Written]) -> str | None:
     return None
 
 
-def _document(done: _Done, out: Path) -> dict[str, Any]:
+def _document(done: _Done) -> dict[str, Any]:
     execution, limits = done.report.execution, done.report.limits
     return {
         "status": done.status,
@@ -216,7 +219,7 @@ def _document(done: _Done, out: Path) -> dict[str, Any]:
             "kept_by": execution.memory_guard,
         },
         "notes": list(done.report.notes),
-        "log": str(out / "map.log"),
+        "log": str(done.log),
         "results": [
             {
                 "path": str(each.path),
