@@ -229,6 +229,24 @@ def test_one_that_fails_says_why_and_keeps_its_log(begin: Callable[..., Site], r
     assert log.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_an_application_of_ours_may_say_that_it_is_not_applicable(
+    ours: bool, begin: Callable[..., Site], recipe: Recipe
+) -> None:
+    """Anybody else's who writes nothing has failed: what it says may be about the patient."""
+    recipe.content.files["opt/holoscan/app/__main__.py"] = (
+        b"import sys\nsys.stderr.write('not applicable: no liver in this series\\n')\n"
+    )
+    if ours:
+        recipe.content.files["var/holoscan/app.yaml"] = b"isocenter: {}\n"
+    site = begin()
+    site.send()
+    job = site.job()
+    told = "no liver in this series" if ours else "wrote no DICOM"
+    assert job.state == ("not_applicable" if ours else "failed")
+    assert told in job.reason
+
+
 def test_de_identified_it_sees_nobody_and_its_result_is_the_patients(
     begin: Callable[..., Site], recipe: Recipe
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import shutil
 import signal
@@ -248,6 +249,31 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path, images: Path) -> None:
     assert not _sleepers()
 
 
+@pytest.mark.parametrize("where", ["below", "beside"])
+def test_a_group_of_the_kernels_second_interface(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In folders as that interface has them; this machine may have the first one."""
+    own = tmp_path / "mount" / "user.slice" / "session"
+    own.mkdir(parents=True)
+    (own / "cgroup.procs").touch()
+    (own if where == "below" else own.parent).joinpath("cgroup.subtree_control").write_text(
+        "cpu memory pids\n"
+    )
+    (tmp_path / "own").write_text("0::/user.slice/session\n")
+    monkeypatch.setattr(cgroup, "_MOUNTS", tmp_path / "mount")
+    monkeypatch.setattr(cgroup, "_OWN", tmp_path / "own")
+    with cgroup.cgroup(Limits(memory=64 << 20, cpu=1.5, shared_memory=1 << 20)) as group:
+        assert group is not None
+        (folder,) = group.folders
+        assert folder.parent == (own if where == "below" else own.parent)
+        assert (folder / "memory.max").read_text() == str(64 << 20)
+        assert (folder / "cpu.max").read_text() == "150000 100000"
+        (folder / "memory.events").write_text("oom 1\noom_kill 2\n")
+        (folder / "memory.peak").write_text("67108864\n")
+        assert (group.memory_exceeded, group.memory_peak) == (True, 64 << 20)
+
+
 def test_one_that_declares_no_memory_gets_what_the_specification_assumes(
     tmp_path: Path, images: Path
 ) -> None:
@@ -257,6 +283,13 @@ def test_one_that_declares_no_memory_gets_what_the_specification_assumes(
     shutil.rmtree(tmp_path / "out")
     _, said = _run(package, images, "--memory", "2Gi")
     assert said["memory"]["limit_mib"] == 2048
+
+
+def test_a_package_may_write_a_file_of_the_logs_name(tmp_path: Path, images: Path) -> None:
+    package = _package(tmp_path, f"{COPY}\n(target / 'map.log').write_text('its own')\nprint('said')\n")
+    code, said = _run(package, images)
+    assert (code, Path(said["log"]).read_text()) == (0, "said\n")
+    assert (tmp_path / "out" / "map.log").read_text() == "its own"
 
 
 FAILURES = [
@@ -273,6 +306,12 @@ def test_what_went_wrong_is_told(program: str, told: str, tmp_path: Path, images
     code, said = _run(_package(tmp_path, program), images)
     assert (code, said["status"]) == (1, "failed")
     assert told in said["reason"]
+
+
+def test_what_is_not_applicable_is_an_outcome_and_no_fault(tmp_path: Path, images: Path) -> None:
+    program = "import sys\nsys.stderr.write('not applicable: no liver in this series\\n')\nprint([])\n"
+    code, said = _run(_package(tmp_path, program), images)
+    assert (code, said["status"], said["reason"]) == (0, "not_applicable", "no liver in this series")
 
 
 def test_ctrl_c_ends_it_and_leaves_its_log(tmp_path: Path, images: Path) -> None:
@@ -362,8 +401,29 @@ done < /proc/net/dev
 @pytest.mark.parametrize("engine", [*CONTAINERS, *ENGINES])
 def test_an_image_by_each_engine(engine: str, tmp_path: Path, images: Path) -> None:
     code, said = _run(_shell_image(tmp_path, SHELL_ATTEMPTS), images, engine=engine)
+    if engine in ("docker", "podman") and said["exit_code"] in (125, 126, 127):
+        pytest.skip(f"{engine} answers, and can start no container here")
     assert (tmp_path / "out" / "map.log").read_text() == ""
     assert (code, said["status"], said["engine"]) == (0, "done", engine)
+
+
+def test_where_an_engine_can_start_nothing_another_way_is_taken(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Podman in a container that lets it do too little: it answers, and fails."""
+    (tmp_path / "bin").mkdir()
+    engine = tmp_path / "bin" / "docker"
+    engine.write_text(
+        '#!/bin/sh\ncase $1 in info|image) exit 0;; run) echo "no permission" >&2; exit 126;; esac\n'
+    )
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    image = _shell_image(tmp_path, SHELL)
+    with redirect_stdout(io.StringIO()) as said:
+        code = main(["map", "run", str(image), "-i", str(images), "-o", str(tmp_path / "out"), "--json"])
+    document = json.loads(said.getvalue())
+    assert (code, document["engine"]) == (0, EITHER)
+    assert f"docker could not start it, so {EITHER} ran it" in document["notes"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -100,7 +100,7 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
     ):
         folders = _folders(read, out, Path(folder))
         done = _run(package, folders, out, wish, None if quiet else lambda line: say(f"| {line}"))
-    document = {"map": source, "digest": package.digest, **_document(done, out)}
+    document = {"map": source, "digest": package.digest, **_document(done)}
     if as_json:
         print_json(document)
     else:
@@ -112,11 +112,21 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
 class _Done:
     report: Report
     written: Sequence[Written]
+    log: Path
 
     @property
     def reason(self) -> str | None:
         """Why it failed; None where it did not."""
+        if not self.written and self.report.not_applicable is not None:
+            return None
         return self.report.reason or _wrong(self.written)
+
+    @property
+    def status(self) -> str:
+        """As of `isocenter run`: that it is not applicable is an outcome, and no fault."""
+        if self.reason:
+            return "failed"
+        return "done" if self.written else "not_applicable"
 
 
 def _folders(read: Path, out: Path, folder: Path) -> Folders:
@@ -140,11 +150,13 @@ def _run(
     try:
         report = run_package(package, folders, wish, say=listen)
     finally:
-        log = folders.work / "log.txt"
-        if log.exists():
-            shutil.move(log, out / "map.log")
+        own = folders.work / "log.txt"
+        # A package may have written a file of that name itself.
+        log = out / ("map.run.log" if (folders.write / "map.log").exists() else "map.log")
+        if own.exists():
+            shutil.move(own, log)
     files = collect(folders.write, out)
-    return _Done(report, check_written(files, headers_below(folders.read) if files else {}))
+    return _Done(report, check_written(files, headers_below(folders.read) if files else {}), log)
 
 
 def _require(read: Path, out: Path) -> None:
@@ -193,11 +205,11 @@ def _wrong(written: Sequence[Written]) -> str | None:
     return None
 
 
-def _document(done: _Done, out: Path) -> dict[str, Any]:
+def _document(done: _Done) -> dict[str, Any]:
     execution, limits = done.report.execution, done.report.limits
     return {
-        "status": "failed" if done.reason else "done",
-        "reason": done.reason,
+        "status": done.status,
+        "reason": done.reason or (None if done.written else done.report.not_applicable),
         "engine": done.report.engine,
         "exit_code": execution.exit_code,
         "seconds": round(execution.seconds, 2),
@@ -207,7 +219,7 @@ def _document(done: _Done, out: Path) -> dict[str, Any]:
             "kept_by": execution.memory_guard,
         },
         "notes": list(done.report.notes),
-        "log": str(out / "map.log"),
+        "log": str(done.log),
         "results": [
             {
                 "path": str(each.path),
@@ -232,9 +244,8 @@ def _summary(document: dict[str, Any], done: _Done, out: Path) -> Iterator[str]:
     for each in done.written:
         yield f"{each.modality or 'file':<4} {each.path.relative_to(out)}"
         yield from lines_of(each.problems)
-    yield (
-        f"failed: {document['reason']}"
-        if document["reason"]
-        else "done: every DICOM object is right by our rules"
-    )
+    if document["status"] == "done":
+        yield "done: every DICOM object is right by our rules"
+    else:
+        yield f"{document['status'].replace('_', ' ')}: {document['reason']}"
     yield f"log: {document['log']}"

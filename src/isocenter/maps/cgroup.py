@@ -19,6 +19,7 @@ from isocenter.maps.limits import Limits
 __all__ = ["Cgroup", "cgroup"]
 
 _MOUNTS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
 _PERIOD_US = 100_000
 _EMPTY_WITHIN_S = 5.0
 
@@ -136,7 +137,7 @@ def _second(limits: Limits) -> Cgroup | None:
 
 def _own_place(controller: str) -> Path | None:
     """The folder of the group that this process is in; `controller` "" is the second interface."""
-    for line in _lines(Path("/proc/self/cgroup")):
+    for line in _lines(_OWN):
         _, names, path = line.split(":", 2)
         if controller in names.split(",") if controller else names == "":
             roots = [_MOUNTS / controller] if controller else [_MOUNTS, _MOUNTS / "unified"]

@@ -37,7 +37,9 @@ Engine = Literal["docker", "podman", "bubblewrap", "namespaces"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman", "bubblewrap", "namespaces")
 
 _OF_IMAGES = ("docker", "podman")
+_SANDBOXES: tuple[Engine, ...] = ("bubblewrap", "namespaces")
 _ANYBODY = User(1000, 1000)
+_NOT_APPLICABLE = "not applicable: "  # isocenter_operators.command
 _SCRATCH = ("/tmp", "/var/tmp", "/run")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MIB = 1 << 20
@@ -77,6 +79,17 @@ class Report:
     notes: tuple[str, ...]
 
     @property
+    def not_started(self) -> bool:
+        """As shells and engines tell it."""
+        return self.execution.ending == "ended" and self.execution.exit_code in (125, 126, 127)
+
+    @property
+    def not_applicable(self) -> str | None:
+        """What an application of ours says where the images are not what it is for; None where it says nothing."""
+        said = [line for line in self.execution.tail if line.startswith(_NOT_APPLICABLE)]
+        return said[-1].removeprefix(_NOT_APPLICABLE).strip() if said and self.reason is None else None
+
+    @property
     def reason(self) -> str | None:
         """Why it failed, and what to do; None where it did what it was to do. What the package said is not in it."""
         execution, limits = self.execution, self.limits
@@ -92,7 +105,7 @@ class Report:
                 else "the specification assumes where a package declares none"
             )
             return f"it took more memory than the {limits.memory // _MIB} MiB that {whose}; give it more"
-        if execution.exit_code in (125, 126, 127):
+        if self.not_started:
             return f"its command could not be started (exit code {execution.exit_code}): see its log"
         if execution.exit_code != 0:
             return f"it ended with exit code {execution.exit_code}; its log says more"
@@ -136,16 +149,33 @@ def run_package(
     _same_machine(package)
     engine = chosen_engine(wish, package)
     command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
-    if engine in _OF_IMAGES:
-        image = _loaded(engine, package)
-        if image is not None:
-            limits = _limits(package, wish)
-            made = _container(package, image, folders, limits, wish)
-            execution = execute(_in_container(engine, made, limits, command), limits)
-            return Report(engine, limits, execution, _notes(package, wish))
-        if wish.engine is not None:
+    if engine not in _OF_IMAGES:
+        return _by_sandbox(engine, package, folders, wish, command)
+    report = _by_container(engine, package, folders, wish, command)
+    other: Engine | None = next((each for each in _SANDBOXES if works(each)), None)
+    if wish.engine is not None or other is None or (report is not None and not report.not_started):
+        if report is None:
             raise ConfigurationError(f"{engine} does not take {package.source}; try another --engine")
-        engine = "bubblewrap" if bubblewrap.available() else "namespaces"
+        return report
+    # An engine may answer and yet not be able to start anything, as in a container that lets it do too little.
+    report = _by_sandbox(other, package, folders, wish, command)
+    return replace(report, notes=(f"{engine} could not start it, so {other} ran it", *report.notes))
+
+
+def _by_container(
+    engine: Engine, package: Package, folders: Folders, wish: Wish, command: Command
+) -> Report | None:
+    """None where the engine does not take the image."""
+    image = _loaded(engine, package)
+    if image is None:
+        return None
+    limits = _limits(package, wish)
+    made = _container(package, image, folders, limits, wish)
+    execution = execute(_in_container(engine, made, limits, command), limits)
+    return Report(engine, limits, execution, _notes(package, wish))
+
+
+def _by_sandbox(engine: Engine, package: Package, folders: Folders, wish: Wish, command: Command) -> Report:
     package = unpacked(package, folders.cache)
     limits = _limits(package, wish)
     cell = _cell(engine, package, folders, limits, wish)

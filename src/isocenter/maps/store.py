@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter.maps.package import Package, open_package
@@ -37,6 +38,7 @@ class StoredMap(BaseModel):
     title: str
     vendor: str
     timeout_s: int  # of its manifest; 0: none
+    ours: bool = False  # an application of Isocenter: what it says of itself is believed
     added: datetime
     signature: str | None = None
 
@@ -155,6 +157,7 @@ def _stored(package: Package, name: str | None, signature: bytes | None) -> Stor
     application, digest = package.application, package.digest
     assert digest is not None
     package.package  # noqa: B018 - raises where it can not be read
+    ours = _is_ours(package)
     labels = package.labels
     title = labels.get("org.opencontainers.image.title", "")
     tag = (package.image.tag if package.image else "").rpartition("/")[2].partition(":")[0]
@@ -170,8 +173,21 @@ def _stored(package: Package, name: str | None, signature: bytes | None) -> Stor
         title=title or given,
         vendor=labels.get("org.opencontainers.image.vendor")
         or labels.get("org.opencontainers.image.authors")
-        or "unknown",
+        or ("Isocenter" if ours else "unknown"),
+        ours=ours,
         timeout_s=application.timeout,
         added=datetime.now(UTC),
         signature=base64.b64encode(signature).decode() if signature else None,
     )
+
+
+def _is_ours(package: Package) -> bool:
+    """Whether its app.yaml has the block of an application of Isocenter."""
+    file = package.layout.configuration
+    if not package.has(file):
+        return False
+    try:
+        content = yaml.safe_load(package.files.read(file))
+    except (yaml.YAMLError, InputError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("isocenter"), dict)

@@ -69,8 +69,15 @@ def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> 
         if report.reason:
             raise IsocenterError(f"{app.name} {app.version}: {report.reason}{_kept(folders, task)}")
         with record.step("check"):
+            objects = _written(folders)
+            if not objects and stored.ours and report.not_applicable:
+                return _not_applicable(report.not_applicable, record, pseudonyms)
+            if not objects:
+                raise IsocenterError(
+                    f"{app.name} {app.version} wrote no DICOM: are the images of the kind that it takes?"
+                )
             written = as_results(
-                _written(folders, app),
+                objects,
                 sources,
                 identity=_identity(app, task, sources, pseudonyms),
                 algorithm=task.algorithm or app.algorithm,
@@ -160,16 +167,21 @@ def _store_of(settings: Settings) -> MapStore:
     return MapStore(settings.maps_dir, settings.maps.trusted_keys)
 
 
-def _written(folders: Folders, app: AppManifest) -> list[tuple[str, Dataset]]:
-    """The DICOM objects that it wrote, with the names of their files. Raises IsocenterError where there are none."""
+def _not_applicable(reason: str, record: Record, pseudonyms: Pseudonyms | None) -> Outcome:
+    return Outcome(
+        status="not_applicable",
+        reason=reason if pseudonyms is None else pseudonyms.told(reason),
+        groups=(),
+        notes=tuple(record.notes),
+        results=(),
+        seconds=dict(record.seconds),
+    )
+
+
+def _written(folders: Folders) -> list[tuple[str, Dataset]]:
+    """The DICOM objects that it wrote, with the names of their files."""
     files = collect(folders.write, folders.work / "written")
-    found = [(file.name, dataset) for file in files if (dataset := _read(file)) is not None]
-    if not found:
-        what = f"{len(files)} files, none of them DICOM" if files else "nothing"
-        raise IsocenterError(
-            f"{app.name} {app.version} wrote {what}: are the images of the kind that it takes?"
-        )
-    return found
+    return [(file.name, dataset) for file in files if (dataset := _read(file)) is not None]
 
 
 def _read(file: Path) -> Dataset | None:
