@@ -5,7 +5,7 @@
 # make bench       the benchmarks: a table, and benchmarks/results.json
 # make chaos       the fault test in its long form: FAULTS=300 in each of two runs, SEED= to repeat one
 # make fuzz        mutated series, as many as wanted: CASES=20000, SEED= to repeat a run
-# make zoo         the bundles of the Model Zoo that are too large for make test, through Triton: minutes each
+# make zoo         what is too large for make test: bundles of the Model Zoo, a package with PyTorch; minutes each
 # make load        ten minutes of a hospital's traffic; MINUTES=10
 # make throughput  studies an hour with 1, 2 and 4 workers, and memory over 300 studies
 # make train       the demonstration network anew, measured: see docs/models.md
@@ -51,6 +51,7 @@ types: $(INSTALLED)
 	MYPYPATH=orthanc $(BIN)/mypy --strict orthanc/nudger.py orthanc/isocenter_plugin.py
 	MYPYPATH=src:operators $(BIN)/mypy apps/ct_lung_density/app.py
 	MYPYPATH=src:operators $(BIN)/mypy apps/thorax_organs/app.py
+	MYPYPATH=src:operators $(BIN)/mypy src/isocenter/app_template/app.py
 	MYPYPATH=src:operators:triton_models/monai_bundle/1 $(BIN)/mypy training/thorax_organs.py
 	MYPYPATH=triton_models/ct_lung_density/1 $(BIN)/mypy -p lung_density
 	MYPYPATH=triton_models/monai_bundle/1 $(BIN)/mypy -p bundle_engine
@@ -75,7 +76,8 @@ fuzz: install
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(or $(CASES),20000) $(if $(SEED),--seed $(SEED))
 
 zoo: install
-	$(BIN)/python -m pytest tests/integration/test_model_zoo.py tests/integration/test_models.py -q -m slow
+	$(BIN)/python -m pytest tests/integration/test_model_zoo.py tests/integration/test_models.py \
+	  tests/integration/test_map_packages.py -q -m slow
 
 load: install
 	@PYTHONPATH=tests $(BIN)/python benchmarks/load.py --minutes $(or $(MINUTES),10)

@@ -14,10 +14,13 @@ declare -A without=(
   [orthanc-python]="the embedded Orthanc does not start, so no demo; 'isocenter run' works"
   [dicom3tools]="no dciodvfy: results are checked by Isocenter's own rules only, and some tests are skipped"
   [npm]="OHIF can not be fetched, so there is no viewer; all else works"
+  [bubblewrap]="'isocenter map run' needs Docker, Podman, or root; all else works"
   [libatomic1]="Playwright does not start, so the browser tests fail; all else works"
   [chromium]="the browser tests are skipped; all else works"
   [postgresql]="the tests of several workers on PostgreSQL are skipped; all else works"
   [dcmtk]="results are not sent to its storescp in the tests; all else works"
+  [debootstrap]="no base for 'isocenter map build' can be made, so one has to be given (--base), and tests are skipped"
+  [buildah]="packages are not built by it in the tests; all else works"
 )
 
 python() { .venv/bin/python -c 'import sys; print(sys.executable)' 2>/dev/null || "$here/find_python.sh" 2>/dev/null; }
@@ -48,10 +51,13 @@ have() {
     orthanc-dicomweb) plugin libOrthancDicomWeb.so ;;
     orthanc-python) plugin libOrthancPython.so ;;
     dicom3tools) command -v dciodvfy ;;
+    bubblewrap) command -v bwrap ;;
     npm) [ -e "${ISOCENTER_OHIF:-.cache/ohif}/version" ] || [ -n "${OHIF_TARBALL:-}" ] || command -v npm ;;
     libatomic1) ldconfig -p | grep -q 'libatomic\.so\.1 ' ;;
     postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' ;;
     dcmtk) command -v storescp ;;
+    debootstrap) command -v debootstrap ;;
+    buildah) command -v buildah ;;
     chromium) command -v chromium || chromium-browser --version || command -v google-chrome ;;
   esac >/dev/null 2>&1
 }
@@ -80,8 +86,8 @@ look() {
   done
 }
 
-wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm)
-[ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk)
+wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm bubblewrap)
+[ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk buildah)
 look "${wanted[@]}"
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from monai.deploy.core import Fragment, Operator, OperatorSpec
-from pydicom.dataset import Dataset
 
+from isocenter_operators.archive import only_wanted, retrieve
 from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
-from isocenter_operators.dicom.series.part10 import Seen
-from isocenter_operators.dicom.series.read import read_bytes
-from isocenter_operators.dicomweb.client import DICOMwebClient
-from isocenter_operators.errors import ArchiveUnavailable, InputError
 from isocenter_operators.run import Archive, Record
 from isocenter_operators.study import studies_of
 
-__all__ = ["DICOMwebSourceOperator", "retrieve"]
+__all__ = ["DICOMwebSourceOperator"]
 
 
 class DICOMwebSourceOperator(Operator):
@@ -58,39 +54,6 @@ class DICOMwebSourceOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         with self._record.step("fetch"):
-            instances = self._only_wanted(retrieve(self._archive))
+            instances = only_wanted(retrieve(self._archive), self._wanted, self._archive.study_uid)
             studies = studies_of(without_identity(instances, self._pseudonyms))
         op_output.emit(studies, "dicom_study_list")
-
-    def _only_wanted(self, instances: list[Dataset]) -> list[Dataset]:
-        """Images that came after the job was made belong to the next job; images that went are missed."""
-        if self._wanted is None:
-            return instances
-        kept = [instance for instance in instances if str(instance.SOPInstanceUID) in self._wanted]
-        if len(kept) < len(self._wanted):
-            raise ArchiveUnavailable(
-                f"study {self._archive.study_uid}: {len(self._wanted) - len(kept)} of {len(self._wanted)} instances of "
-                "this job are not in the archive any more"
-            )
-        return kept
-
-
-def retrieve(archive: Archive) -> list[Dataset]:
-    """Every instance of the archive's series, or of all series of its study.
-
-    Raises InputError where it has none, ArchiveUnavailable or DeadlineExceeded.
-    """
-    instances: list[Dataset] = []
-    with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
-        series_uids = archive.series_uids or tuple(
-            str(found["0020000E"]["Value"][0]) for found in client.search_series(archive.study_uid)
-        )
-        for series_uid in series_uids:
-            seen, origin = Seen(), f"an instance of series {series_uid}"
-            for content in client.retrieve_series(archive.study_uid, series_uid):
-                instance = read_bytes(content, origin=origin, seen=seen)
-                if instance is not None:
-                    instances.append(instance)
-    if not instances:
-        raise InputError(f"study {archive.study_uid} holds no instances in {archive.dicomweb_url}")
-    return instances

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from monai.deploy.core import Fragment, IOSpec, Operator, OperatorSpec
-from pydicom.dataset import Dataset
 
+from isocenter_operators.archive import store
 from isocenter_operators.dicom.deidentify import Pseudonyms, sources_with_identity, with_identity
-from isocenter_operators.dicom.encoding import encoded
-from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.form import ResultForm
-from isocenter_operators.result_gate import checked, stored_instance
+from isocenter_operators.result_gate import checked
 from isocenter_operators.run import Archive, Record, StoredInstance
 
 __all__ = ["DICOMwebStoreOperator"]
@@ -61,18 +59,10 @@ class DICOMwebStoreOperator(Operator):
                 self._form,
                 sources_with_identity(self._record.sources, self._pseudonyms),
             )
-        stored = [stored_instance(instance) for instance in instances]
-        if self._before_store is not None:
-            self._before_store(stored)
-        try:
-            with self._record.step("store"):
-                self._store(instances)
-        finally:
-            if self._after_store is not None:
-                self._after_store(stored)
-        self._record.results += stored
-
-    def _store(self, instances: Sequence[Dataset]) -> None:
-        archive = self._archive
-        with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
-            client.store(instances, encoded)
+        store(
+            instances,
+            self._archive,
+            self._record,
+            before_store=self._before_store,
+            after_store=self._after_store,
+        )

@@ -4,6 +4,8 @@ The SDK's form (`application`, `resources`) with one block of our own:
 
     application: {title: ..., version: 1.0.0, inputFormats: [DICOM], outputFormats: [DICOM]}
     isocenter:
+      name: ct_lung_density              # by which results and jobs know it; left out: the folder's, which in a
+                                         # package is always `app`, so `isocenter map build` writes it down
       models: {ct_lung_density: "1"}     # on the inference server, by exact version; or, where its weights are stated,
                                          # {liver: {version: "2", weights_sha256: <64 hexadecimal digits>}}
       deadline_s: 120                    # for one call of a model
@@ -32,7 +34,7 @@ __all__ = ["AppManifest", "manifest_file", "read_manifest"]
 class AppManifest:
     """One application as its folder describes it."""
 
-    name: str  # the folder's
+    name: str  # the folder's, where app.yaml gives no other
     folder: Path
     title: str
     version: str
@@ -43,11 +45,12 @@ class AppManifest:
     weights: Mapping[str, str] = field(
         default_factory=dict
     )  # model name -> SHA-256 of its files, where known
+    manufacturer: str = "Isocenter"
 
     @property
     def algorithm(self) -> Algorithm:
         """What a job's identity and its results name as their maker."""
-        return Algorithm(self.name, self.version, self.models, weights=self.weights)
+        return Algorithm(self.name, self.version, self.models, self.manufacturer, self.weights)
 
     def with_model(self, model: str, version: str) -> AppManifest:
         """The application as it runs with this version of one of its models, which may be of another bundle than the
@@ -84,6 +87,7 @@ class _Model(BaseModel):
 
 class _Isocenter(BaseModel):
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+    name: str | None = Field(default=None, pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     models: dict[str, _Model] = Field(default_factory=dict)
     deadline_s: float = Field(default=300.0, gt=0)
     concurrency: int | None = Field(default=None, ge=1)
@@ -101,7 +105,7 @@ def read_manifest(folder: Path) -> AppManifest:
     parsed = _parsed(folder / "app.yaml")
     models = parsed.isocenter.models
     return AppManifest(
-        name=folder.resolve().name,
+        name=parsed.isocenter.name or folder.resolve().name,
         folder=folder.resolve(),
         title=parsed.application.title,
         version=parsed.application.version,

@@ -8,9 +8,9 @@ from typing import Any
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_study import DICOMStudy
 
+from isocenter_operators.archive import retrieve
 from isocenter_operators.dicom.deidentify import Pseudonyms, without_identity
 from isocenter_operators.dicom.series.read import read_folder
-from isocenter_operators.dicomweb_source import retrieve
 from isocenter_operators.errors import InputError
 from isocenter_operators.run import Archive, Folder, Record
 from isocenter_operators.study import studies_of

@@ -8,18 +8,24 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.deploy.core import Fragment
 from monai.deploy.core.domain.dicom_series import DICOMSeries
 from monai.deploy.core.domain.dicom_series_selection import SelectedSeries, StudySelectedSeries
 from monai.deploy.core.domain.dicom_study import DICOMStudy
-from monai.deploy.operators import dicom_series_selector_operator
-from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 
 from isocenter_operators.dicom.value import term
 from isocenter_operators.errors import ConfigurationError, NotApplicable
 from isocenter_operators.run import Record
+from isocenter_operators.sdk_module import sdk_module
+
+if TYPE_CHECKING:
+    from monai.deploy.operators import dicom_series_selector_operator
+    from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
+else:
+    dicom_series_selector_operator = sdk_module("monai.deploy.operators.dicom_series_selector_operator")
+    DICOMSeriesSelectorOperator = dicom_series_selector_operator.DICOMSeriesSelectorOperator
 
 __all__ = ["SeriesSelectorOperator"]
 

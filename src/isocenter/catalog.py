@@ -6,13 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from isocenter.map_reference import digest_in, is_package, package_name
+from isocenter.maps.store import MapStore, StoredMap
 from isocenter.serving import Servings
 from isocenter.settings import Settings
 from isocenter.weights import weights_of
+from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.errors import ConfigurationError
 from isocenter_operators.manifest import AppManifest, read_manifest
 
 __all__ = ["Catalog"]
+
+_OF_ATTEMPT = 0.9  # of what an attempt may take at most, a package itself: it is ended before the worker is
 
 
 class Catalog:
@@ -20,7 +25,8 @@ class Catalog:
 
     apps_dir: the folder that must be there. imported: another one, which may be. repositories: of the embedded
     inference server's models; then `get` knows their weights too. servings: which versions of the models are in use;
-    without it, those that app.yaml names.
+    without it, those that app.yaml names. packages: the MONAI Application Packages that routes may name, each for at
+    most `longest_s`.
 
     An application is always described with the versions that it would run with now: the active ones.
 
@@ -34,27 +40,36 @@ class Catalog:
         *,
         repositories: Sequence[Path] = (),
         servings: Servings | None = None,
+        packages: MapStore | None = None,
+        longest_s: float = 1800.0,
     ) -> None:
         if not apps_dir.is_dir():
             raise ConfigurationError(f"apps_dir: there is no folder {apps_dir}")
         self._places = (apps_dir, imported) if imported is not None else (apps_dir,)
         self._repositories = tuple(repositories)
         self._servings = servings
+        self._packages = packages
+        self._longest_s = longest_s
 
     @classmethod
     def of(cls, settings: Settings) -> Catalog:
         """The applications that are installed and imported, without what only their models' files tell."""
-        return cls(settings.apps_dir, settings.imported_apps_dir, servings=Servings(settings.data_dir))
+        return cls._of(settings, ())
 
     @classmethod
     def weighed(cls, settings: Settings) -> Catalog:
         """The applications with the weights of their models, as far as these lie here: for who names an algorithm."""
-        repositories = settings.model_repositories if settings.triton.embedded else ()
+        return cls._of(settings, settings.model_repositories if settings.triton.embedded else ())
+
+    @classmethod
+    def _of(cls, settings: Settings, repositories: Sequence[Path]) -> Catalog:
         return cls(
             settings.apps_dir,
             settings.imported_apps_dir,
             repositories=repositories,
             servings=Servings(settings.data_dir),
+            packages=MapStore(settings.maps_dir, settings.maps.trusted_keys),
+            longest_s=_OF_ATTEMPT * settings.worker.longest_attempt_s,
         )
 
     def all(self) -> tuple[AppManifest, ...]:
@@ -74,17 +89,54 @@ class Catalog:
         """The application of this name. Raises ConfigurationError, naming those that are installed."""
         return self._weighed(self._at_active(self._named(name)))
 
+    @property
+    def names(self) -> set[str]:
+        """All that a route may name. Raises ConfigurationError where an application can not be read."""
+        packages = self._packages.all() if self._packages else []
+        return {app.name for app in self.all()} | {each.reference for each in packages}
+
     def for_study(self, name: str, study_uid: str) -> AppManifest:
         """The application as it does this study's work: that of some studies is a canary's, where there is one."""
+        if is_package(name):
+            return self._package(name)
         return self._weighed(self._for_study(self._named(name), study_uid, {}))
 
-    def for_job(self, name: str, study_uid: str, models: Mapping[str, str]) -> AppManifest:
-        """As `for_study`, but with the versions that a job was made for, as far as these still answer."""
-        return self._weighed(self._for_study(self._named(name), study_uid, models))
+    def for_job(self, algorithm: Algorithm, study_uid: str) -> AppManifest:
+        """As `for_study`, but with the versions that a job was made for, as far as these still answer; a package is
+        the very image that the job was made for, whatever the route names by now."""
+        if is_package(algorithm.name):
+            return self._package(f"{algorithm.name}@sha256:{algorithm.weights.get(algorithm.name, '')}")
+        return self._weighed(self._for_study(self._named(algorithm.name), study_uid, algorithm.models))
 
     def with_version(self, name: str, model: str, version: str) -> AppManifest:
         """The application as it runs with this version of one of its models, whatever that is for."""
         return self._weighed(self._at_active(self._named(name)).with_model(model, version))
+
+    def stored(self, app: AppManifest) -> StoredMap | None:
+        """The package that an application is; None of one that is none. Raises ConfigurationError."""
+        if self._packages is None or not is_package(app.name):
+            return None
+        return self._packages.get(f"sha256:{app.weights[app.name]}")
+
+    def _package(self, reference: str) -> AppManifest:
+        digest = digest_in(reference)
+        if digest is None or self._packages is None:
+            raise ConfigurationError(
+                f"{reference!r} names no package: `isocenter map list` tells those that are here"
+            )
+        stored = self._packages.get(digest)
+        limit_s = self._longest_s
+        name = package_name(reference)
+        return AppManifest(
+            name=name,
+            folder=self._packages.place(stored),
+            title=stored.title,
+            version=stored.version,
+            models={},
+            deadline_s=min(stored.timeout_s or limit_s, limit_s),
+            weights={name: digest.removeprefix("sha256:")},
+            manufacturer=stored.vendor,
+        )
 
     def _named(self, name: str) -> AppManifest:
         folders = {folder.name: folder for folder in reversed(self._folders())}  # what is installed wins

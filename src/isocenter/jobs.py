@@ -25,6 +25,7 @@ from isocenter.job import Job, JobSpec, State
 from isocenter.job_rows import asked, attempt_id, job_id_of, jobs_of, rows, summary
 from isocenter.ledger import Ledger
 from isocenter.ledger_entry import Entry
+from isocenter.map_reference import is_package
 from isocenter.notices import Notices
 from isocenter.queues import SHADOWS, Queue, queue_of, register
 from isocenter.route import PRIORITIES
@@ -364,6 +365,8 @@ class Jobs:
         client.cancel_workflow(attempt_id(entry.job_id, entry.attempt))
 
     def _limit(self, application: str) -> int | None:
+        if is_package(application):
+            return None
         try:
             return Catalog.of(self._settings).get(application).concurrency
         except ConfigurationError:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from isocenter.map_reference import is_package, is_reference
+
 __all__ = [
     "PRIORITIES",
     "Deidentify",
@@ -134,6 +136,17 @@ class Route(_Part):
         """`deidentify: true` keeps nothing."""
         return ({} if given else None) if isinstance(given, bool) else given
 
+    @field_validator("applications")
+    @classmethod
+    def _packages_by_digest(cls, applications: tuple[str, ...]) -> tuple[str, ...]:
+        """A tag may be another image tomorrow."""
+        for name in applications:
+            if is_package(name) and not is_reference(name):
+                raise ValueError(
+                    f"{name!r}: name a package by its digest, map://NAME@sha256:DIGEST, as `isocenter map list` has it"
+                )
+        return applications
+
     @field_validator("expect")
     @classmethod
     def _named_once(cls, expect: tuple[Expected, ...]) -> tuple[Expected, ...]:
@@ -145,4 +158,10 @@ class Route(_Part):
     def _expects_in_a_study(self) -> Self:
         if self.expect and self.scope != "study":
             raise ValueError("expect needs scope: study")
+        return self
+
+    @model_validator(mode="after")
+    def _packages_see_one_study(self) -> Self:
+        if self.priors is not None and any(map(is_package, self.applications)):
+            raise ValueError("priors: a package (map://) is given the new study alone")
         return self

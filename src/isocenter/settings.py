@@ -209,6 +209,17 @@ class RoutingSettings(_Section):
     compare_every_s: float = Field(default=300.0, gt=0)  # all that the archive holds with what was routed
 
 
+class MapSettings(_Section):
+    """MONAI Application Packages that routes name (`map://`)."""
+
+    # Public keys in PEM; where there are any, every package has to be signed with one of them.
+    trusted_keys: tuple[Path, ...] = ()
+    engine: Literal["docker", "podman", "bubblewrap", "namespaces"] | None = (
+        None  # None: the first that works
+    )
+    gpus: bool = False  # they are given the GPUs of the worker's machine
+
+
 class LimitSettings(_Section):
     """What the disk must keep free, and what is kept of jobs that have ended."""
 
@@ -268,6 +279,7 @@ class Settings(BaseSettings):
     routing: RoutingSettings = RoutingSettings()
     limits: LimitSettings = LimitSettings()
     results: ResultSettings = ResultSettings()
+    maps: MapSettings = MapSettings()
     peers: dict[str, Peer] = Field(default_factory=dict)
     routes: tuple[Route, ...] = Field(default_factory=_default_routes)
     _file: Path | None = PrivateAttr(default=None)
@@ -314,6 +326,11 @@ class Settings(BaseSettings):
     def imported_apps_dir(self) -> Path:
         """Where `models import` puts applications: beside the data, which an upgrade leaves alone."""
         return self.data_dir / "apps"
+
+    @property
+    def maps_dir(self) -> Path:
+        """Where `map add` puts packages."""
+        return self.data_dir / "maps"
 
     @property
     def model_repositories(self) -> tuple[Path, ...]:

@@ -197,9 +197,9 @@ def test_the_commands_where_no_stack_runs(
     theirs = next(uid for uid, each in zip(UIDS, made, strict=False) if each.models["bone"] == canary)
     command(capsys, "canary", "bone", "2", "--share", "0")
     assert catalog.for_study("bone", theirs).algorithm.models == {"bone": "1"}
-    assert catalog.for_job("bone", theirs, {"bone": "2"}).algorithm == by_version["2"]
+    assert catalog.for_job(Algorithm("bone", "", {"bone": "2"}), theirs).algorithm == by_version["2"]
     command(capsys, "canary", "bone", "off")
-    assert catalog.for_job("bone", theirs, {"bone": "2"}).algorithm == by_version["1"]
+    assert catalog.for_job(Algorithm("bone", "", {"bone": "2"}), theirs).algorithm == by_version["1"]
 
     command(capsys, "scale", "bone", "3", "--gpus", "0,1")
     command(capsys, "promote", "bone", "2")

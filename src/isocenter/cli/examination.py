@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from isocenter.catalog import Catalog
+from isocenter.map_reference import is_package
+from isocenter.maps.sandbox import ENGINES, works
 from isocenter.pacs import Orthanc
 from isocenter.peer import FolderPeer
 from isocenter.rules import refuse_wrong_rules
@@ -63,6 +65,7 @@ def examine(settings: Settings) -> list[Finding]:
         _shared_memory(),
         _stack_limit(),
         _applications(settings),
+        _packages(settings),
         *_folder_peers(settings),
         *(_service(settings) if there else _ports(settings)),
     ]
@@ -158,6 +161,17 @@ def _applications(settings: Settings) -> Finding:
         return ", ".join(f"{app.name} {app.version}" for app in catalog.all())
 
     return _attempt("applications and rules", installed)
+
+
+def _packages(settings: Settings) -> Finding:
+    """What MONAI Application Packages are run by; needed where a route names one."""
+    named = any(is_package(name) for route in settings.routes for name in route.applications)
+    engines = ENGINES if settings.maps.engine is None else (settings.maps.engine,)
+    engine = next((each for each in engines if works(each)), None)
+    advice = "apt-get install bubblewrap, or start Docker or Podman; without, no package (MAP) can be run"
+    return Finding(
+        "packages", engine is not None, f"run by {engine}" if engine else "not usable", advice, named
+    )
 
 
 def _folder_peers(settings: Settings) -> Iterator[Finding]:

@@ -27,6 +27,8 @@ _COMMANDS = {
     "run": "one application on a folder, no PACS",
     "jobs": "the jobs: list, show, retry, cancel",
     "rules": "which rules fire for these files, and why the others do not",
+    "app": "a new application of one's own, from a template",
+    "map": "MONAI Application Packages: build, inspect, lint, run",
     "models": "the models and their versions: list, import a MONAI bundle, check, promote, shadow, report",
     "validate": "what is wrong with DICOM results, by the standard",
     "doctor": "is everything this needs here, reachable and compatible",

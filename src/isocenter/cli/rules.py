@@ -36,7 +36,7 @@ def check(config: Path | None, as_json: bool) -> int:
     from isocenter.settings import Settings
 
     settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
-    found = problems(settings.routes, {app.name for app in Catalog.of(settings).all()})
+    found = problems(settings.routes, Catalog.of(settings).names)
     lines = located(found, settings.file)
     if as_json:
         routes = [route.model_dump(mode="json") for route in settings.routes]

@@ -51,7 +51,7 @@ class RulesAPI:
 
     def _listed(self) -> dict[str, object]:
         routes = self._settings.routes
-        found = problems(routes, {app.name for app in Catalog.of(self._settings).all()})
+        found = problems(routes, Catalog.of(self._settings).names)
         return {
             "routes": [route.model_dump(mode="json") for route in routes],
             "problems": [{"place": list(each.place), "message": str(each)} for each in found],

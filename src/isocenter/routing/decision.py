@@ -18,6 +18,7 @@ from isocenter.catalog import Catalog
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
+from isocenter.map_reference import package_name
 from isocenter.pacs import Orthanc
 from isocenter.route import PRIORITIES, Priority, Route
 from isocenter.routing.troubles import Troubles
@@ -358,7 +359,7 @@ class Decisions:
         """
         route, arrival = decision.route, decision.about[0]
         subject = JobSpec(
-            Algorithm(application, ""),
+            Algorithm(package_name(application), ""),
             arrival.study_uid,
             (arrival.series_uid,),
             (),

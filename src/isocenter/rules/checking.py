@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isocenter.catalog import Catalog
+from isocenter.map_reference import is_package
 from isocenter.route import PRIORITIES, Route
 from isocenter.rules.problem import Place, Problem
 from isocenter.rules.reading import read
@@ -47,6 +48,8 @@ def problems(routes: Sequence[Route], applications: Collection[str]) -> list[Pro
 
 
 def _unknown_application(name: str, applications: Collection[str]) -> str:
+    if is_package(name):
+        return f"there is no package {name} here; `isocenter map add FILE` takes one in, `isocenter map list` has those"
     near = get_close_matches(name, applications, 1)
     return f"there is no application {name!r} in apps_dir" + (f"; did you mean {near[0]}?" if near else "")
 
@@ -57,7 +60,7 @@ def refuse_wrong_rules(settings: Settings, file: Path | None, catalog: Catalog) 
     `isocenter.yaml:14:9: routes.0 (chest CT): when.Modalty: not a DICOM keyword; did you mean Modality?`
     `file` is what the settings were loaded from (`settings.file`), None where there was none.
     """
-    wrong = problems(settings.routes, {app.name for app in catalog.all()})
+    wrong = problems(settings.routes, catalog.names)
     if wrong:
         raise ConfigurationError("\n".join(f"{where_of}: {each}" for each, where_of in located(wrong, file)))
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from isocenter.map_reference import is_package
 from isocenter.rules.geometry import Stack, Unknown, number, stack
 from isocenter_operators.dicom.identity import Algorithm
 
@@ -55,9 +56,21 @@ class Series:
     @cached_property
     def ours(self) -> bool:
         """Whether an application of ours made it."""
+        if self._made_by_package:
+            return True
         sop_class = str(self.attributes.get("SOPClassUID", ""))
         derived = any(sop_class == known or sop_class.startswith(f"{known}.") for known in _DERIVED)
         return derived and self.attributes.get("Manufacturer") == _MANUFACTURER
+
+    @property
+    def _made_by_package(self) -> bool:
+        """What a package made says so (`package_results`): else images that one makes would be given to it again."""
+        makers = self.attributes.get("ContributingEquipmentSequence")
+        return isinstance(makers, list) and any(
+            is_package(str(each.get("ManufacturerModelName", "")))
+            for each in makers
+            if isinstance(each, Mapping)
+        )
 
 
 def is_our_own(series: Series) -> bool:

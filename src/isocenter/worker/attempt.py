@@ -24,7 +24,7 @@ from isocenter.ledger import Ledger
 from isocenter.serving import Servings
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
-from isocenter.worker import retries, runner
+from isocenter.worker import packaged, retries, runner
 from isocenter.worker.gate import Gate
 from isocenter.worker.shadowing import shadows_of
 from isocenter.worker.strays import Strays
@@ -249,7 +249,7 @@ def _begun(work: Work, spec: JobSpec, attempt: int) -> _Answer | None:
 
 def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
     catalog = Catalog.weighed(work.settings)
-    app = catalog.for_job(spec.algorithm.name, spec.study_uid, spec.algorithm.models)
+    app = catalog.for_job(spec.algorithm, spec.study_uid)
     installed = app.algorithm
     if not installed.weights:  # this machine has no models of its own, and so does not know their weights
         installed = replace(installed, weights=spec.algorithm.weights)
@@ -267,7 +267,11 @@ def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
     folder = work.settings.data_dir / "jobs" / spec.identity.job_id
     try:
         with at_most(work.settings.worker.longest_attempt_s):
-            outcome = runner.run(app, _task(work, spec, attempt, app, folder))
+            task = _task(work, spec, attempt, app, folder)
+            stored = catalog.stored(app)
+            outcome = (
+                runner.run(app, task) if stored is None else packaged.run(work.settings, stored, app, task)
+            )
     finally:
         shutil.rmtree(folder / "priors", ignore_errors=True)
     return {"state": outcome.status, "reason": outcome.reason, **runner.as_json(outcome)}

@@ -20,7 +20,7 @@ from isocenter_operators.run import Outcome, Run, StoredInstance
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["as_json", "load", "run", "stored_as_json"]
+__all__ = ["as_json", "load", "run", "stored_as_json", "translated"]
 
 
 def load(app: AppManifest) -> ModuleType:
@@ -58,7 +58,7 @@ def run(app: AppManifest, task: Run) -> Outcome:
         raise
     except Exception as error:
         empty_frames(error)
-        raise _translated(app, error) from error
+        raise translated(app, error) from error
     if outcome.status == "done" and not outcome.results:
         # An interrupted graph ends without an error.
         raise IsocenterError(f"{app.name} {app.version} ended without a result and without a reason")
@@ -82,7 +82,7 @@ def _application(app: AppManifest, module: ModuleType, task: Run) -> Any:
     return made
 
 
-def _translated(app: AppManifest, error: Exception) -> IsocenterError:
+def translated(app: AppManifest, error: Exception) -> IsocenterError:
     """What a person is told of an error that nobody foresaw.
 
     The error's own text is left out: it may quote a patient's data. Its place in the code is a beginning.

@@ -1,0 +1,48 @@
+"""`isocenter map add`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from isocenter.cli import options
+from isocenter.cli.output import counted, print_json, print_lines, say
+
+__all__ = ["command"]
+
+
+@click.command("add")
+@click.argument("file", type=click.Path(path_type=Path, exists=True))
+@click.option("--name", help="What routes name it by, beside its digest; else its tag's, or its title.")
+@click.option(
+    "--signature",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file with the signature over its digest; needed where maps.trusted_keys is set.",
+)
+@options.config
+@options.json_option
+def command(file: Path, name: str | None, signature: Path | None, config: Path | None, as_json: bool) -> int:
+    """Take a package in, so that routes may name it: an image in a file, or an OCI layout. Prints what a route says.
+
+    The image is compared with its digests, unpacked for the first run, and looked at as by `isocenter map lint`.
+    """
+    from isocenter.maps.linting import lint_package
+    from isocenter.maps.sandbox import Wish, chosen_engine
+    from isocenter.maps.store import MapStore
+    from isocenter.maps.unpacked import unpacked
+
+    settings = options.running_settings(config)
+    store = MapStore(settings.maps_dir, settings.maps.trusted_keys)
+    stored = store.add(file, name=name, signature=signature.read_bytes() if signature else None)
+    package = store.open(stored)
+    if chosen_engine(Wish(engine=settings.maps.engine), package) in ("bubblewrap", "namespaces"):
+        package = unpacked(package, store.cache)
+    errors = sum(finding.severity == "error" for finding in lint_package(package))
+    if errors:
+        say(f"isocenter map lint finds {counted(errors, 'error')} in it: look before a route names it")
+    if as_json:
+        print_json({**stored.model_dump(mode="json"), "application": stored.reference})
+    else:
+        print_lines([stored.reference])
+    return 0

@@ -1,0 +1,193 @@
+"""The packages that routes may name: each image in a folder of its own, by its digest, with what was known at import.
+
+<data_dir>/maps/sha256-<digest>/image.oci, record.json
+<data_dir>/maps/unpacked/        what was unpacked to be run; it may be deleted while nothing runs
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isocenter.maps.package import Package, open_package
+from isocenter.maps.signature import signer
+from isocenter.maps.unpacked import remove_unpacked
+from isocenter_operators.errors import ConfigurationError, InputError
+
+__all__ = ["MapStore", "StoredMap"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,56}")
+_IMAGE, _RECORD = "image.oci", "record.json"
+
+
+class StoredMap(BaseModel):
+    """One package in the store. `signature`: as it was given, in Base64; whom it is of is asked each time anew."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    digest: str  # sha256:...
+    version: str
+    title: str
+    vendor: str
+    timeout_s: int  # of its manifest; 0: none
+    ours: bool = False  # an application of Isocenter: what it says of itself is believed
+    added: datetime
+    signature: str | None = None
+
+    @property
+    def application(self) -> str:
+        """What stands for all its versions: results of a newer one replace those of an earlier one."""
+        return f"map://{self.name}"
+
+    @property
+    def reference(self) -> str:
+        """What a route names it by."""
+        return f"{self.application}@{self.digest}"
+
+
+class MapStore:
+    """Packages below `folder`. trusted: public keys; where there are any, every package has to be signed by one."""
+
+    def __init__(self, folder: Path, trusted: Sequence[Path] = ()) -> None:
+        self.folder = folder
+        self._trusted = tuple(trusted)
+
+    @property
+    def cache(self) -> Path:
+        """Where packages are unpacked."""
+        return self.folder / "unpacked"
+
+    def add(self, source: Path, *, name: str | None = None, signature: bytes | None = None) -> StoredMap:
+        """Take an image into the store, once it was found whole, readable and, where that is asked for, signed.
+
+        Raises InputError for an image that can not be run, ConfigurationError for one that is not trusted.
+        """
+        package = open_package(source)
+        if package.image is None:
+            raise InputError(
+                f"{source}: a folder has no digest; give an image: an OCI archive, or what docker save writes"
+            )
+        package.image.verify()
+        stored = _stored(package, name, signature)
+        self._trust(stored)
+        place = self.folder / _folder_of(stored.digest)
+        part = place.with_name(f".{place.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        if source.is_dir():
+            shutil.copytree(source, part / _IMAGE)
+        else:
+            shutil.copyfile(source, part / _IMAGE)
+        (part / _RECORD).write_text(stored.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(place, ignore_errors=True)
+        part.rename(place)
+        return stored
+
+    def all(self) -> list[StoredMap]:
+        """In the order of their names. Raises ConfigurationError for a record that can not be read."""
+        found = [self._record(file) for file in self.folder.glob(f"sha256-*/{_RECORD}")]
+        return sorted(found, key=lambda each: (each.name, each.added))
+
+    def get(self, digest: str) -> StoredMap:
+        """Raises ConfigurationError where it is not there, or not signed as it has to be."""
+        file = self.folder / _folder_of(digest) / _RECORD
+        if not file.is_file():
+            raise ConfigurationError(
+                f"there is no package with the digest {digest} here: `isocenter map add FILE` imports one",
+                path=str(file),
+            )
+        stored = self._record(file)
+        self._trust(stored)
+        return stored
+
+    def open(self, stored: StoredMap) -> Package:
+        """Raises InputError where the image is not what it was when it was added."""
+        package = open_package(self.place(stored) / _IMAGE)
+        if package.digest != stored.digest:
+            raise InputError(
+                f"{stored.reference}: the image in the store has the digest {package.digest}; add the right one again"
+            )
+        return package
+
+    def place(self, stored: StoredMap) -> Path:
+        return self.folder / _folder_of(stored.digest)
+
+    def remove(self, stored: StoredMap) -> None:
+        """Jobs that still name it will say that it is not there."""
+        shutil.rmtree(self.place(stored))
+        remove_unpacked(stored.digest, self.cache)
+
+    def signed_by(self, stored: StoredMap) -> Path | None:
+        """The trusted key that it was signed with."""
+        if stored.signature is None or not self._trusted:
+            return None
+        return signer(stored.digest, base64.b64decode(stored.signature), self._trusted)
+
+    def _trust(self, stored: StoredMap) -> None:
+        if self._trusted and self.signed_by(stored) is None:
+            how = "is not signed" if stored.signature is None else "is signed with another key"
+            raise ConfigurationError(
+                f"{stored.reference} {how}, and maps.trusted_keys asks for one of its keys: sign the digest "
+                f"{stored.digest}, and add it with --signature"
+            )
+
+    def _record(self, file: Path) -> StoredMap:
+        try:
+            return StoredMap.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ConfigurationError(
+                f"{file}: can not be read; add the package again", path=str(file)
+            ) from error
+
+
+def _folder_of(digest: str) -> str:
+    return digest.replace(":", "-")
+
+
+def _stored(package: Package, name: str | None, signature: bytes | None) -> StoredMap:
+    """What is known of a package. Raises InputError for manifests that can not be used, or no name."""
+    application, digest = package.application, package.digest
+    assert digest is not None
+    package.package  # noqa: B018 - raises where it can not be read
+    ours = _is_ours(package)
+    labels = package.labels
+    title = labels.get("org.opencontainers.image.title", "")
+    tag = (package.image.tag if package.image else "").rpartition("/")[2].partition(":")[0]
+    given = (name or tag or re.sub(r"[^a-z0-9._-]+", "-", title.lower()).strip("-._")).lower()
+    if not _NAME.fullmatch(given):
+        raise InputError(
+            f"{package.source}: {given!r} is no name for a package: give one by --name, as in liver"
+        )
+    return StoredMap(
+        name=given,
+        digest=digest,
+        version=application.version or package.package.version or "0.0.0",
+        title=title or given,
+        vendor=labels.get("org.opencontainers.image.vendor")
+        or labels.get("org.opencontainers.image.authors")
+        or ("Isocenter" if ours else "unknown"),
+        ours=ours,
+        timeout_s=application.timeout,
+        added=datetime.now(UTC),
+        signature=base64.b64encode(signature).decode() if signature else None,
+    )
+
+
+def _is_ours(package: Package) -> bool:
+    """Whether its app.yaml has the block of an application of Isocenter."""
+    file = package.layout.configuration
+    if not package.has(file):
+        return False
+    try:
+        content = yaml.safe_load(package.files.read(file))
+    except (yaml.YAMLError, InputError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("isocenter"), dict)

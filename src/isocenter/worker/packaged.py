@@ -1,0 +1,212 @@
+"""Runs one MONAI Application Package as a job: a container for each, and its results stored as any other's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from isocenter.maps.sandbox import Folders, Report, Wish, run_package
+from isocenter.maps.store import MapStore, StoredMap
+from isocenter.maps.written import collect
+from isocenter.settings import Settings
+from isocenter.worker import runner
+from isocenter_operators.archive import only_wanted, retrieve, store
+from isocenter_operators.dicom.deidentify import (
+    Pseudonyms,
+    sources_with_identity,
+    with_identity,
+    without_identity,
+)
+from isocenter_operators.dicom.identity import JobIdentity
+from isocenter_operators.dicom.results.package_results import as_results
+from isocenter_operators.errors import ConfigurationError, IsocenterError
+from isocenter_operators.frames import empty_frames
+from isocenter_operators.manifest import AppManifest
+from isocenter_operators.result_gate import checked
+from isocenter_operators.run import Archive, Outcome, Record, Run
+
+__all__ = ["run"]
+
+_LOCK = ".lock"
+_FRAMES = 0x52009229  # from here on an image tells of its frames and their pixels, at length
+
+
+def run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
+    """Give the package the job's images in a folder, and store what it makes of them.
+
+    De-identified images, and results with the identity again, as everywhere. Raises IsocenterError with a reason.
+    """
+    try:
+        return _run(settings, stored, app, task)
+    except IsocenterError as error:
+        empty_frames(error)
+        raise
+    except Exception as error:
+        empty_frames(error)
+        raise runner.translated(app, error) from error
+
+
+def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
+    record = Record(task.checkpoint, task.notes)
+    pseudonyms = Pseudonyms(task.deidentification) if task.deidentification is not None else None
+    with record.step("fetch"):
+        given = without_identity(_images(task), pseudonyms)
+    sources = {str(each.SOPInstanceUID): each[:_FRAMES] for each in given}
+    with _folders(settings) as folders:
+        with record.step("write"):
+            _write(given, folders.read)
+        del given
+        with record.step("package"):
+            report = _execute(settings, stored, app, task, folders)
+        if report.reason:
+            raise IsocenterError(f"{app.name} {app.version}: {report.reason}{_kept(folders, task)}")
+        with record.step("check"):
+            objects = _written(folders)
+            if not objects and stored.ours and report.not_applicable:
+                return _not_applicable(report.not_applicable, record, pseudonyms)
+            if not objects:
+                raise IsocenterError(
+                    f"{app.name} {app.version} wrote no DICOM: are the images of the kind that it takes?"
+                )
+            written = as_results(
+                objects,
+                sources,
+                identity=_identity(app, task, sources, pseudonyms),
+                algorithm=task.algorithm or app.algorithm,
+                digest=stored.digest,
+                disclaimer=task.form.disclaimer,
+            )
+            results = checked(
+                with_identity([written], pseudonyms),
+                task.rejected,
+                task.form,
+                sources_with_identity(sources, pseudonyms),
+            )
+    _store(results, task, record)
+    return Outcome(
+        status="done",
+        reason="",
+        groups=(),
+        notes=(*record.notes, *(f"{app.name}: {note}" for note in report.notes)),
+        results=tuple(record.results),
+        seconds=dict(record.seconds),
+    )
+
+
+def _identity(
+    app: AppManifest, task: Run, sources: Mapping[str, Dataset], pseudonyms: Pseudonyms | None
+) -> JobIdentity:
+    """Where more is hidden it is other work, with other UIDs: as everywhere, by the UIDs that the application knows."""
+    uids: Iterable[str] = sources if task.sop_instance_uids is None else task.sop_instance_uids
+    if pseudonyms is not None and task.sop_instance_uids is not None:
+        uids = [pseudonyms.uid(uid) for uid in task.sop_instance_uids]
+    return JobIdentity.of(uids, task.algorithm or app.algorithm, task.created)
+
+
+def _images(task: Run) -> list[Dataset]:
+    if not isinstance(task.source, Archive):
+        raise ConfigurationError(
+            "a package is given images of the archive; `isocenter map run` takes a folder"
+        )
+    return only_wanted(retrieve(task.source), task.sop_instance_uids, task.source.study_uid)
+
+
+@contextmanager
+def _folders(settings: Settings) -> Iterator[Folders]:
+    """This run's, for its time alone: images lie here in files, so nobody else may read them."""
+    place = settings.maps_dir / "runs"
+    place.mkdir(parents=True, exist_ok=True)
+    _clear(place)
+    with (
+        TemporaryDirectory(prefix="run-", dir=place.resolve()) as name,
+        (Path(name) / _LOCK).open("w") as lock,
+    ):
+        flock(lock, LOCK_EX)
+        folder = Path(name)
+        made = Folders(
+            folder / "input", folder / "output", folder / "work", _store_of(settings).cache.resolve()
+        )
+        for each in (made.read, made.write, made.work):
+            each.mkdir()
+        made.read.chmod(0o755)  # an engine's user has to come in
+        made.write.chmod(0o777)
+        yield made
+
+
+def _clear(place: Path) -> None:
+    """Remove what workers that died have left: their locks are nobody's any more."""
+    for folder in place.glob("run-*"):
+        try:
+            with (folder / _LOCK).open("w") as lock:
+                flock(lock, LOCK_EX | LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # somebody's, or begun this very moment
+
+
+def _write(images: Sequence[Dataset], folder: Path) -> None:
+    for image in images:
+        image.save_as(folder / f"{image.SOPInstanceUID}.dcm", enforce_file_format=True)
+
+
+def _execute(settings: Settings, stored: StoredMap, app: AppManifest, task: Run, folders: Folders) -> Report:
+    package = _store_of(settings).open(stored)
+    wish = Wish(engine=settings.maps.engine, gpus=settings.maps.gpus, time_s=app.deadline_s)
+    return run_package(package, folders, wish, checkpoint=task.checkpoint)
+
+
+def _store_of(settings: Settings) -> MapStore:
+    return MapStore(settings.maps_dir, settings.maps.trusted_keys)
+
+
+def _not_applicable(reason: str, record: Record, pseudonyms: Pseudonyms | None) -> Outcome:
+    return Outcome(
+        status="not_applicable",
+        reason=reason if pseudonyms is None else pseudonyms.told(reason),
+        groups=(),
+        notes=tuple(record.notes),
+        results=(),
+        seconds=dict(record.seconds),
+    )
+
+
+def _written(folders: Folders) -> list[tuple[str, Dataset]]:
+    """The DICOM objects that it wrote, with the names of their files."""
+    files = collect(folders.write, folders.work / "written")
+    return [(file.name, dataset) for file in files if (dataset := _read(file)) is not None]
+
+
+def _read(file: Path) -> Dataset | None:
+    try:
+        dataset: Dataset = dcmread(file)
+    except (InvalidDicomError, EOFError):
+        return None
+    return dataset
+
+
+def _store(results: Sequence[Dataset], task: Run, record: Record) -> None:
+    assert isinstance(task.sink, Archive)
+    store(results, task.sink, record, before_store=task.before_store, after_store=task.after_store)
+
+
+def _kept(folders: Folders, task: Run) -> str:
+    """Its log stays with the job: it may name the patient, so it goes nowhere else."""
+    source = folders.work / "log.txt"
+    if task.rejected is None or not source.exists():
+        return ""
+    place = task.rejected.parent / "package.log"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(source.read_bytes())
+        place.chmod(0o600)
+    except OSError as error:
+        return f" (which could not be kept: {error.strerror})"
+    return f" ({place})"

@@ -1,0 +1,127 @@
+"""A MONAI Application Package that nothing is wrong with, to be broken in one place by each test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isocenter.maps.image_config import ContainerConfig, ImageConfig
+from isocenter.maps.image_writer import Draft, write_image
+from isocenter.maps.layer import LayerContent, write_layer
+
+WEIGHTS = b"not really weights, but bytes\n"
+BASE_DIGEST = f"sha256:{'b' * 64}"
+
+
+@dataclass
+class Recipe:
+    """What the package is made of; `app` and `pkg` are written as its manifests, None is left out."""
+
+    app: Any
+    pkg: Any
+    content: LayerContent
+    config: dict[str, Any]
+    architecture: str = "amd64"
+    manifests: str = "etc/holoscan"
+    _raw: dict[str, bytes] = field(default_factory=dict)
+
+    def write_image(self, folder: Path) -> Path:
+        """An OCI archive in `folder`."""
+        content = self._whole()
+        layer = write_layer(content, folder / "layer.tar", epoch=0)
+        config = ImageConfig(
+            architecture=self.architecture, config=ContainerConfig.model_validate(self.config)
+        )
+        write_image(Draft(config, (layer,), tag="good:1.0.0"), folder / "good.oci")
+        return folder / "good.oci"
+
+    def write_folder(self, folder: Path) -> Path:
+        """The same unpacked: the root of its file system."""
+        content = self._whole()
+        for path in sorted(content.every_folder()):
+            (folder / path).mkdir(parents=True, exist_ok=True)
+            (folder / path).chmod(content.modes.get(path, 0o755))
+        for path, what in content.files.items():
+            assert isinstance(what, bytes)
+            (folder / path).write_bytes(what)
+            (folder / path).chmod(content.modes.get(path, 0o755 if path in content.executable else 0o644))
+        return folder
+
+    def _whole(self) -> LayerContent:
+        for name, document in (("app", self.app), ("pkg", self.pkg)):
+            if document is not None:
+                raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+                self.content.files[f"{self.manifests}/{name}.json"] = raw
+        return self.content
+
+
+def good() -> Recipe:
+    """Nothing is wrong with this one."""
+    content = LayerContent()
+    content.folders |= {"var/holoscan/input", "var/holoscan/output", "opt/holoscan/docs", "tmp"}
+    content.modes["tmp"] = 0o1777
+    content.owned["var/holoscan/output"] = (1000, 1000)
+    content.files |= {
+        "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nholoscan:x:1000:1000::/home/holoscan:/bin/sh\n",
+        "etc/group": b"root:x:0:\nholoscan:x:1000:\n",
+        "usr/bin/python3": b"#!/bin/sh\n",
+        "opt/holoscan/app/__main__.py": b"print('done')\n",
+        "opt/holoscan/models/liver/model.ts": WEIGHTS,
+        "opt/holoscan/sbom.cdx.json": json.dumps(
+            {"bomFormat": "CycloneDX", "specVersion": "1.6", "components": [{"name": "python3"}]}
+        ).encode(),
+    }
+    content.executable.add("usr/bin/python3")
+    return Recipe(app=good_app(), pkg=good_pkg(), content=content, config=good_config())
+
+
+def good_app() -> dict[str, Any]:
+    return {
+        "apiVersion": "1.0.0",
+        "command": '["python3", "/opt/holoscan/app"]',
+        "environment": {
+            "HOLOSCAN_INPUT_PATH": "/var/holoscan/input",
+            "HOLOSCAN_OUTPUT_PATH": "/var/holoscan/output",
+            "HOLOSCAN_MODEL_PATH": "/opt/holoscan/models",
+            "HOLOSCAN_WORKDIR": "/var/holoscan",
+        },
+        "input": {"path": "input", "formats": ["DICOM"]},
+        "output": {"path": "output", "format": "DICOM"},
+        "sdk": "monai-deploy",
+        "sdkVersion": "4.0.0",
+        "timeout": 600,
+        "version": "1.0.0",
+        "workingDirectory": "/var/holoscan",
+    }
+
+
+def good_pkg() -> dict[str, Any]:
+    return {
+        "apiVersion": "1.0.0",
+        "applicationRoot": "/opt/holoscan/app",
+        "modelRoot": "/opt/holoscan/models",
+        "models": [{"name": "liver", "path": "liver"}],
+        "resources": {"cpu": 2, "gpu": 0, "memory": "2Gi", "sharedMemory": "64Mi"},
+        "version": "1.0.0",
+    }
+
+
+def good_config() -> dict[str, Any]:
+    return {
+        "User": "holoscan",
+        "Entrypoint": ["python3", "/opt/holoscan/app"],
+        "WorkingDir": "/var/holoscan",
+        "Env": ["PATH=/usr/bin"],
+        "Labels": {
+            "org.opencontainers.image.version": "1.0.0",
+            "org.opencontainers.image.base.name": "debian:12",
+            "org.opencontainers.image.base.digest": BASE_DIGEST,
+            "org.isocenter.model.liver": hashlib.sha256(WEIGHTS_COUNTED).hexdigest(),
+        },
+    }
+
+
+WEIGHTS_COUNTED = f"model.ts\0{len(WEIGHTS)}\0".encode() + WEIGHTS

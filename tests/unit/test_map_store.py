@@ -1,0 +1,207 @@
+"""Packages that routes name: taken in by digest, trusted by signature, found again, taken out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from map_cases import good
+from pydantic import ValidationError
+
+from isocenter.catalog import Catalog
+from isocenter.cli.main import main
+from isocenter.job import JobSpec
+from isocenter.maps.store import MapStore
+from isocenter.route import Route
+from isocenter.settings import MapSettings, Settings
+from isocenter_operators.errors import ConfigurationError, InputError
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return good().write_image(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MapStore:
+    return MapStore(tmp_path / "maps")
+
+
+def _public(key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey, file: Path) -> Path:
+    file.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return file
+
+
+def test_a_package_is_taken_in_and_found_by_its_digest(image: Path, store: MapStore) -> None:
+    stored = store.add(image)
+    assert stored.reference == f"map://good@{stored.digest}"
+    assert (stored.version, stored.timeout_s) == ("1.0.0", 600)
+    assert store.get(stored.digest) == stored
+    assert store.open(stored).digest == stored.digest
+    assert store.all() == [stored]
+    assert store.add(image, name="other").name == "other"  # once more: the same image
+    assert len(store.all()) == 1
+    store.remove(store.all()[0])
+    assert store.all() == []
+    with pytest.raises(ConfigurationError, match="there is no package with the digest"):
+        store.get(stored.digest)
+
+
+def test_an_image_that_is_not_whole_is_not_taken_in(image: Path, store: MapStore) -> None:
+    image.write_bytes(image.read_bytes().replace(b"print('done')", b"print('evil')"))
+    with pytest.raises(InputError, match="is not what its digest says"):
+        store.add(image)
+    assert store.all() == []
+
+
+def test_an_image_that_was_exchanged_in_the_store_is_not_opened(
+    tmp_path: Path, image: Path, store: MapStore
+) -> None:
+    stored = store.add(image)
+    recipe = good()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = b"print('evil')\n"
+    (tmp_path / "other").mkdir()
+    shutil.copy(recipe.write_image(tmp_path / "other"), store.place(stored) / "image.oci")
+    with pytest.raises(InputError, match="the image in the store has the digest"):
+        store.open(stored)
+
+
+def test_what_is_no_package_is_not_taken_in(tmp_path: Path, store: MapStore) -> None:
+    recipe = good()
+    recipe.app = None
+    with pytest.raises(InputError, match=r"/etc/holoscan/app\.json"):
+        store.add(recipe.write_image(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "p256"])
+def test_a_signature_by_a_trusted_key_is_asked_for(kind: str, tmp_path: Path, image: Path) -> None:
+    digest = MapStore(tmp_path / "none").add(image).digest
+    key = (
+        ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    )
+    other = ed25519.Ed25519PrivateKey.generate()
+    keys = [_public(other, tmp_path / "other.pem"), _public(key, tmp_path / "key.pem")]
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        signature = key.sign(digest.encode())
+    else:
+        signature = (
+            base64.b64encode(key.sign(digest.encode(), ec.ECDSA(SHA256()))) + b"\n"
+        )  # as cosign writes it
+    store = MapStore(tmp_path / "maps", keys)
+    with pytest.raises(ConfigurationError, match="is not signed"):
+        store.add(image)
+    with pytest.raises(ConfigurationError, match="is signed with another key"):
+        store.add(image, signature=ed25519.Ed25519PrivateKey.generate().sign(digest.encode()))
+    stored = store.add(image, signature=signature)
+    assert store.signed_by(stored) == keys[1]
+    # Who is not trusted any more is asked at the next job.
+    with pytest.raises(ConfigurationError, match="is signed with another key"):
+        MapStore(tmp_path / "maps", keys[:1]).get(stored.digest)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_openssl_makes_such_signatures(tmp_path: Path, image: Path) -> None:
+    """As docs/maps.md tells it."""
+    digest = MapStore(tmp_path / "none").add(image).digest
+    (tmp_path / "digest").write_text(digest)
+    for words in (
+        "genpkey -algorithm ed25519 -out key.pem",
+        "pkey -in key.pem -pubout -out public.pem",
+        "pkeyutl -sign -rawin -inkey key.pem -in digest -out signature",
+    ):
+        subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True)
+    store = MapStore(tmp_path / "maps", [tmp_path / "public.pem"])
+    store.add(image, signature=(tmp_path / "signature").read_bytes())
+
+
+def test_a_file_that_is_no_key_is_named(tmp_path: Path, image: Path) -> None:
+    (tmp_path / "key.pem").write_text("no key")
+    with pytest.raises(ConfigurationError, match=r"key\.pem is no public key in PEM"):
+        MapStore(tmp_path / "maps", [tmp_path / "key.pem"]).add(image, signature=b"x" * 64)
+
+
+def test_a_route_names_a_package_by_its_digest_alone() -> None:
+    reference = f"map://liver@sha256:{'0' * 64}"
+    assert Route(name="r", application=reference).applications == (reference,)
+    for wrong in ("map://liver", "map://liver:1.0", "map://Liver@sha256:00"):
+        with pytest.raises(ValidationError, match="name a package by its digest"):
+            Route(name="r", application=wrong)
+    with pytest.raises(ValidationError, match="is given the new study alone"):
+        Route(name="r", application=reference, priors={})
+
+
+def test_the_catalogue_knows_packages_and_what_a_job_of_one_was_made_for(tmp_path: Path, image: Path) -> None:
+    (tmp_path / "apps").mkdir()
+    settings = Settings(data_dir=tmp_path / "data", apps_dir=tmp_path / "apps")
+    stored = MapStore(settings.maps_dir).add(image, name="liver")
+    catalog = Catalog.weighed(settings)
+    assert catalog.names == {stored.reference}
+    app = catalog.for_study(stored.reference, "1.2")
+    assert (app.name, app.version, app.deadline_s) == ("map://liver", "1.0.0", 600)
+    assert catalog.for_job(app.algorithm, "1.2").algorithm == app.algorithm
+    assert catalog.stored(app) == stored
+    with pytest.raises(ConfigurationError, match="there is no package with the digest"):
+        catalog.for_study(f"map://liver@sha256:{'0' * 64}", "1.2")
+
+
+def test_a_newer_image_replaces_the_results_of_the_one_before(tmp_path: Path, image: Path) -> None:
+    """Another image is other work, about the same subject."""
+    (tmp_path / "apps").mkdir()
+    settings = Settings(data_dir=tmp_path / "data", apps_dir=tmp_path / "apps")
+    store = MapStore(settings.maps_dir)
+    recipe = good()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = b"print('better')\n"
+    (tmp_path / "newer").mkdir()
+    both = [store.add(each, name="liver") for each in (image, recipe.write_image(tmp_path / "newer"))]
+    specs = [
+        JobSpec(
+            Catalog.of(settings).for_study(each.reference, "1.2").algorithm,
+            "1.2",
+            ("1.2.3",),
+            ("1.2.3.4",),
+            "r",
+        )
+        for each in both
+    ]
+    assert specs[0].identity.job_id != specs[1].identity.job_id
+    assert specs[0].subject == specs[1].subject
+
+
+def test_the_commands(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "apps").mkdir()
+    config = tmp_path / "isocenter.yaml"
+    config.write_text(yaml.safe_dump({"apps_dir": str(tmp_path / "apps"), "routes": []}))
+    assert main(["map", "add", str(image), "--name", "liver"]) == 0
+    reference = capsys.readouterr().out.strip()
+    assert main(["map", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)[0]
+    assert (listed["application"], listed["in_a_route"], listed["signed_by"]) == (reference, False, None)
+    config.write_text(
+        yaml.safe_dump(
+            {"apps_dir": str(tmp_path / "apps"), "routes": [{"name": "r", "application": reference}]}
+        )
+    )
+    assert main(["rules", "check"]) == 0
+    assert main(["map", "remove", reference]) == 2
+    assert "the route 'r' names it" in capsys.readouterr().err
+    assert main(["map", "remove", reference, "--force"]) == 0
+    assert main(["rules", "check"]) == 2
+    assert "there is no package map://liver@sha256:" in capsys.readouterr().err
+    assert main(["map", "list"]) == 0
+    assert capsys.readouterr().out.startswith("none;")
+
+
+def test_settings_name_a_key_that_is_wrong() -> None:
+    with pytest.raises(ValidationError, match="engine"):
+        MapSettings(engine="lxc")
