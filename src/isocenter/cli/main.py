@@ -22,6 +22,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "up": "start the embedded stack in the foreground",
     "worker": "one worker in the foreground, beside those of `up`: on this machine or another",
+    "gateway": "the gateway alone in the foreground, where others start Orthanc and Triton",
     "demo": "start everything, send a study, and show what was found",
     "send": "send DICOM files to the archive",
     "run": "one application on a folder, no PACS",
@@ -29,6 +30,7 @@ _COMMANDS = {
     "rules": "which rules fire for these files, and why the others do not",
     "models": "the models and their versions: list, import a MONAI bundle, check, promote, shadow, report",
     "validate": "what is wrong with DICOM results, by the standard",
+    "healthcheck": "does this container's gateway or worker do its work",
     "doctor": "is everything this needs here, reachable and compatible",
 }
 
