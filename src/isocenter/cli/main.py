@@ -30,6 +30,7 @@ _COMMANDS = {
     "rules": "which rules fire for these files, and why the others do not",
     "models": "the models and their versions: list, import a MONAI bundle, check, promote, shadow, report",
     "validate": "what is wrong with DICOM results, by the standard",
+    "validate-site": "an application on a site's own cases: a validation report",
     "healthcheck": "does this container's gateway or worker do its work",
     "doctor": "is everything this needs here, reachable and compatible",
 }
@@ -44,7 +45,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"isocenter.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(
+            f"isocenter.cli.{cmd_name.replace('-', '_')}"
+        ).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    if arguments is None and "run" in given[:2]:
+    if arguments is None and {"run", "validate-site"} & {*given[:2]}:
         enlarge_stack()
     try:
         # `--debug` may stand anywhere.
