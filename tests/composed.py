@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["COMPOSE", "PROFILES", "Here", "compose", "content", "orthanc_configuration", "services"]
+__all__ = ["COMPOSE", "PROFILES", "ROOT", "Here", "compose", "content", "orthanc_configuration", "services"]
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "docker" / "compose.yaml"
@@ -77,8 +77,3 @@ class Here:
     def command(self, words: list[str]) -> list[str]:
         """Compose's own escape is undone."""
         return [self.text(word.replace("$$", "$")) for word in words]
-
-    def left(self, words: Iterator[str]) -> list[str]:
-        """What of these names a place that only a container has."""
-        inside = re.compile(r"/(run/secrets|opt/isocenter|models/|var/lib/(isocenter|orthanc))")
-        return [word for word in words if inside.search(word)]
