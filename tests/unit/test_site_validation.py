@@ -288,7 +288,7 @@ def test_the_report_says_what_was_run_and_what_came_of_it(
     for said in (
         "Lungs &amp; all",
         "Right &lt;lung&gt;: volume (mL) is 2000.00, expected 1900",
-        "no interval: fewer than six",
+        "none: fewer than six",
     ):
         assert said in page
     assert "<lung>" not in page

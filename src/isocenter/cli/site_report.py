@@ -274,22 +274,21 @@ def _table(
 
 
 def _share(found: Interval) -> str:
-    return (
-        f"{found.count} of {found.of} ({found.share:.0%}; 95 % interval {found.low:.0%} to {found.high:.0%})"
-    )
+    share, low, high = (f"{100 * part:.1f} %" for part in (found.share, found.low, found.high))
+    return f"{found.count} of {found.of} ({share}; 95 % interval {low} to {high})"
 
 
 def _median(found: Spread, decimals: int) -> str:
     return (
-        f"median {found.median:.{decimals}f} ({_interval(found, decimals)}; {found.smallest:.{decimals}f} to "
+        f"median {found.median:.{decimals}f} (95 % interval {_interval(found, decimals)}; all {found.smallest:.{decimals}f} to "
         f"{found.largest:.{decimals}f}; n = {found.n})"
     )
 
 
 def _interval(found: Spread, decimals: int) -> str:
     if found.low is None or found.high is None:
-        return "no interval: fewer than six"
-    return f"95 % interval {found.low:.{decimals}f} to {found.high:.{decimals}f}"
+        return "none: fewer than six"
+    return f"{found.low:.{decimals}f} to {found.high:.{decimals}f}"
 
 
 def _value(value: float | None, decimals: int) -> str:
