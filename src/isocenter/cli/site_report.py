@@ -279,10 +279,9 @@ def _share(found: Interval) -> str:
 
 
 def _median(found: Spread, decimals: int) -> str:
-    return (
-        f"median {found.median:.{decimals}f} (95 % interval {_interval(found, decimals)}; all {found.smallest:.{decimals}f} to "
-        f"{found.largest:.{decimals}f}; n = {found.n})"
-    )
+    smallest, largest = (f"{each:.{decimals}f}" for each in (found.smallest, found.largest))
+    interval = _interval(found, decimals)
+    return f"median {found.median:.{decimals}f} (95 % interval {interval}; all {smallest} to {largest}; n = {found.n})"
 
 
 def _interval(found: Spread, decimals: int) -> str:
