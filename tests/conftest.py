@@ -50,6 +50,12 @@ def free_port() -> Callable[[], int]:
     return _free_port
 
 
+@pytest.fixture(scope="session")
+def free_ports() -> Callable[[], int]:
+    """The same for fixtures that several tests share."""
+    return _free_port
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -43,6 +43,11 @@ class Server:
     def log(self) -> Path:
         return self._folder / "log"
 
+    @property
+    def programs(self) -> Path:
+        """Where `pg_dump` and its kin of the same release are."""
+        return self._programs
+
     def url(self, database: str) -> str:
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}"
 

@@ -122,6 +122,11 @@ class Jobs:
         with self._database() as (_, ledger):
             return ledger.anything_waits()
 
+    def depth(self) -> tuple[int, int]:
+        """How many jobs could begin and have not begun, and how many run: what more workers would be started for."""
+        with self._database() as (_, ledger):
+            return ledger.depth()
+
     def waits(self, job_id: str, attempt: int, reason: str) -> None:
         """Tell what an attempt that a worker has taken waits for; "" when for nothing any more."""
         with self._database() as (client, _):

@@ -169,6 +169,17 @@ class Ledger:
         with self._engine.connect() as connection:
             return connection.execute(ready.limit(1)).first() is not None
 
+    def depth(self) -> tuple[int, int]:
+        """How many jobs could begin and have not begun, and how many run."""
+        ready = WAITING & (job_table.c.begins_at <= time.time())
+        running = job_table.c.state.is_(None) & job_table.c.worker.is_not(None)
+        with self._engine.connect() as connection:
+            waiting, at_work = (
+                int(connection.execute(sa.select(sa.func.count()).where(which)).scalar_one())
+                for which in (ready, running)
+            )
+        return waiting, at_work
+
     def cancel(self, job_id: str, reason: str) -> bool:
         """Ask for it to stop. False when it is storing its results already, or has ended."""
         stoppable = (job_table.c.job_id == job_id) & job_table.c.state.is_(None) & ~job_table.c.storing

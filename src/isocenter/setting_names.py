@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from isocenter.secret_files import SUFFIX
 from isocenter.yaml_places import YAMLDocument
 from isocenter_operators.errors import ConfigurationError
 
@@ -27,6 +28,8 @@ def refuse_lookalikes(model: type[BaseModel], environment: Mapping[str, str]) ->
     plain = {_plain(name) for name in settings}
     for given, value in environment.items():
         name = given.upper()
+        # What names a file is the setting's that stands in it.
+        name = name if name in settings else name.removesuffix(SUFFIX)
         # Kubernetes sets ISOCENTER_GATEWAY_PORT=tcp://... where a service is named isocenter-gateway.
         if not name.startswith(_PREFIX) or name in settings or value.startswith("tcp://"):
             continue
@@ -81,8 +84,9 @@ def _variable(place: Sequence[int | str], environment: Mapping[str, str]) -> str
     given = {name.upper(): name for name in environment}
     for end in range(len(place), 0, -1):
         variable = _PREFIX + "__".join(str(part) for part in place[:end]).upper()
-        if variable in given:
-            return given[variable]
+        for name in (variable, variable + SUFFIX):
+            if name in given:
+                return given[name]
     return ""
 
 

@@ -1,7 +1,8 @@
 """`isocenter.yaml` and its overrides: every setting of the service, read in this one place.
 
-A key in the file, `orthanc: {http_port: 8042}`, is overridden by `ISOCENTER_ORTHANC__HTTP_PORT`. An unknown
-key is an error that names it.
+A key in the file, `orthanc: {http_port: 8042}`, is overridden by `ISOCENTER_ORTHANC__HTTP_PORT`, or by what
+stands in the file that `ISOCENTER_ORTHANC__HTTP_PORT_FILE` names (`isocenter.secret_files`). An unknown key is an error
+that names it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from isocenter.peer import TLS, Peer, Profile
 from isocenter.route import Route
+from isocenter.secret_files import with_files
 from isocenter.setting_names import refuse_lookalikes, sentence
 from isocenter.yaml_places import YAMLDocument, read_yaml
 from isocenter_operators.dicomweb.credentials import Credentials
@@ -72,6 +75,8 @@ class GatewaySettings(_Section):
 
     host: str = _LOOPBACK
     port: int = 8080
+    # The names that requests may ask for; (): on loopback those of loopback, elsewhere any.
+    names: tuple[str, ...] = ()
     ohif: Path | None = None  # the viewer's built files; None: the copy that `make` fetched
 
     @property
@@ -366,6 +371,9 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, which arrives as init arguments: the first source counts."""
+        if isinstance(env_settings, EnvSettingsSource):
+            read = with_files(os.environ, settings_cls.model_fields)
+            env_settings.env_vars = {name.lower(): value for name, value in read.items()}
         return (env_settings, init_settings)
 
     @classmethod

@@ -36,6 +36,9 @@ class NoJobs:
     def show(self, job_id: str) -> Job | None:
         return None
 
+    def depth(self) -> tuple[int, int]:
+        return 0, 0
+
     def retry(self, job_id: str) -> Job:
         raise NotImplementedError
 

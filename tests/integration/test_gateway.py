@@ -295,6 +295,20 @@ def test_orthanc_away_is_said_in_one_sentence(gateway: httpx.Client, settings: S
     assert "make ohif" in health.json()["parts"]["viewer"]["missing"]
 
 
+def test_alive_says_nothing_of_others_and_the_queue_how_much_there_is_to_do(gateway: httpx.Client) -> None:
+    assert gateway.get("/livez").json() == {"status": "alive"}
+    assert gateway.get("/api/queue").json() == {"waiting": 0, "running": 0, "wanted": 0}
+
+
+def test_names_are_those_that_are_set(settings: Settings, jobs: Jobs) -> None:
+    named = settings.model_copy(update={"gateway": settings.gateway.model_copy(update={"names": ("pacs",)})})
+    with served(create_app(named, router=Nudges(), jobs=jobs), named.gateway.port) as url:
+        told = {
+            name: httpx.get(f"{url}/livez", headers={"Host": name}).status_code for name in ("pacs", "else")
+        }
+    assert told == {"pacs": 200, "else": 400}
+
+
 def test_orthancs_password_stays_with_the_gateway(settings: Settings, jobs: Jobs) -> None:
     guarded = Settings.model_validate(
         {

@@ -122,6 +122,14 @@ def test_a_worker_that_ends_in_order_is_not_waited_for(
     assert Ledger(settings.database).entry(job_id).deaths == 0
 
 
+def test_a_worker_sweeps_its_own_data_folder(jobs: Jobs, settings: Settings, workers: Workers) -> None:
+    left = settings.data_dir / "jobs" / ("a" * 64)
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))  # of a database that is no more
+    workers.start(name="one")
+    until(lambda: not left.exists())
+
+
 def test_a_name_is_one_workers(jobs: Jobs, settings: Settings, workers: Workers) -> None:
     first = workers.start(name="one")
     until(lambda: names(settings) == ["one"])

@@ -144,6 +144,19 @@ def test_what_waits_before_another(ledger: Ledger) -> None:
     assert not ledger.waits_before("common", 3)
 
 
+def test_what_more_workers_would_have_to_do(ledger: Ledger) -> None:
+    assert ledger.depth() == (0, 0)
+    for number, begins_at in (("1", 0.0), ("2", 0.0), ("3", time.time() + 60)):
+        asked = spec(number, series_uid=f"1.2.{number}")
+        ledger.enter(asked)
+        ledger.waits(id_of(asked), "isocenter", 3, begins_at)
+    assert ledger.depth() == (2, 0)  # not what may not begin yet
+    ledger.begin(id_of(spec("1")), "worker", "life")
+    assert ledger.depth() == (1, 1)
+    ledger.end(id_of(spec("1")), "done")
+    assert ledger.depth() == (1, 0)
+
+
 def test_restarts_of_the_whole_stack_are_counted_apart(ledger: Ledger) -> None:
     job_id = id_of(spec("1"))
     ledger.enter(spec("1"))

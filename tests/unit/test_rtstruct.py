@@ -34,6 +34,7 @@ from result_cases import (
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.findings import Code, Segment
 from isocenter_operators.dicom.results.rtstruct import structure_set
+from isocenter_operators.dicom.results.rtstruct_reader import read_structure_set, referenced_series
 from isocenter_operators.dicom.rules.validate import check
 from isocenter_operators.dicom.series.frame import Frame
 from isocenter_operators.dicom.series.geometry import Volume, volume_of
@@ -183,6 +184,30 @@ def test_all_48_axis_orders_and_flips_and_a_tilted_gantry() -> None:
     tilted = moved(volume.frames, np.array([[1, 0, 0], [0, 0.8, 0.6], [0, 0.1, 1]]))
     structures = structures_of(dataclasses.replace(volume, frames=tuple(tilted)), labels)
     np.testing.assert_array_equal(filled_on_frames(structures, tilted, labels.shape), labels)
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LIP", "PIL"])
+def test_our_own_reader_gets_the_voxels_back(orientation: str) -> None:
+    axial = orientation in ("LPS", "RAS")
+    phantom = thorax_phantom(
+        size=(40, 36, 24) if axial else (40, 24, 36),
+        spacing_mm=(9.0, 9.0, 13.0) if axial else (9.0, 13.0, 9.0),
+        orientation=orientation,
+        oblique_deg=12.0,
+    )
+    images = as_datasets(phantom)
+    volume = volume_of(images)
+    labels = intricate(np.zeros(volume.voxels.shape, np.uint8))
+
+    read = read_structure_set(structures_of(volume, labels), images)
+
+    assert referenced_series(read.dataset) == images[0].SeriesInstanceUID
+    assert read.grid.affine == pytest.approx(volume.affine, abs=1e-3)
+    for segment in read.segments:
+        assert np.array_equal(read.mask(segment.number), labels == segment.number), segment.label
+    cut_off = read_structure_set(read.dataset, sorted(images, key=lambda each: each.InstanceNumber)[4:-4])
+    with pytest.raises(GeometryError, match="lies on none of the images"):
+        cut_off.mask(1)
 
 
 def test_contours_name_the_frames_of_a_multi_frame_image(tmp_path: Path) -> None:

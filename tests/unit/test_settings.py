@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from isocenter.peer import DICOMwebPeer
 from isocenter.route import Route
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
@@ -151,6 +152,68 @@ def test_what_is_wrong_in_the_environment_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(variable, "one")
+    with pytest.raises(ConfigurationError, match=message):
+        Settings.load()
+
+
+def test_a_secret_stands_in_a_file_of_its_own(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("hidden\n")
+    file.write_text("peers: {vna: {kind: dicomweb, url: 'https://vna', username: u, password: old}}")
+    monkeypatch.setenv("ISOCENTER_ORTHANC__USERNAME", "u")
+    monkeypatch.setenv("ISOCENTER_ORTHANC__PASSWORD_FILE", str(secret))
+    monkeypatch.setenv("ISOCENTER_DATABASE_URL_FILE", str(secret))
+    monkeypatch.setenv("ISOCENTER_PEERS__VNA__PASSWORD_FILE", str(secret))
+    monkeypatch.setenv("ISOCENTER_SITE_FILE", "/somebody/elses")
+    settings = Settings.load(file)
+    assert settings.orthanc.credentials is not None
+    assert settings.orthanc.credentials.password == "hidden"
+    assert settings.database_url == "hidden"
+    peer = settings.peers["vna"]
+    assert isinstance(peer, DICOMwebPeer)
+    assert peer.password is not None
+    assert peer.password.get_secret_value() == "hidden"
+
+
+@pytest.mark.parametrize(
+    ("variable", "content", "message"),
+    [
+        (
+            "ISOCENTER_ORTHANC__PASSWORD_FILE",
+            None,
+            r"ISOCENTER_ORTHANC__PASSWORD_FILE: .* can not be read: No such",
+        ),
+        ("ISOCENTER_ORTHANC__PASSWORD_FILE", b"\n", r"ISOCENTER_ORTHANC__PASSWORD_FILE: .* is empty"),
+        ("ISOCENTER_ORTHANC__PASSWORD_FILE", b"\xff", r"PASSWORD_FILE: .* is no text in UTF-8"),
+        ("ISOCENTER_ORTHANC__PASSWORD_FILE", b"x" * 70_000, r"PASSWORD_FILE: .* is larger than 64 KiB"),
+        (
+            "ISOCENTER_GATEWAY__PORT_FILE",
+            b"many",
+            r"variable ISOCENTER_GATEWAY__PORT_FILE: Input should be a valid int",
+        ),
+        (
+            "ISOCENTER_ORTHANK__PASSWORD_FILE",
+            b"x",
+            r"no such setting; did you mean ISOCENTER_ORTHANC__PASSWORD\?",
+        ),
+        (
+            "ISOCENTER_TRITON__URL_FILE",
+            b"x",
+            r"ISOCENTER_TRITON__URL and ISOCENTER_TRITON__URL_FILE: set one of them",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_secrets_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: bytes | None, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "secret").write_bytes(content)
+    if "TRITON" in variable:
+        monkeypatch.setenv("ISOCENTER_TRITON__URL", "triton:8001")
+    monkeypatch.setenv(variable, str(tmp_path / "secret"))
     with pytest.raises(ConfigurationError, match=message):
         Settings.load()
 

@@ -22,6 +22,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "up": "start the embedded stack in the foreground",
     "worker": "one worker in the foreground, beside those of `up`: on this machine or another",
+    "gateway": "the gateway alone in the foreground, where others start Orthanc and Triton",
     "demo": "start everything, send a study, and show what was found",
     "send": "send DICOM files to the archive",
     "run": "one application on a folder, no PACS",
@@ -31,6 +32,8 @@ _COMMANDS = {
     "map": "MONAI Application Packages: build, inspect, lint, run",
     "models": "the models and their versions: list, import a MONAI bundle, check, promote, shadow, report",
     "validate": "what is wrong with DICOM results, by the standard",
+    "validate-site": "an application on a site's own cases: a validation report",
+    "healthcheck": "does this container's gateway or worker do its work",
     "doctor": "is everything this needs here, reachable and compatible",
 }
 
@@ -44,7 +47,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"isocenter.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(
+            f"isocenter.cli.{cmd_name.replace('-', '_')}"
+        ).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -66,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    if arguments is None and "run" in given[:2]:
+    if arguments is None and {"run", "validate-site"} & {*given[:2]}:
         enlarge_stack()
     try:
         # `--debug` may stand anywhere.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from isocenter_operators.manifest import AppManifest
     from isocenter_operators.run import Outcome
 
-__all__ = ["command", "serves"]
+__all__ = ["command", "quiet_libraries", "run_on_folder", "serves", "triton_for"]
 
 
 @click.command()
@@ -84,12 +84,12 @@ def _leave(out: Path, as_json: bool) -> NoReturn:
 
 
 def _run(app: AppManifest, settings: Settings, path: Path, out: Path) -> Outcome:
-    _quiet()
-    with _triton(settings, app) as address:
-        return attended(lambda: _graph(app, settings, path, out, address))
+    quiet_libraries()
+    with triton_for(settings, app) as address:
+        return attended(lambda: run_on_folder(app, settings, path, out, address))
 
 
-def _graph(
+def run_on_folder(
     app: AppManifest, settings: Settings, path: Path, out: Path, address: Callable[[], str | Endpoint]
 ) -> Outcome:
     """Import MONAI Deploy while Triton starts, seconds each; then run."""
@@ -110,7 +110,7 @@ def _graph(
 
 
 @contextmanager
-def _triton(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str | Endpoint]]:
+def triton_for(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str | Endpoint]]:
     """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import starting_triton
@@ -134,7 +134,7 @@ def serves(settings: Settings, models: Mapping[str, str]) -> bool:
         return all(client.ready(model, version) for model, version in models.items())
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """MONAI Deploy and Holoscan tell much that nobody asked for."""
     for variable in ("HOLOSCAN_LOG_LEVEL", "HOLOSCAN_EXECUTOR_LOG_LEVEL"):
         os.environ.setdefault(variable, "OFF")  # what goes wrong arrives as an exception

@@ -48,6 +48,7 @@ class JobsLike(Protocol):
 
     def list(self, limit: int = 100, state: State | None = None) -> list[Job]: ...
     def show(self, job_id: str) -> Job | None: ...
+    def depth(self) -> tuple[int, int]: ...
     def retry(self, job_id: str) -> Job: ...
     def cancel(self, job_id: str) -> Job: ...
 
@@ -77,7 +78,9 @@ class API:
             Route("/api/jobs/{id}/cancel", self.cancel, methods=["POST"]),
             Route("/api/jobs/{id}/resend", self.resend, methods=["POST"]),
             Route("/api/destinations", self.destinations),
+            Route("/api/queue", self.queue),
             Route("/healthz", self.health),
+            Route("/livez", self.alive),
             Route("/status", self.status),
         ]
 
@@ -141,6 +144,15 @@ class API:
         if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse("/status", 303)
         return JSONResponse(job.as_json())
+
+    async def queue(self, request: Request) -> Response:
+        """How much there is to do for workers: what an autoscaler goes by. Jobs that may not begin yet do not count."""
+        waiting, running = await run_in_threadpool(self._jobs.depth)
+        return JSONResponse({"waiting": waiting, "running": running, "wanted": waiting + running})
+
+    async def alive(self, request: Request) -> Response:
+        """This process serves, whatever is to be said of others: /healthz says that."""
+        return JSONResponse({"status": "alive"})
 
     async def health(self, request: Request) -> Response:
         """What is up and what is missing: 200, or 503 when anything is."""

@@ -21,7 +21,7 @@ from isocenter.gateway.proxy import DICOMwebProxy
 from isocenter.gateway.rules_api import RulesAPI
 from isocenter.gateway.viewer import Viewer
 from isocenter.pacs import Orthanc
-from isocenter.settings import Settings
+from isocenter.settings import GatewaySettings, Settings
 from isocenter_operators.errors import IsocenterError, Unavailable
 
 __all__ = ["create_app"]
@@ -66,7 +66,7 @@ def create_app(
             Route("/{path:path}", viewer.respond),
         ],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings.gateway.host)),
+            Middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings.gateway)),
             Middleware(SameSite),
         ],
         exception_handlers={IsocenterError: told},
@@ -97,9 +97,12 @@ def _comes_from_elsewhere(headers: Headers) -> bool:
     return origin is not None and urlsplit(origin).netloc != headers.get("host")
 
 
-def _hosts(host: str) -> list[str]:
+def _hosts(settings: GatewaySettings) -> list[str]:
     """The names this server answers to. On loopback only those of loopback, so that no other name that
     somebody points at 127.0.0.1 lets a foreign page read the archive (DNS rebinding)."""
+    if settings.names:
+        return [*settings.names]
+    host = settings.host
     if host == "localhost" or (_is_address(host) and ip_address(host).is_loopback):
         return ["localhost", "127.0.0.1", "[::1]", host]
     return ["*"]

@@ -15,6 +15,7 @@ import httpx
 
 from isocenter.catalog import Catalog
 from isocenter.rules import refuse_wrong_rules
+from isocenter.secret_files import SUFFIX
 from isocenter.settings import Settings
 from isocenter.stack import ports
 from isocenter.stack.child import Child
@@ -101,7 +102,11 @@ def _absolute(settings: Settings) -> Settings:
 def _environment() -> dict[str, str]:
     """Ours, without the settings in it: the children's file holds the ones that are true."""
     sections = {f"ISOCENTER_{name.upper()}" for name in Settings.model_fields}
-    ours = {name: value for name, value in os.environ.items() if name.upper().split("__")[0] not in sections}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper().removesuffix(SUFFIX).split("__")[0] not in sections
+    }
     # Jobs that end with the whole stack have not killed their worker.
     return {**ours, "ISOCENTER_STACK": uuid.uuid4().hex}
 

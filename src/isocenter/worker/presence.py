@@ -1,4 +1,7 @@
-"""How a worker shows that it is there: a file with its process number in the data folder."""
+"""How a worker shows that it is there: a file in the data folder with its process number, and when that was started.
+
+In a container every life of a worker has the same number: a file that a killed one has left is told by the other.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def announce(settings: Settings) -> None:
     file = _file(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".{os.getpid()}")
-    draft.write_text(str(os.getpid()))
+    draft.write_text(f"{os.getpid()} {_started(os.getpid())}")
     draft.replace(file)
 
 
@@ -30,12 +33,17 @@ def withdraw(settings: Settings) -> None:
 def missing(settings: Settings) -> str | None:
     """None while a worker is there, otherwise one sentence."""
     try:
-        pid = int(_file(settings).read_text())
-        os.kill(pid, 0)
+        pid, started = map(int, _file(settings).read_text().split())
     except (FileNotFoundError, ValueError):
         return "the worker is still loading its applications"
-    except ProcessLookupError:
-        return "the worker has ended"
-    except PermissionError:
-        return None  # it is there, and belongs to somebody else
-    return None
+    return None if _started(pid) == started else "the worker has ended"
+
+
+def _started(pid: int) -> int:
+    """When this process was started, in the kernel's ticks since its own start (proc(5), stat); 0: there is none."""
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    state, *numbers = told.rpartition(")")[2].split()  # the program's name may hold anything
+    return 0 if state == "Z" else int(numbers[18])

@@ -23,6 +23,7 @@ from isocenter.settings import Settings
 from isocenter.worker.attendance import Attendance
 from isocenter.worker.presence import announce, withdraw
 from isocenter.worker.stack_limit import enlarge_stack
+from isocenter.worker.sweeping import start_sweeping
 from isocenter_operators.errors import ConfigurationError, IsocenterError
 
 __all__ = ["main", "serve"]
@@ -165,6 +166,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     work.strays.start()
     if attendance is not None:
         attendance.start()
+        start_sweeping(settings)
 
 
 def _life() -> str:

@@ -1,4 +1,4 @@
-"""Two segmentations of the same images compared: how far their segments of one name agree, and how large each is."""
+"""Two segmentations or structure sets of the same images: how far segments of one name agree, how large they are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from isocenter_operators.dicom.results.rtstruct_reader import StoredStructureSet
 from isocenter_operators.dicom.results.seg_reader import StoredSegmentation
 from isocenter_operators.errors import GeometryError, InputError
 
-__all__ = ["Overlap", "overlaps"]
+__all__ = ["Overlap", "Segmented", "overlaps"]
+
+Segmented = StoredSegmentation | StoredStructureSet
 
 _SAME_SLICE = 0.1  # of the distance between two slices
 _SAME_GRID_MM = 0.01
@@ -26,7 +29,7 @@ class Overlap:
     other_ml: float
 
 
-def overlaps(one: StoredSegmentation | None, other: StoredSegmentation | None) -> tuple[Overlap, ...]:
+def overlaps(one: Segmented | None, other: Segmented | None) -> tuple[Overlap, ...]:
     """Each segment that either of the two names, by its label. None stands for a result in which nothing was found.
 
     Raises InputError for a FRACTIONAL one or a label that stands twice, GeometryError where they lie on different
@@ -49,10 +52,10 @@ def overlaps(one: StoredSegmentation | None, other: StoredSegmentation | None) -
     return tuple(found)
 
 
-def _numbers(seg: StoredSegmentation | None) -> dict[str, int]:
+def _numbers(seg: Segmented | None) -> dict[str, int]:
     if seg is None:
         return {}
-    if seg.dataset.SegmentationType == "FRACTIONAL":
+    if seg.dataset.get("SegmentationType") == "FRACTIONAL":
         raise InputError(f"{seg.dataset.SOPInstanceUID} is FRACTIONAL: it has no segments to be compared")
     numbers = {segment.label: segment.number for segment in seg.segments}
     if len(numbers) != len(seg.segments):
@@ -60,7 +63,7 @@ def _numbers(seg: StoredSegmentation | None) -> dict[str, int]:
     return numbers
 
 
-def _mask(seg: StoredSegmentation | None, number: int | None) -> NDArray[np.bool_]:
+def _mask(seg: Segmented | None, number: int | None) -> NDArray[np.bool_]:
     """(Z, Y, X); nothing where there is no such segment."""
     if seg is None or number is None:
         shape = (0, 0, 0) if seg is None else seg.grid.shape
@@ -68,7 +71,7 @@ def _mask(seg: StoredSegmentation | None, number: int | None) -> NDArray[np.bool
     return seg.mask(number).astype(np.bool_)
 
 
-def _same_slices(one: StoredSegmentation, other: StoredSegmentation) -> tuple[tuple[int, int], ...]:
+def _same_slices(one: Segmented, other: Segmented) -> tuple[tuple[int, int], ...]:
     """The slices that both have: empty ones may be missing in either."""
     grids = (one.grid, other.grid)
     axes = [grid.affine[:3, :2] for grid in grids]
