@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -230,31 +231,28 @@ def test_the_sdk_finds_its_paths_and_models(
 
 
 @pytest.fixture
-def buildah(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Buildah with a store of its own, which is gone afterwards."""
-    options = (
-        "--root",
-        f"{tmp_path}/store/root",
-        "--runroot",
-        f"{tmp_path}/store/run",
-        "--storage-driver",
-        "vfs",
-    )
-    monkeypatch.setenv("ISOCENTER_BUILDAH", " ".join(options))
-    try:
-        engine_named("buildah")
-    except ConfigurationError as error:
-        pytest.skip(str(error))
-    yield
-    subprocess.run(["buildah", *options, "rmi", "-a", "-f"], check=False, capture_output=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Buildah or Podman with a store of its own, which is gone afterwards; or none."""
+    name: str = request.param
+    # Podman takes no longer path of its files than 50 characters.
+    with TemporaryDirectory(prefix="isocenter-", ignore_cleanup_errors=True) as store:
+        options = ("--root", f"{store}/root", "--runroot", f"{store}/run", "--storage-driver", "vfs")
+        monkeypatch.setenv(f"ISOCENTER_{name.upper()}", " ".join(options))
+        try:
+            engine_named(name)
+        except ConfigurationError as error:
+            pytest.skip(str(error))
+        yield name
+        if name != "none":
+            subprocess.run([name, *options, "rmi", "-a", "-f"], check=False, capture_output=True)
 
 
-@pytest.mark.usefixtures("buildah")
-def test_buildah_builds_it_in_a_chroot_the_same_each_time(
-    copies: Path, base: Path, tmp_path: Path, place: Path
+@pytest.mark.parametrize("engine", ["buildah", "podman"], indirect=True)
+def test_an_engine_builds_it_in_a_chroot_the_same_each_time(
+    engine: str, copies: Path, base: Path, tmp_path: Path, place: Path
 ) -> None:
-    first = _build(copies, base, "copies.oci", "--engine", "buildah")
-    second = _build(copies, base, "again.oci", "--engine", "buildah")
+    first = _build(copies, base, "copies.oci", "--engine", engine)
+    second = _build(copies, base, "again.oci", "--engine", engine)
     assert second["digest"] == first["digest"]
     findings = isocenter(tmp_path, "map", "lint", "copies.oci")["findings"]
     assert [each for each in findings if each["severity"] == "error"] == []
@@ -265,13 +263,11 @@ def test_buildah_builds_it_in_a_chroot_the_same_each_time(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["none", "buildah"])
+@pytest.mark.parametrize("engine", ["none", "buildah"], indirect=True)
 def test_an_application_with_a_model_runs_alone_with_the_same_results(
-    engine: str, place: Path, base: Path, test_data: Path, request: pytest.FixtureRequest
+    engine: str, place: Path, base: Path, test_data: Path
 ) -> None:
     """Its own Triton in the package, on loopback; the real chest CT."""
-    if engine == "buildah":
-        request.getfixturevalue("buildah")
     chest = test_data / "ct-chest-275" / "image"
     words = ("--engine", engine, "--base", base, "-o", "lung.oci")
     isocenter(place, "map", "build", ROOT / "apps/ct_lung_density", *words)

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,8 +141,11 @@ def test_lint_finds_nothing_in_it(app: Path, root: Path, tmp_path: Path) -> None
         assert lint_package(package) == []
 
 
-def test_the_same_input_gives_the_same_bytes_on_another_day(app: Path, root: Path, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes_on_another_day(
+    app: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = _built(_parts(app), root, tmp_path / "first.oci")
+    monkeypatch.setattr(time, "time", lambda: 4e9)
     for folder in (app, root):
         for path in folder.rglob("*"):
             os.utime(path, (1e9, 1e9), follow_symlinks=False)
@@ -570,6 +574,7 @@ def test_the_command_builds_and_tells_what_it_built(
         (("-o", "a.oci", "--engine", "none", "--offline", "--cache", "empty"), "--offline"),
         (("-o", "a.oci", "--engine", "none", "--base", "nowhere"), "no nowhere"),
         (("-o", "a.oci", "--dependencies", "wheels"), "--wheels"),
+        (("--dockerfile-only", "context", "--base", "/no/where.oci"), "neither a file"),
     ],
 )
 def test_wrong_usage_of_the_command_is_told(

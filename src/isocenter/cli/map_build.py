@@ -211,12 +211,15 @@ def _by_engine(engine: Engine, asked: _Asked, parts: Parts, out: Path, work: Pat
 
 
 def _context(asked: _Asked, parts: Parts, folder: Path) -> dict[str, Any]:
+    from isocenter.maps.base import is_reference
     from isocenter.maps.dockerfile import BASE, write_context
     from isocenter.maps.layer import epoch_of
     from isocenter.maps.oci import open_image
 
     name = asked.base or BASE.format(minor=parts.minor)
     digest = name.partition("@")[2]
+    if not Path(name).exists() and not is_reference(name):
+        raise ConfigurationError(f"--base: {name} is neither a file here nor the name of an image")
     if Path(name).exists():
         image = open_image(Path(name))
         name, digest = image.tag or Path(name).name, image.digest
