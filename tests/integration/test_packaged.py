@@ -28,6 +28,7 @@ from isocenter_operators.dicom.identity import JobIdentity
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
 PYTHON = Path("/usr/bin/python3")
+_IMAGES = 4
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(
@@ -88,7 +89,7 @@ class Site:
     workers: Workers
     jobs: Jobs
 
-    def send(self, *, images: int = 4, seed: str = "a") -> list[Dataset]:
+    def send(self, *, images: int = _IMAGES, seed: str = "a") -> list[Dataset]:
         phantom = thorax_phantom(size=(16, 16, images), spacing_mm=(22.0, 22.0, 180.0 / images))
         made = as_datasets(phantom, uid_seed=seed)
         for image in made:
@@ -153,7 +154,15 @@ def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callab
         stored = MapStore(settings.maps_dir).add(recipe.write_image(tmp_path / "image"), name="copy")
         with_route = settings.model_copy(
             update={
-                "routes": (Route(name="r", application=stored.reference, when={"Modality": "^CT$"}, **route),)
+                "routes": (
+                    Route(
+                        name="r",
+                        application=stored.reference,
+                        when={"Modality": "^CT$"},
+                        min_instances=_IMAGES,
+                        **route,
+                    ),
+                )
             }
         )
         router, workers, jobs = Router(with_route), Workers(with_route, tmp_path), Jobs(with_route)
