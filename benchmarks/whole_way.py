@@ -7,6 +7,7 @@ the network on the same Triton by `TritonRemoteModel`, its SEG writer, the file 
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import shutil
@@ -59,7 +60,11 @@ class Place:
 def compare() -> Iterator[Comparison]:
     phantom = thorax_phantom(size=SIZE, spacing_mm=SPACING_MM)
     with _place(phantom) as place:
-        runs = [_ours(place) for _ in range(_ROUNDS + 1)][1:]
+        _ours(place)
+        # As a worker does once it is warm: else each full collection walks all that was imported.
+        gc.collect()
+        gc.freeze()
+        runs = [_ours(place) for _ in range(_ROUNDS)]
         outcome, seconds = sorted(runs, key=lambda run: run[1])[len(runs) // 2]
         sdk_seconds, counts = _sdk(place)
         _refuse_others(_counts_of(outcome, place), counts)
