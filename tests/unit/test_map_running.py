@@ -319,7 +319,11 @@ def test_ctrl_c_ends_it_and_leaves_its_log(tmp_path: Path, images: Path) -> None
     package = _package(tmp_path, program)
     words = ["map", "run", str(package), "-i", str(images), "-o", str(tmp_path / "out"), "--engine", EITHER]
     running = subprocess.Popen(
-        [sys.executable, "-m", "isocenter.cli", *words], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "isocenter.cli", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Of tests that a shell runs in its background it is ignored, and so by all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert running.stderr is not None
     assert running.stderr.readline() == "| here\n"

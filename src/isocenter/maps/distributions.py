@@ -57,9 +57,8 @@ def installed(name: str) -> Distribution | None:
 
     Raises InputError where a file of it is missing or changed: what was tested is not what would be packed.
     """
-    try:
-        found = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
+    found = _found(name)
+    if found is None:
         return None
     origin = _editable(found)
     return _from_source(found, origin) if origin is not None else _from_record(found)
@@ -67,10 +66,14 @@ def installed(name: str) -> Distribution | None:
 
 def is_editable(name: str) -> bool:
     """Whether it is installed here as a source tree."""
-    try:
-        return _editable(importlib.metadata.distribution(name)) is not None
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    found = _found(name)
+    return found is not None and _editable(found) is not None
+
+
+def _found(name: str) -> importlib.metadata.Distribution | None:
+    """What was installed, before what a build has left in the folder that Python was started in (`.egg-info`)."""
+    all_of_it = list(importlib.metadata.distributions(name=name))
+    return next((each for each in all_of_it if each.read_text("RECORD")), next(iter(all_of_it), None))
 
 
 def _editable(found: importlib.metadata.Distribution) -> Path | None:
