@@ -104,6 +104,21 @@ def test_links_that_lead_out_are_followed_inside_only(tmp_path: Path) -> None:
     assert (tmp_path / f"root{outside}/evil").read_bytes() == b"x"
 
 
+def test_what_lay_in_a_folder_is_not_written_through_the_link_that_replaces_it(tmp_path: Path) -> None:
+    """No layer needs to have an entry for a folder."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layer = _Tar(("a/b", ("symlink", "/etc/passwd")), ("a/c", b"x"), ("a", ("symlink", str(outside))))
+    FileSystem([layer]).extract(tmp_path / "root")
+    assert not any(outside.iterdir())
+    assert _paths(layer) == ["a"]
+
+
+def test_nothing_lies_below_a_file() -> None:
+    with pytest.raises(InputError, match="lies below /a, which is a file"):
+        FileSystem([_Tar(("a", b"1"), ("a/b", b"2"))])
+
+
 def test_links_in_a_circle_are_told() -> None:
     with pytest.raises(InputError, match="circle"):
         FileSystem([_Tar(("a", ("symlink", "b")), ("b", ("symlink", "a")))]).read("a/x")
