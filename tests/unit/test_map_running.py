@@ -24,9 +24,12 @@ from pydicom import dcmread
 
 from isocenter.cli.main import main
 from isocenter.maps import bubblewrap, cgroup, container, execution, namespaces
+from isocenter.maps.cell import Cell
 from isocenter.maps.limits import Limits
 from isocenter.maps.linting import lint_package
+from isocenter.maps.mounts import Mount
 from isocenter.maps.package import open_package
+from isocenter.maps.user import User
 from isocenter_operators.testing.phantom import thorax_phantom
 from isocenter_operators.testing.series import write_series
 
@@ -163,6 +166,65 @@ def test_what_it_may_do_and_what_not(engine: str, tmp_path: Path, images: Path) 
     assert {name for name, worked in found.items() if worked} == set(ALLOWED)
     assert "none of them is DICOM" in said["reason"]
     assert not (package / "var/holoscan/new").exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_environment_of_who_runs_it_is_not_to_be_found(
+    engine: str, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not as that of the first process in it, which confines the package."""
+    monkeypatch.setenv("ISOCENTER_ORTHANC__PASSWORD", "of-the-archive")
+    program = """
+import glob
+found = []
+for file in glob.glob("/proc/[0-9]*/environ"):
+    try:
+        found.append(open(file, "rb").read())
+    except OSError:
+        pass
+open("/var/holoscan/output/found", "wb").write(b"".join(found))
+"""
+    _run(_package(tmp_path, program), images, engine=engine)
+    found = (tmp_path / "out" / "found").read_bytes()
+    assert b"HOLOSCAN_INPUT_PATH" in found
+    assert b"of-the-archive" not in found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("directory", [".", "..", "var/holoscan"])
+def test_a_working_directory_that_is_not_absolute_is_refused(
+    directory: str, engine: str, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = "import os\nopen('/var/holoscan/output/found', 'w').write(os.getcwd())\n"
+    package = _package(tmp_path, program, lambda recipe: recipe.app.update(workingDirectory=directory))
+    out = ["-o", str(tmp_path / "out")]
+    assert main(["map", "run", str(package), "-i", str(images), *out, "--engine", engine]) != 0
+    assert "no absolute path" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "found").exists()
+
+
+def test_a_relative_directory_leads_nowhere_outside_of_the_root(tmp_path: Path) -> None:
+    """Whoever makes a cell may forget it: what confines does not."""
+    if not namespaces.available():
+        pytest.skip("no namespaces can be made here")
+    work = tmp_path / "work"
+    work.mkdir()
+    mounts = [
+        Mount("read", f"/{name}", f"/{name}")
+        for name in ("usr", "bin", "lib", "lib64")
+        if Path("/", name).exists()
+    ]
+    cell = Cell(
+        mounts=[*mounts, Mount("processes", "/proc")],
+        arguments=["/bin/pwd", "-P"],
+        environment={"PATH": "/usr/bin:/bin"},
+        directory=".",
+        user=User(1000, 1000),
+    )
+    said = subprocess.run(
+        namespaces.command_of(cell, work), capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert said.stdout.strip() == "/"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -141,6 +141,7 @@ def _become(plan: dict[str, Any]) -> None:
     Path("/proc/self/uid_map").write_text(f"{uid} {own_uid} 1")
     Path("/proc/self/gid_map").write_text(f"{gid} {own_gid} 1")
     os.chroot(plan["root"])
+    os.chdir("/")  # until then it is outside, and so would be whatever is named from here
     os.chdir(plan["directory"])
     os.closerange(3, 1 << 16)
     _check(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")

@@ -147,6 +147,7 @@ def run_package(
     Raises InputError for a package that can not be run, and ConfigurationError for a machine that can not run it.
     """
     _same_machine(package)
+    _require_absolute(package)
     engine = chosen_engine(wish, package)
     command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
     if engine not in _OF_IMAGES:
@@ -210,6 +211,17 @@ def _same_machine(package: Package) -> None:
         raise InputError(
             f"{package.source}: it is built for {package.config.os}/{package.config.architecture}, and this machine is "
             f"linux/{here}",
+            path=package.source,
+        )
+
+
+def _require_absolute(package: Package) -> None:
+    """Where a relative one leads depends on where it is asked from, and that may be outside of the sandbox."""
+    working = package.application.working_directory_in(package.layout)
+    if not posixpath.isabs(working):
+        raise InputError(
+            f"{package.source}: its working directory {working!r} is no absolute path: its maker has to begin it "
+            "with /",
             path=package.source,
         )
 
