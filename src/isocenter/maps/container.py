@@ -85,7 +85,8 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
     for target in container.scratch:
         words.append(f"--tmpfs={target}:rw,mode=1777,size={container.scratch_size}")
     # An anonymous volume begins with what the image has in the folder, and goes with the container.
-    words += ["--volume", container.working_directory]
+    if container.working_directory != "/":
+        words += ["--volume", container.working_directory]
     for target, source in container.read.items():
         words += ["--volume", f"{source}:{target}:ro"]
     for target, source in container.write.items():

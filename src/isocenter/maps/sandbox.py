@@ -259,7 +259,7 @@ def _container(package: Package, image: str, folders: Folders, limits: Limits, w
         write={application.output_path(layout): folders.write},
         scratch=_SCRATCH,
         scratch_size=limits.memory,
-        working_directory=application.working_directory_in(layout),
+        working_directory=posixpath.normpath(application.working_directory_in(layout)),
         environment=_environment(package),
         user=_user(package),
         arguments=() if entered else application.arguments,
