@@ -127,6 +127,7 @@ ATTEMPTS = {
     "to reach the network": "socket.create_connection(('192.0.2.1', 80), timeout=2)",
     "to become root": "os.setuid(0)",
     "to mount": "subprocess.run(['mount', '-t', 'tmpfs', 'none', '/tmp'], check=True, capture_output=True)",
+    "to be root elsewhere": "subprocess.run(['unshare', '-Ur', 'true'], check=True, capture_output=True)",
     "to read the host's files": "open(os.environ['SECRET'])",
     "to see the host's processes": "open(f\"/proc/{os.environ['PROCESS']}/status\")",
 }
