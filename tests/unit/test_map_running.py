@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,28 +204,45 @@ def test_a_working_directory_that_is_not_absolute_is_refused(
     assert not (tmp_path / "out" / "found").exists()
 
 
-def test_a_relative_directory_leads_nowhere_outside_of_the_root(tmp_path: Path) -> None:
-    """Whoever makes a cell may forget it: what confines does not."""
+def _confined(work: Path, *mounts: Mount, arguments: Sequence[str], directory: str = "/") -> list[str]:
+    """The command of a cell with this machine's programs."""
     if not namespaces.available():
         pytest.skip("no namespaces can be made here")
-    work = tmp_path / "work"
     work.mkdir()
-    mounts = [
+    system = [
         Mount("read", f"/{name}", f"/{name}")
         for name in ("usr", "bin", "lib", "lib64")
         if Path("/", name).exists()
     ]
     cell = Cell(
-        mounts=[*mounts, Mount("processes", "/proc")],
-        arguments=["/bin/pwd", "-P"],
+        mounts=[*system, Mount("processes", "/proc"), *mounts],
+        arguments=arguments,
         environment={"PATH": "/usr/bin:/bin"},
-        directory=".",
+        directory=directory,
         user=User(1000, 1000),
     )
-    said = subprocess.run(
-        namespaces.command_of(cell, work), capture_output=True, text=True, cwd=tmp_path, check=True
-    )
+    return namespaces.command_of(cell, work)
+
+
+def test_a_relative_directory_leads_nowhere_outside_of_the_root(tmp_path: Path) -> None:
+    """Whoever makes a cell may forget it: what confines does not."""
+    words = _confined(tmp_path / "work", arguments=["/bin/pwd", "-P"], directory=".")
+    said = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert said.stdout.strip() == "/"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts something here")
+def test_what_is_mounted_in_a_folder_that_can_be_read_can_only_be_read_too(tmp_path: Path) -> None:
+    inner = tmp_path / "images" / "of a disk"
+    inner.mkdir(parents=True)
+    words = _confined(
+        tmp_path / "work",
+        Mount("read", "/images", str(tmp_path / "images")),
+        arguments=["touch", "/images/of a disk/new"],
+    )
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(inner)]
+    done = subprocess.run([*mounted, *words], capture_output=True, text=True, check=False)
+    assert "Read-only file system" in done.stderr
 
 
 @pytest.mark.parametrize("engine", ENGINES)
