@@ -28,6 +28,7 @@ from isocenter.maps.cell import Cell
 from isocenter.maps.limits import Limits
 from isocenter.maps.linting import lint_package
 from isocenter.maps.mounts import Mount
+from isocenter.maps.oci import open_image
 from isocenter.maps.package import open_package
 from isocenter.maps.user import User
 from isocenter_operators.testing.phantom import thorax_phantom
@@ -504,6 +505,33 @@ def test_where_an_engine_can_start_nothing_another_way_is_taken(
     document = json.loads(said.getvalue())
     assert (code, document["engine"]) == (0, EITHER)
     assert f"docker could not start it, so {EITHER} ran it" in document["notes"]
+
+
+@pytest.mark.parametrize(
+    ("known", "loads"),
+    [("", "the image"), ("", "another"), ("another", "the image"), ("the image", "the image")],
+    ids=["a new one", "another one inside", "its name is another's", "it is there"],
+)
+def test_an_engine_is_given_the_image_that_was_looked_at_and_no_others_name(
+    known: str, loads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive may tell an engine of another image than its index does, and call it as one of the site's."""
+    image = _shell_image(tmp_path, SHELL)
+    digest = open_image(image).config_digest
+    ids = {"": "", "the image": digest, "another": f"sha256:{'0' * 64}"}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "known").write_text(ids[known])
+    script = (
+        f'#!/bin/sh\ncd "{tmp_path}"\ncase $1 in\n'
+        f'load) touch loaded; echo {ids[loads]} > known; echo "Loaded image: good:1.0";;\n'
+        "image) cat known; test -s known;;\nesac\n"
+    )
+    (tmp_path / "bin" / "docker").write_text(script)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    found = container.load("docker", image, (digest,))
+    assert found == (digest if (known, loads) not in (("", "another"), ("another", "the image")) else None)
+    assert (tmp_path / "loaded").exists() is (known != "another")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

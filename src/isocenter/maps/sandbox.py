@@ -240,13 +240,15 @@ def _notes(package: Package, wish: Wish) -> tuple[str, ...]:
 
 def _loaded(engine: Engine, package: Package) -> str | None:
     """What the engine calls the image, after it was given it; None where it does not take it."""
-    assert package.image is not None
+    image = package.image
+    assert image is not None
     if not Path(package.source).exists() and has_image(engine, package.source):
         return package.source
-    if has_image(engine, package.image.config_digest):
-        return package.image.config_digest
-    package.image.verify()
-    return container.load(engine, package.image.path) if package.image.path.is_file() else None
+    if has_image(engine, image.config_digest):
+        return image.config_digest
+    image.verify()
+    digests = (image.config_digest, image.digest)
+    return container.load(engine, image.path, digests) if image.path.is_file() else None
 
 
 def _container(package: Package, image: str, folders: Folders, limits: Limits, wish: Wish) -> Container:
