@@ -18,7 +18,7 @@ from isocenter.maps.blobs import digest_of
 from isocenter.maps.filesystem import FileSystem
 from isocenter.maps.image_config import ContainerConfig, ImageConfig
 from isocenter.maps.image_writer import Draft, taken_layer, write_image
-from isocenter.maps.layer import LayerContent, epoch_of, write_layer
+from isocenter.maps.layer import LayerContent, epoch_of, files_below, write_layer
 from isocenter.maps.oci import Image, open_image
 from isocenter_operators.errors import InputError
 
@@ -138,7 +138,8 @@ def test_nothing_is_unpacked_over_what_is_there(tmp_path: Path) -> None:
 
 def _draft(tmp_path: Path, source: Path, compression: str = "none", tag: str = "app:1") -> Draft:
     content = LayerContent()
-    content.add_tree(source, "opt/app")
+    for path in files_below(source):
+        content.files[f"opt/app/{path.relative_to(source).as_posix()}"] = path
     content.files["etc/app.json"] = b"{}"
     content.owned["var/out"] = (1000, 1000)
     content.folders.add("var/out")
