@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
 import time
 from collections.abc import Sequence
@@ -117,6 +118,19 @@ def test_what_lay_in_a_folder_is_not_written_through_the_link_that_replaces_it(t
 def test_nothing_lies_below_a_file() -> None:
     with pytest.raises(InputError, match="lies below /a, which is a file"):
         FileSystem([_Tar(("a", b"1"), ("a/b", b"2"))])
+
+
+def test_a_sparse_file_is_not_taken_for_what_lies_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", 1 << 20)
+    layer = _Tar()
+    layer.content = subprocess.run(
+        ["tar", "--create", "--sparse", "--format=gnu", "-C", tmp_path, "hole"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    with pytest.raises(InputError, match="hole: a sparse file"):
+        FileSystem([layer])
 
 
 def test_links_in_a_circle_are_told() -> None:

@@ -258,6 +258,10 @@ def _headers(layer: TarLayer, number: int) -> Iterator[tuple[Entry, str | None]]
     try:
         with layer.open() as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
+                if member.issparse():  # its bytes do not lie there as they are
+                    raise InputError(
+                        f"/{member.name}: a sparse file, which is not read here: pack the layer without --sparse"
+                    )
                 if (path := _relative(member.name)) or not member.isdir():
                     yield _entry(member, path, number), member.linkname if member.islnk() else None
     except (tarfile.TarError, EOFError, OSError) as error:
