@@ -7,11 +7,15 @@
 # database, which is found out and done again; the other way round the database would tell of results that are nowhere.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-folder=$1
+folder=${1:?which folder? docker/backup.sh FOLDER [PROFILE]}
 profile=${2:-cpu}
 compose() { docker compose --file "$here/compose.yaml" --profile "$profile" "$@"; }
-# A volume as a tar on stdout, by an image that is here anyway.
-volume() { docker run --rm --user 0 --entrypoint tar --volume "isocenter_$1:/volume:ro" isocenter/gateway:0.1.0 --create --directory /volume .; }
+# A volume as a tar on stdout, by an image that is here anyway. Tar ends with 1 where a file was changed or removed
+# meanwhile, as they are while all else runs.
+volume() {
+  docker run --rm --user 0 --entrypoint tar --volume "isocenter_$1:/volume:ro" isocenter/gateway:0.1.0 \
+    --create --directory /volume . || [ $? -eq 1 ]
+}
 
 mkdir -m 700 "$folder" # fails where it is there already
 dump() { compose exec -T postgres pg_dump --username=isocenter --format=custom "$1" >"$folder/$1.dump"; }

@@ -6,7 +6,7 @@
 # Refuses where a volume is there already: remove it first (docker compose down --volumes), if nothing in it is wanted.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-folder=$1
+folder=${1:?which folder? docker/restore.sh FOLDER [PROFILE]}
 profile=${2:-cpu}
 compose() { docker compose --file "$here/compose.yaml" --profile "$profile" "$@"; }
 volume() { docker run --rm --interactive --user 0 --entrypoint tar --volume "isocenter_$1:/volume" isocenter/gateway:0.1.0 --extract --directory /volume; }

@@ -75,6 +75,12 @@ def test_every_image_runs_as_a_number_that_is_not_root_and_is_asked_how_it_is(ta
     assert re.search(r"^HEALTHCHECK ", instructions, re.MULTILINE)
 
 
+@pytest.mark.parametrize("target", ["service", "gateway", "worker", "triton", "orthanc"])
+def test_no_image_that_is_kept_tells_of_the_index(target: str) -> None:
+    """What a stage is given as ARG stands in its image's history, with the password that may be in it."""
+    assert "PIP_" not in targets()[target]
+
+
 def test_triton_and_the_worker_are_one_user_so_that_they_share_memory() -> None:
     user = {
         name: re.findall(r"^USER (\S+)$", targets()[name], re.MULTILINE)[-1] for name in ("service", "triton")

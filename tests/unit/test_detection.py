@@ -115,6 +115,7 @@ def test_what_its_boxes_are_of_says_its_name_where_nothing_else_does(tmp_path: P
     ("names", "said"),
     [
         ({"0": "nodule", "1": "lymph node"}, "channel_def names 2 classes, and the network has 1"),
+        ({"0": "-"}, "'-' is no name, or that of two channels"),
         ({"0": "background"}, "the background is no class of boxes"),
         ({"1": "nodule"}, "channel_def does not name every channel from 0 on"),
     ],

@@ -553,8 +553,11 @@ def test_the_command_builds_and_tells_what_it_built(
     app: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(app), "--engine", "none", "--base", str(root), "--json"]
+    (app / ".env").write_text("PASSWORD=1")
     assert main(["map", "build", *words, "-o", str(tmp_path / "copies.oci")]) == 0
-    said = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    assert f"note: {app / '.env'} looks like a secret" in told.err
+    said = json.loads(told.out)
     assert said["digest"] == open_image(tmp_path / "copies.oci").digest
     assert (said["tag"], said["engine"], said["distributions"]) == ("copies:1.2.3", "none", 1)
     assert main(["map", "build", *words, "--dockerfile-only", str(tmp_path / "context")]) == 1

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +24,13 @@ from pydicom import dcmread
 
 from isocenter.cli.main import main
 from isocenter.maps import bubblewrap, cgroup, container, execution, namespaces
+from isocenter.maps.cell import Cell
 from isocenter.maps.limits import Limits
 from isocenter.maps.linting import lint_package
+from isocenter.maps.mounts import Mount
+from isocenter.maps.oci import open_image
 from isocenter.maps.package import open_package
+from isocenter.maps.user import User
 from isocenter_operators.testing.phantom import thorax_phantom
 from isocenter_operators.testing.series import write_series
 
@@ -124,6 +128,7 @@ ATTEMPTS = {
     "to reach the network": "socket.create_connection(('192.0.2.1', 80), timeout=2)",
     "to become root": "os.setuid(0)",
     "to mount": "subprocess.run(['mount', '-t', 'tmpfs', 'none', '/tmp'], check=True, capture_output=True)",
+    "to be root elsewhere": "subprocess.run(['unshare', '-Ur', 'true'], check=True, capture_output=True)",
     "to read the host's files": "open(os.environ['SECRET'])",
     "to see the host's processes": "open(f\"/proc/{os.environ['PROCESS']}/status\")",
 }
@@ -163,6 +168,82 @@ def test_what_it_may_do_and_what_not(engine: str, tmp_path: Path, images: Path) 
     assert {name for name, worked in found.items() if worked} == set(ALLOWED)
     assert "none of them is DICOM" in said["reason"]
     assert not (package / "var/holoscan/new").exists()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_environment_of_who_runs_it_is_not_to_be_found(
+    engine: str, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also not as that of the first process in it, which confines the package."""
+    monkeypatch.setenv("ISOCENTER_ORTHANC__PASSWORD", "of-the-archive")
+    program = """
+import glob
+found = []
+for file in glob.glob("/proc/[0-9]*/environ"):
+    try:
+        found.append(open(file, "rb").read())
+    except OSError:
+        pass
+open("/var/holoscan/output/found", "wb").write(b"".join(found))
+"""
+    _run(_package(tmp_path, program), images, engine=engine)
+    found = (tmp_path / "out" / "found").read_bytes()
+    assert b"HOLOSCAN_INPUT_PATH" in found
+    assert b"of-the-archive" not in found
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("directory", [".", "..", "var/holoscan"])
+def test_a_working_directory_that_is_not_absolute_is_refused(
+    directory: str, engine: str, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = "import os\nopen('/var/holoscan/output/found', 'w').write(os.getcwd())\n"
+    package = _package(tmp_path, program, lambda recipe: recipe.app.update(workingDirectory=directory))
+    out = ["-o", str(tmp_path / "out")]
+    assert main(["map", "run", str(package), "-i", str(images), *out, "--engine", engine]) != 0
+    assert "no absolute path" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "found").exists()
+
+
+def _confined(work: Path, *mounts: Mount, arguments: Sequence[str], directory: str = "/") -> list[str]:
+    """The command of a cell with this machine's programs."""
+    if not namespaces.available():
+        pytest.skip("no namespaces can be made here")
+    work.mkdir()
+    system = [
+        Mount("read", f"/{name}", f"/{name}")
+        for name in ("usr", "bin", "lib", "lib64")
+        if Path("/", name).exists()
+    ]
+    cell = Cell(
+        mounts=[*system, Mount("processes", "/proc"), *mounts],
+        arguments=arguments,
+        environment={"PATH": "/usr/bin:/bin"},
+        directory=directory,
+        user=User(1000, 1000),
+    )
+    return namespaces.command_of(cell, work)
+
+
+def test_a_relative_directory_leads_nowhere_outside_of_the_root(tmp_path: Path) -> None:
+    """Whoever makes a cell may forget it: what confines does not."""
+    words = _confined(tmp_path / "work", arguments=["/bin/pwd", "-P"], directory=".")
+    said = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert said.stdout.strip() == "/"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts something here")
+def test_what_is_mounted_in_a_folder_that_can_be_read_can_only_be_read_too(tmp_path: Path) -> None:
+    inner = tmp_path / "images" / "of a disk"
+    inner.mkdir(parents=True)
+    words = _confined(
+        tmp_path / "work",
+        Mount("read", "/images", str(tmp_path / "images")),
+        arguments=["touch", "/images/of a disk/new"],
+    )
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(inner)]
+    done = subprocess.run([*mounted, *words], capture_output=True, text=True, check=False)
+    assert "Read-only file system" in done.stderr
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -428,6 +509,33 @@ def test_where_an_engine_can_start_nothing_another_way_is_taken(
     document = json.loads(said.getvalue())
     assert (code, document["engine"]) == (0, EITHER)
     assert f"docker could not start it, so {EITHER} ran it" in document["notes"]
+
+
+@pytest.mark.parametrize(
+    ("known", "loads"),
+    [("", "the image"), ("", "another"), ("another", "the image"), ("the image", "the image")],
+    ids=["a new one", "another one inside", "its name is another's", "it is there"],
+)
+def test_an_engine_is_given_the_image_that_was_looked_at_and_no_others_name(
+    known: str, loads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive may tell an engine of another image than its index does, and call it as one of the site's."""
+    image = _shell_image(tmp_path, SHELL)
+    digest = open_image(image).config_digest
+    ids = {"": "", "the image": digest, "another": f"sha256:{'0' * 64}"}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "known").write_text(ids[known])
+    script = (
+        f'#!/bin/sh\ncd "{tmp_path}"\ncase $1 in\n'
+        f'load) touch loaded; echo {ids[loads]} > known; echo "Loaded image: good:1.0";;\n'
+        "image) cat known; test -s known;;\nesac\n"
+    )
+    (tmp_path / "bin" / "docker").write_text(script)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    found = container.load("docker", image, (digest,))
+    assert found == (digest if (known, loads) not in (("", "another"), ("another", "the image")) else None)
+    assert (tmp_path / "loaded").exists() is (known != "another")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

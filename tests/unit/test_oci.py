@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from isocenter.maps.blobs import digest_of
 from isocenter.maps.filesystem import FileSystem
 from isocenter.maps.image_config import ContainerConfig, ImageConfig
 from isocenter.maps.image_writer import Draft, taken_layer, write_image
-from isocenter.maps.layer import LayerContent, epoch_of, write_layer
+from isocenter.maps.layer import LayerContent, epoch_of, files_below, write_layer
 from isocenter.maps.oci import Image, open_image
 from isocenter_operators.errors import InputError
 
@@ -104,6 +105,34 @@ def test_links_that_lead_out_are_followed_inside_only(tmp_path: Path) -> None:
     assert (tmp_path / f"root{outside}/evil").read_bytes() == b"x"
 
 
+def test_what_lay_in_a_folder_is_not_written_through_the_link_that_replaces_it(tmp_path: Path) -> None:
+    """No layer needs to have an entry for a folder."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layer = _Tar(("a/b", ("symlink", "/etc/passwd")), ("a/c", b"x"), ("a", ("symlink", str(outside))))
+    FileSystem([layer]).extract(tmp_path / "root")
+    assert not any(outside.iterdir())
+    assert _paths(layer) == ["a"]
+
+
+def test_nothing_lies_below_a_file() -> None:
+    with pytest.raises(InputError, match="lies below /a, which is a file"):
+        FileSystem([_Tar(("a", b"1"), ("a/b", b"2"))])
+
+
+def test_a_sparse_file_is_not_taken_for_what_lies_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", 1 << 20)
+    layer = _Tar()
+    layer.content = subprocess.run(
+        ["tar", "--create", "--sparse", "--format=gnu", "-C", tmp_path, "hole"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    with pytest.raises(InputError, match="hole: a sparse file"):
+        FileSystem([layer])
+
+
 def test_links_in_a_circle_are_told() -> None:
     with pytest.raises(InputError, match="circle"):
         FileSystem([_Tar(("a", ("symlink", "b")), ("b", ("symlink", "a")))]).read("a/x")
@@ -123,7 +152,8 @@ def test_nothing_is_unpacked_over_what_is_there(tmp_path: Path) -> None:
 
 def _draft(tmp_path: Path, source: Path, compression: str = "none", tag: str = "app:1") -> Draft:
     content = LayerContent()
-    content.add_tree(source, "opt/app")
+    for path in files_below(source):
+        content.files[f"opt/app/{path.relative_to(source).as_posix()}"] = path
     content.files["etc/app.json"] = b"{}"
     content.owned["var/out"] = (1000, 1000)
     content.folders.add("var/out")

@@ -64,6 +64,30 @@ def test_two_runs_make_the_same_objects(made: tuple[dict[str, Dataset], list[tup
     assert all(each.file_meta.MediaStorageSOPInstanceUID == each.SOPInstanceUID for each in one)
 
 
+def test_objects_that_nothing_tells_apart_but_their_content_keep_their_uids(
+    made: tuple[dict[str, Dataset], list[tuple[str, Dataset]]],
+) -> None:
+    """Of two that changed their UIDs between two tries an archive would keep one twice, and lose the other."""
+    sources, ((_, report), _) = made
+    twins = []
+    for said in ("left", "right"):
+        twin = deepcopy(report)
+        twin.SOPInstanceUID = generate_uid()
+        twin.ContentSequence[-1].TextValue = said
+        twins.append((said, twin))
+    runs = []
+    for names in (("a.dcm", "b.dcm"), ("b.dcm", "a.dcm")):
+        written = [(name, deepcopy(twin)) for name, (_, twin) in zip(names, twins, strict=True)]
+        for _, each in written:
+            each.ContentTime = "120000" if names[0] == "a.dcm" else "130000"
+        identity = JobIdentity.of(sources, ALGORITHM, datetime(2026, 11, 26, tzinfo=UTC))
+        found = as_results(
+            written, sources, identity=identity, algorithm=ALGORITHM, digest=DIGEST, disclaimer=""
+        )
+        runs.append({each.ContentSequence[-1].TextValue: str(each.SOPInstanceUID) for each in found})
+    assert runs[0] == runs[1]
+
+
 def test_references_lead_where_they_did(made: tuple[dict[str, Dataset], list[tuple[str, Dataset]]]) -> None:
     results = {each.Modality: each for each in _run(*made)}
     referenced = {

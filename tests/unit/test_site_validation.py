@@ -166,6 +166,9 @@ def test_what_goes_wrong_with_a_case_is_a_line_of_the_report(
 
     result = examined(case_of(folder, "plain"), run, folder.parent / "out", {})
     assert (result.status, result.reason, result.as_expected) == (status, str(raised), False)
+    measured = case_of(folder, "plain", "plain,Right lung,volume_mL,1990,10")
+    missed = examined(measured, run, folder.parent / "out", {})
+    assert [each.within for each in missed.differences] == [False]  # it counts among those that are judged
     wanted = examined(case_of(folder, "plain", "plain,,status,refused,"), run, folder.parent / "out", {})
     assert wanted.as_expected is (status == "refused")
 

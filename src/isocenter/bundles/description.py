@@ -86,6 +86,7 @@ def _found_in_boxes(bundle: Bundle) -> tuple[dict[int, str], tuple[str, ...]]:
             raise _refused(
                 bundle, "network_data_format.outputs: channel_def: the background is no class of boxes"
             )
+        _refuse_alike(bundle, list(names.values()))
         return names, ()
     words = re.findall(r"[^\W_]+", _title(bundle))
     name = " ".join(word for word in words if word.lower() not in _NO_NAME)

@@ -16,6 +16,7 @@ from isocenter.cli.output import counted, print_json, print_lines, say
 from isocenter_operators.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from isocenter.maps.app_folder import AppFolder
     from isocenter.maps.building import Parts
     from isocenter.maps.engine import Engine
     from isocenter.maps.layer import Compression
@@ -148,6 +149,8 @@ def _parts(asked: _Asked, work: Path) -> Parts:
     app = read_app(asked.app, asked.config, asked.requirements)
     settings = Settings.load() if app.models else None
     models = models_of(app, asked.models, settings.model_repositories if settings else ())
+    for path in _secrets(app):
+        say(f"note: {path} looks like a secret, and whoever has the image will have it: leave it out")
     say(f"{app.application.title} {app.application.version}: collecting what it needs")
     dependencies = Dependencies(
         origin=asked.dependencies, folder=work, wheels=asked.wheels, offline=asked.offline, gpu=asked.gpu
@@ -160,6 +163,14 @@ def _parts(asked: _Asked, work: Path) -> Parts:
         gpu=asked.gpu,
         minor=f"{sys.version_info.major}.{sys.version_info.minor}",
     )
+
+
+def _secrets(app: AppFolder) -> list[Path]:
+    """What lies in the application's folder, goes into the image, and should not."""
+    from isocenter.maps.content_findings import is_secret
+
+    files = [each for each in app.files().values() if isinstance(each, Path)]
+    return [each for each in files if is_secret(each.as_posix(), each.stat().st_size, each.read_bytes)]
 
 
 def _built(engine: Engine | None, asked: _Asked, parts: Parts, out: Path, work: Path) -> dict[str, Any]:

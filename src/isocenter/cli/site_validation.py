@@ -160,7 +160,8 @@ def examined(case: Case, run: Run, out: Path, labels: Mapping[str, str]) -> Case
             outcome = run(_images_alone(case, Path(folder)), out)
     except IsocenterError as error:
         status: Status = "refused" if isinstance(error, InputError | GeometryError) else "failed"
-        return CaseResult(case, status, str(error), time.monotonic() - begun)
+        ended_s = time.monotonic() - begun
+        return CaseResult(case, status, str(error), ended_s, differences=_differences(case, ()))
     seconds = time.monotonic() - begun
     if outcome.status == "not_applicable":
         return CaseResult(case, "not_applicable", outcome.reason, seconds, differences=_differences(case, ()))

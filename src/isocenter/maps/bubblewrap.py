@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 
 from isocenter.maps.cell import Cell
 from isocenter.maps.mounts import Mount
@@ -37,6 +38,8 @@ def command_of(cell: Cell) -> list[str]:
     ]
     if not cell.network:
         words.append("--unshare-net")
+    if _closes_namespaces():
+        words.append("--disable-userns")  # in one of its own it would have every capability
     words += ["--die-with-parent", "--new-session", "--hostname", "map", "--cap-drop", "ALL"]
     words += ["--uid", str(cell.user.uid), "--gid", str(cell.user.gid)]
     for mount in cell.mounts:
@@ -47,6 +50,13 @@ def command_of(cell: Cell) -> list[str]:
     for name, value in cell.environment.items():
         words += ["--setenv", name, value]
     return [*words, "--chdir", cell.directory, "--", *cell.arguments]
+
+
+@cache
+def _closes_namespaces() -> bool:
+    """Since 0.8."""
+    told = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, timeout=_TRY_S, check=False)
+    return "--disable-userns" in told.stdout + told.stderr
 
 
 def _words(mount: Mount) -> Iterator[str]:

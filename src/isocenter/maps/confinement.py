@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -94,10 +95,21 @@ def _add(root: str, kind: str, target: str, source: str, size: int) -> None:
 def _bind(source: str, place: str, flags: int) -> None:
     _make_place(Path(source), Path(place))
     _mount(source, place, "", _BIND | _RECURSIVE, "")
-    is_device = source.startswith("/dev/")
-    kept = os.statvfs(place).f_flag & (os.ST_NOEXEC | os.ST_RDONLY)  # what a user namespace may not take away
-    flags |= _NO_SET_UID | (0 if is_device else _NO_DEVICES) | kept
-    _mount("none", place, "", _REMOUNT | _BIND | flags, "")
+    flags |= _NO_SET_UID | (0 if source.startswith("/dev/") else _NO_DEVICES)
+    for point in _mounted_at_and_below(place):  # each has flags of its own
+        kept = os.statvfs(point).f_flag & (
+            os.ST_NOEXEC | os.ST_RDONLY
+        )  # what a user namespace may not take away
+        _mount("none", point, "", _REMOUNT | _BIND | flags | kept, "")
+
+
+def _mounted_at_and_below(place: str) -> list[str]:
+    """Where something is mounted, by proc(5), mountinfo."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [
+        re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), line.split(" ")[4]) for line in lines
+    ]
+    return [point for point in dict.fromkeys(points) if point == place or point.startswith(f"{place}/")]
 
 
 def _make_place(source: Path, place: Path) -> None:
@@ -141,6 +153,7 @@ def _become(plan: dict[str, Any]) -> None:
     Path("/proc/self/uid_map").write_text(f"{uid} {own_uid} 1")
     Path("/proc/self/gid_map").write_text(f"{gid} {own_gid} 1")
     os.chroot(plan["root"])
+    os.chdir("/")  # until then it is outside, and so would be whatever is named from here
     os.chdir(plan["directory"])
     os.closerange(3, 1 << 16)
     _check(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")

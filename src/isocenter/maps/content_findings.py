@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from isocenter.maps.filesystem import Entry
@@ -14,7 +15,7 @@ from isocenter.maps.inspection import bills_of_materials, model_digest
 from isocenter.maps.package import Package
 from isocenter_operators.errors import InputError
 
-__all__ = ["MODEL_LABEL", "content_findings"]
+__all__ = ["MODEL_LABEL", "content_findings", "is_secret"]
 
 # A label of this and the model's name has the SHA-256 of its weights, as `isocenter map inspect` counts it.
 MODEL_LABEL = "org.isocenter.model."
@@ -102,7 +103,13 @@ def _leftovers(package: Package, entries: list[Entry]) -> Iterator[Finding]:
     yield from _together(
         "secret-inside",
         warning,
-        (each for each in entries if each.kind == "file" and _is_secret(package, each)),
+        (
+            each
+            for each in entries
+            if each.kind == "file"
+            and not _is_of_library(each)
+            and is_secret(each.path, each.size, partial(package.files.read, each.path))
+        ),
         "it looks like a secret, and whoever has the image has it",
         "leave it out, and change it where it was used",
     )
@@ -130,14 +137,15 @@ def _is_of_library(entry: Entry) -> bool:
     return any(place in entry.path for place in _OF_LIBRARIES)
 
 
-def _is_secret(package: Package, entry: Entry) -> bool:
-    if not entry.size or _is_of_library(entry):
+def is_secret(path: str, size: int, read: Callable[[], bytes]) -> bool:
+    """Whether a file looks like a secret: by its name, and of a key by what `read` gives. size: in bytes."""
+    if not size:
         return False
-    if _name(entry) in _SECRET_NAMES or entry.path.endswith(_SECRET_ENDS):
+    if path.rpartition("/")[2] in _SECRET_NAMES or path.endswith(_SECRET_ENDS):
         return True
-    if not entry.path.endswith(_KEY_FILES) or entry.size > _KEY_AT_MOST:
+    if not path.endswith(_KEY_FILES) or size > _KEY_AT_MOST:
         return False
-    return entry.path.endswith((".p12", ".pfx")) or bool(_PRIVATE_KEY.search(package.files.read(entry.path)))
+    return path.endswith((".p12", ".pfx")) or bool(_PRIVATE_KEY.search(read()))
 
 
 def _weights(package: Package) -> Iterator[Finding]:

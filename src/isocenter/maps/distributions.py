@@ -219,7 +219,12 @@ def _installed_at(path: PurePosixPath) -> PurePosixPath | None:
 
 
 def _is_wanted(path: PurePosixPath) -> bool:
-    if ".." in path.parts or "__pycache__" in path.parts or path.suffix in (".pyc", ".pyo"):
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or "__pycache__" in path.parts
+        or path.suffix in (".pyc", ".pyo")
+    ):
         return False
     return not (_is_metadata(path) and path.name in _OF_THIS_MACHINE)
 

@@ -31,6 +31,7 @@ _LISTEN_S = 5.0
 _TAIL = 20  # lines
 _LINE_AT_MOST = 4096  # bytes of a line that are kept
 _LOG_AT_MOST = 64 << 20  # bytes
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")  # what a sandbox needs to be started
 _KILLED = 137  # by SIGKILL, as shells and engines tell it
 
 
@@ -50,7 +51,8 @@ class Execution:
 class Command:
     """What is run, and who hears of it.
 
-    log: the file for all it says. engine_limits: it sees to memory and CPU itself. say: called with each line.
+    log: the file for all it says. engine_limits: it is an engine, which sees to memory and CPU itself, and gets this
+    process's environment. say: called with each line.
     checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it.
     """
 
@@ -86,11 +88,17 @@ def _launched(words: Sequence[str], group: Cgroup | None) -> list[str]:
     return [sys.executable, "-I", "-S", str(_LAUNCH), *entrances, "--", *words]
 
 
+def _environment() -> dict[str, str]:
+    """Of a sandbox: its first process can be looked at from within, and in a worker's environment are passwords."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+
+
 def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: MemoryGuard) -> Execution:
     began = time.monotonic()
     bound = _bound_to(limits) if guard == "watching its processes" else []
     process = subprocess.Popen(
         _launched([*bound, *command.words], group),
+        env=None if command.engine_limits else _environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

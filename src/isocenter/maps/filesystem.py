@@ -60,8 +60,10 @@ class FileSystem:
         self._layers = layers
         self._entries: dict[str, Entry] = {}
         self._symlinks: set[str] = set()
+        self._parents: set[str] = set()  # every path that something was ever put below
         for number, layer in enumerate(layers):
             self._apply(number, _headers(layer, number))
+        self._refuse_below_no_folder()
 
     def entries(self) -> Iterator[Entry]:
         """Every path there is, sorted."""
@@ -182,9 +184,23 @@ class FileSystem:
         before = self._entries.get(path)
         if before is not None and not (before.kind == entry.kind == "directory"):
             self._remove(path)
+        elif before is None and entry.kind != "directory" and path in self._parents:
+            self._remove_below(path)  # a folder that no layer has an entry for gives way too
         self._entries[path] = entry
+        self._parents.update(_parents(path))
         if entry.kind == "symlink":
             self._symlinks.add(path)
+
+    def _refuse_below_no_folder(self) -> None:
+        """What lies below a link would be written where that leads, outside of the image."""
+        for path in self._entries:
+            for parent in _parents(path):
+                above = self._entries.get(parent)
+                if above is not None and above.kind != "directory":
+                    raise InputError(
+                        f"/{path}: it lies below /{parent}, which is a {above.kind}: the image is not opened",
+                        path=path,
+                    )
 
     def _remove(self, path: str) -> None:
         before = self._entries.pop(path, None)
@@ -229,11 +245,23 @@ class FileSystem:
         return "/".join(done)
 
 
+def _parents(path: str) -> Iterator[str]:
+    """`a/b` and `a` of `a/b/c`."""
+    end = path.rfind("/")
+    while end > 0:
+        yield path[:end]
+        end = path.rfind("/", 0, end)
+
+
 def _headers(layer: TarLayer, number: int) -> Iterator[tuple[Entry, str | None]]:
     """Each entry of one layer, with the target of a hard link."""
     try:
         with layer.open() as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
+                if member.issparse():  # its bytes do not lie there as they are
+                    raise InputError(
+                        f"/{member.name}: a sparse file, which is not read here: pack the layer without --sparse"
+                    )
                 if (path := _relative(member.name)) or not member.isdir():
                     yield _entry(member, path, number), member.linkname if member.islnk() else None
     except (tarfile.TarError, EOFError, OSError) as error:

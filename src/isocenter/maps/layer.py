@@ -54,15 +54,6 @@ class LayerContent:
     owned: dict[str, tuple[int, int]] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)  # of folders and files that are no 0755 or 0644
 
-    def add_tree(self, source: Path, place: str) -> None:
-        """Everything below the folder `source`, but for compiled Python and the like. Symbolic links are followed.
-
-        Raises InputError where one leads out of `source` or nowhere.
-        """
-        self.folders.add(place)
-        for path in files_below(source):
-            self.files[f"{place}/{path.relative_to(source).as_posix()}"] = path
-
     def every_folder(self) -> set[str]:
         """Those that were asked for, and all that lead to them and to files."""
         leading = {

@@ -21,7 +21,10 @@ Kind = Literal["read", "write", "memory", "folder", "link", "processes", "device
 
 # The kernel's own settings and secrets: whoever is root outside may change or read them, whatever he is inside.
 _SETTINGS = ("bus", "fs", "irq", "mtrr", "sys", "sysrq-trigger")
-_SECRETS = ("kallsyms", "kcore", "keys", "latency_stats", "sched_debug", "timer_list", "timer_stats")
+_SECRETS = (
+    *("kallsyms", "kcore", "keys", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "sched_debug"),
+    *("slabinfo", "timer_list", "timer_stats", "vmallocinfo"),
+)
 _HOST = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "etc/ld.so.cache", "etc/alternatives")
 
 

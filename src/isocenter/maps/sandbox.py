@@ -147,6 +147,7 @@ def run_package(
     Raises InputError for a package that can not be run, and ConfigurationError for a machine that can not run it.
     """
     _same_machine(package)
+    _require_absolute(package)
     engine = chosen_engine(wish, package)
     command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
     if engine not in _OF_IMAGES:
@@ -214,6 +215,17 @@ def _same_machine(package: Package) -> None:
         )
 
 
+def _require_absolute(package: Package) -> None:
+    """Where a relative one leads depends on where it is asked from, and that may be outside of the sandbox."""
+    working = package.application.working_directory_in(package.layout)
+    if not posixpath.isabs(working):
+        raise InputError(
+            f"{package.source}: its working directory {working!r} is no absolute path: its maker has to begin it "
+            "with /",
+            path=package.source,
+        )
+
+
 def _notes(package: Package, wish: Wish) -> tuple[str, ...]:
     needs, notes = Needs.of(package), []
     if needs.gpu and not wish.gpus and package.labels.get(GPU_LABEL) != "optional":
@@ -228,13 +240,15 @@ def _notes(package: Package, wish: Wish) -> tuple[str, ...]:
 
 def _loaded(engine: Engine, package: Package) -> str | None:
     """What the engine calls the image, after it was given it; None where it does not take it."""
-    assert package.image is not None
+    image = package.image
+    assert image is not None
     if not Path(package.source).exists() and has_image(engine, package.source):
         return package.source
-    if has_image(engine, package.image.config_digest):
-        return package.image.config_digest
-    package.image.verify()
-    return container.load(engine, package.image.path) if package.image.path.is_file() else None
+    if has_image(engine, image.config_digest):
+        return image.config_digest
+    image.verify()
+    digests = (image.config_digest, image.digest)
+    return container.load(engine, image.path, digests) if image.path.is_file() else None
 
 
 def _container(package: Package, image: str, folders: Folders, limits: Limits, wish: Wish) -> Container:
@@ -247,7 +261,7 @@ def _container(package: Package, image: str, folders: Folders, limits: Limits, w
         write={application.output_path(layout): folders.write},
         scratch=_SCRATCH,
         scratch_size=limits.memory,
-        working_directory=application.working_directory_in(layout),
+        working_directory=posixpath.normpath(application.working_directory_in(layout)),
         environment=_environment(package),
         user=_user(package),
         arguments=() if entered else application.arguments,

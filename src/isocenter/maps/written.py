@@ -15,7 +15,7 @@ from isocenter_operators.errors import InputError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["Written", "check_written", "collect", "headers_below"]
+__all__ = ["Written", "check_written", "collect", "headers_below", "looks_like_dicom"]
 
 _PREFIX = 128  # bytes before the four that a DICOM file has
 
@@ -90,7 +90,7 @@ def _written(path: Path, header: Dataset | None, others: dict[str, Dataset]) -> 
 
     size = path.stat().st_size
     if header is None:
-        wrong = problems(path) if _looks_like_dicom(path) else ()
+        wrong = problems(path) if looks_like_dicom(path) else ()
         return Written(path, None, None, "", size, wrong)
     found = [*problems(path), *check_against(header, others)]
     return Written(
@@ -103,7 +103,8 @@ def _written(path: Path, header: Dataset | None, others: dict[str, Dataset]) -> 
     )
 
 
-def _looks_like_dicom(path: Path) -> bool:
+def looks_like_dicom(path: Path) -> bool:
+    """By its name, or by the letters that a DICOM file has behind its preamble."""
     if path.suffix.lower() in (".dcm", ".dicom"):
         return True
     with path.open("rb") as content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from pydicom.errors import InvalidDicomError
 
 from isocenter.maps.sandbox import Folders, Report, Wish, run_package
 from isocenter.maps.store import MapStore, StoredMap
-from isocenter.maps.written import collect
+from isocenter.maps.written import collect, looks_like_dicom
 from isocenter.settings import Settings
 from isocenter.worker import runner
 from isocenter_operators.archive import only_wanted, retrieve, store
@@ -27,7 +27,7 @@ from isocenter_operators.dicom.deidentify import (
 )
 from isocenter_operators.dicom.identity import JobIdentity
 from isocenter_operators.dicom.results.package_results import as_results
-from isocenter_operators.errors import ConfigurationError, IsocenterError
+from isocenter_operators.errors import ConfigurationError, InvalidResult, IsocenterError
 from isocenter_operators.frames import empty_frames
 from isocenter_operators.manifest import AppManifest
 from isocenter_operators.result_gate import checked
@@ -35,8 +35,8 @@ from isocenter_operators.run import Archive, Outcome, Record, Run
 
 __all__ = ["run"]
 
-_LOCK = ".lock"
-_FRAMES = 0x52009229  # from here on an image tells of its frames and their pixels, at length
+_LOCK, _DOOR = ".lock", ".runs.lock"
+_PIXELS = 0x7FE00000  # from this tag on
 
 
 def run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
@@ -59,7 +59,7 @@ def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> 
     pseudonyms = Pseudonyms(task.deidentification) if task.deidentification is not None else None
     with record.step("fetch"):
         given = without_identity(_images(task), pseudonyms)
-    sources = {str(each.SOPInstanceUID): each[:_FRAMES] for each in given}
+    sources = _without_pixels(given)
     with _folders(settings) as folders:
         with record.step("write"):
             _write(given, folders.read)
@@ -69,21 +69,23 @@ def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> 
         if report.reason:
             raise IsocenterError(f"{app.name} {app.version}: {report.reason}{_kept(folders, task)}")
         with record.step("check"):
-            objects = _written(folders)
+            with _kept_where_wrong(folders, task):
+                objects = _written(folders)
             if not objects and stored.ours and report.not_applicable:
                 return _not_applicable(report.not_applicable, record, pseudonyms)
             if not objects:
                 raise IsocenterError(
                     f"{app.name} {app.version} wrote no DICOM: are the images of the kind that it takes?"
                 )
-            written = as_results(
-                objects,
-                sources,
-                identity=_identity(app, task, sources, pseudonyms),
-                algorithm=task.algorithm or app.algorithm,
-                digest=stored.digest,
-                disclaimer=task.form.disclaimer,
-            )
+            with _kept_where_wrong(folders, task):
+                written = as_results(
+                    objects,
+                    sources,
+                    identity=_identity(app, task, sources, pseudonyms),
+                    algorithm=task.algorithm or app.algorithm,
+                    digest=stored.digest,
+                    disclaimer=task.form.disclaimer,
+                )
             results = checked(
                 with_identity([written], pseudonyms),
                 task.rejected,
@@ -99,6 +101,31 @@ def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> 
         results=tuple(record.results),
         seconds=dict(record.seconds),
     )
+
+
+def _without_pixels(images: Sequence[Dataset]) -> dict[str, Dataset]:
+    """All that results are compared with: also where the frames of a multi-frame image lie."""
+    return {str(each.SOPInstanceUID): each[:_PIXELS] for each in images}
+
+
+@contextmanager
+def _kept_where_wrong(folders: Folders, task: Run) -> Iterator[None]:
+    """What can be no result stays with the job, as it was written, for whoever has to find out why."""
+    try:
+        yield
+    except InvalidResult as problem:
+        if task.rejected is None:
+            raise
+        kept = f"what it wrote is kept in {task.rejected}"
+        try:
+            shutil.copytree(_collected(folders), task.rejected, dirs_exist_ok=True)
+        except (OSError, shutil.Error):
+            kept = f"what it wrote could not be kept in {task.rejected}"
+        raise InvalidResult(f"{problem}; {kept}") from problem
+
+
+def _collected(folders: Folders) -> Path:
+    return folders.work / "written"
 
 
 def _identity(
@@ -124,13 +151,13 @@ def _folders(settings: Settings) -> Iterator[Folders]:
     """This run's, for its time alone: images lie here in files, so nobody else may read them."""
     place = settings.maps_dir / "runs"
     place.mkdir(parents=True, exist_ok=True)
-    _clear(place)
-    with (
-        TemporaryDirectory(prefix="run-", dir=place.resolve()) as name,
-        (Path(name) / _LOCK).open("w") as lock,
-    ):
-        flock(lock, LOCK_EX)
-        folder = Path(name)
+    with ExitStack() as held:
+        # Together, so that nobody clears a folder away whose lock is not held yet.
+        with (settings.maps_dir / _DOOR).open("w") as door:
+            flock(door, LOCK_EX)
+            _clear(place)
+            folder = Path(held.enter_context(TemporaryDirectory(prefix="run-", dir=place.resolve())))
+            flock(held.enter_context((folder / _LOCK).open("w")), LOCK_EX)
         made = Folders(
             folder / "input", folder / "output", folder / "work", _store_of(settings).cache.resolve()
         )
@@ -149,7 +176,7 @@ def _clear(place: Path) -> None:
                 flock(lock, LOCK_EX | LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # somebody's, or begun this very moment
+            continue  # somebody's
 
 
 def _write(images: Sequence[Dataset], folder: Path) -> None:
@@ -179,15 +206,17 @@ def _not_applicable(reason: str, record: Record, pseudonyms: Pseudonyms | None) 
 
 
 def _written(folders: Folders) -> list[tuple[str, Dataset]]:
-    """The DICOM objects that it wrote, with the names of their files."""
-    files = collect(folders.write, folders.work / "written")
+    """The DICOM objects that it wrote, with the names of their files. Raises InvalidResult for one that is damaged."""
+    files = collect(folders.write, _collected(folders))
     return [(file.name, dataset) for file in files if (dataset := _read(file)) is not None]
 
 
 def _read(file: Path) -> Dataset | None:
     try:
         dataset: Dataset = dcmread(file)
-    except (InvalidDicomError, EOFError):
+    except (InvalidDicomError, EOFError) as error:
+        if looks_like_dicom(file):  # the others would be stored without it, and nobody would miss it
+            raise InvalidResult(f"{file.name}: it can not be read as DICOM: is it whole?") from error
         return None
     return dataset
 

@@ -8,7 +8,8 @@ gives, and every reference from one of its objects to another with them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -20,6 +21,8 @@ from isocenter_operators.dicom.identity import Algorithm, JobIdentity
 from isocenter_operators.errors import InvalidResult
 
 __all__ = ["as_results"]
+
+_OF_THE_RUN = ("DA", "TM", "DT")
 
 
 def as_results(
@@ -40,7 +43,7 @@ def as_results(
     """
     for name, dataset in written:
         _refuse_strange(name, dataset, sources)
-    ordered = [dataset for name, dataset in sorted(written, key=lambda each: _place(*each))]
+    ordered = [dataset for _, dataset in sorted(written, key=lambda each: _place(each[0], each[1], sources))]
     uids = _uids(ordered, identity)
     for dataset in ordered:
         _replace(dataset, uids)
@@ -69,15 +72,33 @@ def _refuse_strange(name: str, dataset: Dataset, sources: Mapping[str, Dataset])
         raise InvalidResult(f"{name}: it has another Patient ID than the images that the package was given")
 
 
-def _place(name: str, dataset: Dataset) -> tuple[Any, ...]:
+def _place(name: str, dataset: Dataset, sources: Collection[str]) -> tuple[Any, ...]:
     """The same for the same object of another run, though its UIDs and perhaps its file's name are others."""
+    content = sha256()
+    _add_content(content, dataset, sources)
     return (
         str(dataset.get("SOPClassUID", "")),
         str(dataset.get("SeriesDescription", "")),
         _number(dataset.get("SeriesNumber")),
         _number(dataset.get("InstanceNumber")),
+        content.digest(),
         name,
     )
+
+
+def _add_content(content: Any, dataset: Dataset, sources: Collection[str]) -> None:
+    """What it says, but for what each run makes anew: times, and UIDs that are none of the images'."""
+    for element in dataset:
+        value = element.value
+        if element.VR in _OF_THE_RUN or (element.VR == "UI" and str(value) not in sources):
+            continue
+        content.update(f"{element.tag} ".encode())
+        if element.VR == "SQ":
+            for item in value:
+                content.update(b"item ")
+                _add_content(content, item, sources)
+        else:
+            content.update(value if isinstance(value, bytes) else str(value).encode("utf-8", "replace"))
 
 
 def _number(value: Any) -> int:

@@ -1,0 +1,78 @@
+"""The files of a package's run: nobody else's hand in them, nothing that is damaged passed over, nothing lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from isocenter.maps.sandbox import Folders
+from isocenter.settings import Settings
+from isocenter.worker import packaged
+from isocenter_operators.errors import InvalidResult
+from isocenter_operators.run import Run
+from isocenter_operators.testing.enhanced import as_enhanced
+from isocenter_operators.testing.phantom import thorax_phantom
+
+
+def _written(place: Path, name: str, content: bytes) -> tuple[Folders, Run]:
+    """The folders after a package has written one file, and the job's."""
+    made = Folders(place / "input", place / "output", place / "work", place / "cache")
+    for each in (made.write, made.work):
+        each.mkdir()
+    (made.write / name).write_bytes(content)
+    return made, cast(Run, SimpleNamespace(rejected=place / "rejected"))
+
+
+def test_a_result_that_can_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    folders, task = _written(tmp_path, "seg.dcm", b"half of it")
+    with (
+        pytest.raises(InvalidResult, match=r"seg\.dcm: .* kept in"),
+        packaged._kept_where_wrong(folders, task),
+    ):
+        packaged._written(folders)
+    assert (tmp_path / "rejected" / "seg.dcm").read_bytes() == b"half of it"
+
+
+def test_other_files_are_nobodys_concern(tmp_path: Path) -> None:
+    folders, _ = _written(tmp_path, "notes.txt", b"all went well")
+    assert packaged._written(folders) == []
+
+
+def test_where_the_frames_of_a_multi_frame_image_lie_is_known_of_it() -> None:
+    phantom = thorax_phantom(size=(16, 16, 3), spacing_mm=(22.0, 22.0, 60.0))
+    (image,) = as_enhanced(phantom)
+    (header,) = packaged._without_pixels([image]).values()
+    assert len(header.PerFrameFunctionalGroupsSequence) == 3
+    assert "PixelData" not in header
+
+
+def test_who_begins_at_the_same_moment_does_not_clear_the_folder_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path)
+    begun: list[Thread] = []
+
+    def other() -> None:
+        with packaged._folders(settings):
+            pass
+
+    class Slow(TemporaryDirectory):  # type: ignore[type-arg]
+        """Whose maker is interrupted before he holds its lock."""
+
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            if not begun:
+                begun.append(Thread(target=other))
+                begun[0].start()
+                begun[0].join(0.5)
+
+    monkeypatch.setattr(packaged, "TemporaryDirectory", Slow)
+    with packaged._folders(settings) as folders:
+        begun[0].join()
+        assert folders.read.is_dir()
+    assert not any((settings.maps_dir / "runs").iterdir())
