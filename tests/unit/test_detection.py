@@ -136,6 +136,7 @@ def test_a_network_that_is_given_its_spacing_takes_no_other(tmp_path: Path) -> N
     description = read(ball_bundle(tmp_path, spacing=False))[2]
     assert description.accepts["pixel_spacing_mm"] == {"at_least": 2.7, "at_most": 3.3}
     assert description.accepts["slice_spacing_mm"] == {"at_least": 2.7, "at_most": 3.3}
+    assert description.accepts["planes"] == ["axial"]  # of other slices the three numbers are of other axes
     assert "Spacingd to 3 x 3 x 3 mm is switched off in configs/inference.json" in description.notes[0]
 
 

@@ -157,6 +157,11 @@ def test_the_axes_are_the_patients_and_a_tilt_takes_no_spacing() -> None:
     assert refusals(Volume(phantom_of("chest").hu, tilted, frames), straight) == [
         "the image lies 18.4 degrees askew to the patient's axes, at most 2.0 degrees is accepted"
     ]
+    axial = accepts(planes=["axial"])
+    assert refusals(Volume(phantom_of("chest").hu, tilted, frames), axial) == []
+    assert refusals(Volume(coronal.hu, coronal.affine, frames), axial) == [
+        "its slices are coronal; accepted are axial ones"
+    ]
 
 
 def test_filled_gaps_are_counted() -> None:

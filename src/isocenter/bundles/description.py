@@ -137,6 +137,9 @@ def _of_images(bundle: Bundle, plan: Plan) -> tuple[dict[str, Any], tuple[str, .
     across, apart = sorted(spacing_mm[:2]), spacing_mm[2]
     accepts["pixel_spacing_mm"] = _about(across[0], across[1])
     accepts["slice_spacing_mm"] = _about(apart, apart)
+    accepts["planes"] = [
+        "axial"
+    ]  # the third number is of head to foot; of other slices it is of another axis
     sizes = " x ".join(f"{each:g}" for each in spacing_mm)
     return accepts, (
         f"Spacingd to {sizes} mm is switched off in {bundle.config_file}: only images of about that spacing are "

@@ -11,6 +11,7 @@ An application makes it in its `app.yaml`, and `examination` tells every reason 
         slices: {at_least: 30}
         field_of_view_mm: {head_foot: {at_least: 150}}
         oblique_degrees: {at_most: 2}              # the image's axes to the patient's
+        planes: [axial]                            # which of the patient's the slices lie in
         missing_slices: 0
         contrast: [none, portal_venous]
         quality: {noise_hu: 100}
@@ -33,7 +34,7 @@ from pydicom.datadict import tag_for_keyword
 
 from isocenter_operators.dicom.gate.region import Region
 
-__all__ = ["Acceptance", "FieldOfView", "Only", "QualityLimits", "Range"]
+__all__ = ["Acceptance", "FieldOfView", "Only", "Plane", "QualityLimits", "Range"]
 
 _ContrastAccepted = Literal["none", "arterial", "portal_venous", "venous", "delayed", "any_phase"]
 
@@ -100,6 +101,9 @@ class Only(_Stated):
         return attributes
 
 
+Plane = Literal["axial", "coronal", "sagittal"]
+
+
 class Acceptance(_Stated):
     """What an application accepts.
 
@@ -108,6 +112,7 @@ class Acceptance(_Stated):
         In CT the pixels decide, in other modalities the tag.
     slice_spacing_mm: between the planes of neighbouring slices. pixel_spacing_mm: in the plane, rows and columns.
     oblique_degrees: between the image's axes and the nearest ones of the patient's; the largest of the three.
+    planes: the patient's planes that slices may lie in, each the one that is nearest; empty: any.
     slices: how many. missing_slices: how many gaps were filled, at most; None: any number.
     contrast: intravenous; "any_phase" is any but none. Empty: whatever.
     only: what the images have to say of themselves; None: nothing.
@@ -120,6 +125,7 @@ class Acceptance(_Stated):
     slices: Range = Range()
     field_of_view_mm: FieldOfView = FieldOfView()
     oblique_degrees: Range = Range()
+    planes: tuple[Plane, ...] = ()
     missing_slices: int | None = Field(default=None, ge=0)
     contrast: tuple[_ContrastAccepted, ...] = ()
     quality: QualityLimits = QualityLimits()

@@ -102,6 +102,9 @@ def _geometry(volume: Volume, acceptance: Acceptance) -> Iterator[str]:
         "degrees",
         ".1f",
     )
+    plane = _plane(volume)
+    if acceptance.planes and plane not in acceptance.planes:
+        yield f"its slices are {plane}; accepted are {' and '.join(acceptance.planes)} ones"
     missing, most = volume.missing_slices, acceptance.missing_slices
     if most is not None and missing > most:
         yield f"{missing} slices are missing, at most {most} may be"
@@ -129,6 +132,12 @@ def _oblique_degrees(volume: Volume) -> float:
     """The largest angle between an axis of the image and the patient's axis that is nearest to it."""
     axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     return float(np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0).min(), 0.0, 1.0))))
+
+
+def _plane(volume: Volume) -> str:
+    """The patient's plane that is nearest to that of the slices, by their normal in LPS."""
+    normal = np.cross(volume.affine[:3, 0], volume.affine[:3, 1])
+    return ("sagittal", "coronal", "axial")[int(np.abs(normal).argmax())]
 
 
 def _sizes_mm(volume: Volume) -> tuple[float, float, float]:
