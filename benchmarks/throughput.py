@@ -37,7 +37,7 @@ from isocenter_operators.testing import Phantom, as_datasets, thorax_phantom
 WORKERS = (1, 2, 4)
 SIZE, SPACING_MM = (128, 128, 80), (2.8, 2.8, 3.9)
 GROWTH_PERCENT, LEAST_FOR_GROWTH = 5.0, 300
-_QUEUED_WITHIN_S, _ENDED_WITHIN_S = 600.0, 1800.0
+_QUEUED_WITHIN_S, _ENDED_WITHIN_S = 600.0, 3600.0
 _ALL = 1_000_000
 
 
@@ -80,7 +80,7 @@ def main() -> int:
             console.print(
                 f"{workers} workers: {runs[workers].per_hour:.0f} studies an hour ({studies} studies)"
             )
-    _write(runs)
+            _write(runs)  # what took an hour is not lost where the next does not come to its end
     if runs[1].studies < LEAST_FOR_GROWTH:
         console.print(f"memory is told of {LEAST_FOR_GROWTH} studies and more")
         return 0
