@@ -204,7 +204,8 @@ def _plugin(settings: Settings, library: str, package: str) -> Path:
     if settings.orthanc.program:
         folders = " nor ".join(str(beside / folder) for folder in _PLUGIN_FOLDERS)
         raise ConfigurationError(
-            f"Orthanc's plugin {library} is not there: {program} is to have it beside it, and it is neither in {folders}"
+            f"Orthanc's plugin {library} is not there: {program} has to have it beside it, and it is neither in "
+            f"{folders}"
         )
     raise ConfigurationError(
         f"Orthanc's plugin {library} is not installed: install Debian's package (apt-get install {package})"
