@@ -175,9 +175,7 @@ def test_a_program_that_is_named_takes_its_own_plugins_and_no_others(
     settings: Settings, tmp_path: Path
 ) -> None:
     program, plugins = tmp_path / "bin" / "Orthanc", tmp_path / "share" / "orthanc" / "plugins"
-    named = settings.model_copy(
-        update={"orthanc": settings.orthanc.model_copy(update={"program": program})}
-    )
+    named = settings.model_copy(update={"orthanc": settings.orthanc.model_copy(update={"program": program})})
     with pytest.raises(ConfigurationError, match=r"orthanc\.program: there is no program .*/bin/Orthanc"):
         orthanc_child(named)
     for file in (program, plugins / "libOrthancDicomWeb.so"):

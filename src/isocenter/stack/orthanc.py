@@ -70,7 +70,9 @@ def orthanc_program(settings: Settings) -> Path:
     path = f"{os.environ.get('PATH', os.defpath)}:{_PROGRAM_FOLDERS}"
     found = shutil.which(given.absolute() if given else "Orthanc", path=path)
     if found is None and given:
-        raise ConfigurationError(f"orthanc.program: there is no program {given}; name one, or none for Debian's")
+        raise ConfigurationError(
+            f"orthanc.program: there is no program {given}; name one, or none for Debian's"
+        )
     if found is None:
         raise ConfigurationError(
             "Orthanc is not installed: install Debian's packages "
