@@ -9,6 +9,7 @@
 # make load        ten minutes of a hospital's traffic; MINUTES=10
 # make throughput  studies an hour with 1, 2 and 4 workers, and memory over 300 studies
 # make train       the demonstration network anew, measured: see docs/models.md
+# make orthanc-1.12   Debian 13's Orthanc beside the system's, for the tests; needs debootstrap and root
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
 
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
+.PHONY: install system browser orthanc-1.12 ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -27,9 +28,12 @@ install: $(INSTALLED)
 system:
 	@scripts/install_system.sh
 
-# What only the tests need too: Chromium, which is larger than all the others, PostgreSQL, DCMTK.
+# What only the tests need too: Chromium, which is larger than all the others, PostgreSQL, DCMTK, debootstrap.
 browser:
 	@scripts/install_system.sh test
+
+orthanc-1.12:
+	@scripts/fetch_orthanc_1_12.sh
 
 $(INSTALLED): requirements.lock pyproject.toml scripts/install_python.sh | system
 	@scripts/install_python.sh $(VENV)
@@ -58,7 +62,9 @@ types: $(INSTALLED)
 
 check: lint types
 
+# Where Orthanc 1.12 can not be had, that is said, and the tests of it are skipped.
 test: browser install check
+	@scripts/fetch_orthanc_1_12.sh || true
 	$(BIN)/python -m pytest tests/unit -n 2 -q
 	$(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile
 	$(BIN)/python -m pytest tests/chaos -q

@@ -19,7 +19,7 @@ declare -A without=(
   [chromium]="the browser tests are skipped; all else works"
   [postgresql]="the tests of several workers on PostgreSQL are skipped; all else works"
   [dcmtk]="results are not sent to its storescp in the tests; all else works"
-  [debootstrap]="no base for 'isocenter map build' can be made, so one has to be given (--base), and tests are skipped"
+  [debootstrap]="no base for 'isocenter map build' can be made, so one has to be given (--base); that and Orthanc 1.12 are not tested"
   [buildah]="packages are not built by it in the tests; all else works"
 )
 
@@ -87,7 +87,7 @@ look() {
 }
 
 wanted=(python3-venv libpython orthanc orthanc-dicomweb orthanc-python dicom3tools npm bubblewrap)
-[ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk buildah)
+[ "${1:-}" = test ] && wanted+=(libatomic1 chromium postgresql dcmtk debootstrap buildah)
 look "${wanted[@]}"
 [ ${#missing[@]} -eq 0 ] && exit 0
 

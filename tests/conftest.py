@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 _SPEAK_DICOM = {"test_onward", "test_priors", "test_pacs", "test_chaos", "test_cli", "test_stack"}
 
+# The folder of another Orthanc than the system's, which all tests are then run against: what
+# scripts/fetch_orthanc_1_12.sh makes.
+if other_orthanc := os.environ.get("ISOCENTER_TEST_ORTHANC"):
+    if not (Path(other_orthanc) / "bin" / "Orthanc").exists():
+        raise pytest.UsageError(f"ISOCENTER_TEST_ORTHANC: there is no {other_orthanc}/bin/Orthanc")
+    os.environ["PATH"] = os.pathsep.join((str(Path(other_orthanc).absolute() / "bin"), os.environ["PATH"]))
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

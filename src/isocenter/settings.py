@@ -97,6 +97,8 @@ class OrthancSettings(_Section):
     http_port: int = 8042
     dicom_port: int = 4242
     aet: str = "ISOCENTER"
+    # The embedded one's, with its plugins beside it (../share/orthanc/plugins); None: the one in PATH.
+    program: Path | None = None
     username: str | None = None
     password: SecretStr | None = None
 

@@ -166,9 +166,28 @@ def test_with_a_user_nobody_else_gets_in(settings: Settings) -> None:
 def test_a_missing_plugin_is_named_with_its_package(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stack_orthanc, "_PLUGIN_FOLDERS", (tmp_path,))
+    monkeypatch.setattr(stack_orthanc, "_PLUGIN_FOLDERS", (str(tmp_path),))
     with pytest.raises(ConfigurationError, match=r"libOrthancDicomWeb\.so.*apt-get install orthanc-dicomweb"):
         orthanc_child(settings)
+
+
+def test_a_program_that_is_named_takes_its_own_plugins_and_no_others(
+    settings: Settings, tmp_path: Path
+) -> None:
+    program, plugins = tmp_path / "bin" / "Orthanc", tmp_path / "share" / "orthanc" / "plugins"
+    named = settings.model_copy(update={"orthanc": settings.orthanc.model_copy(update={"program": program})})
+    with pytest.raises(ConfigurationError, match=r"orthanc\.program: there is no program .*/bin/Orthanc"):
+        orthanc_child(named)
+    for file in (program, plugins / "libOrthancDicomWeb.so"):
+        file.parent.mkdir(parents=True)
+        file.touch(mode=0o755)
+    with pytest.raises(ConfigurationError, match=rf"libOrthancPython\.so is not there.*{plugins}"):
+        orthanc_child(named)
+    (plugins / "libOrthancPython.so").touch()
+    child = orthanc_child(named)
+    assert child.argv[0] == str(program)
+    written = json.loads(Path(child.argv[1]).read_text())
+    assert [Path(plugin).parent for plugin in written["Plugins"]] == [plugins] * 2
 
 
 def test_a_port_in_use_is_told_at_once(settings: Settings) -> None:

@@ -23,7 +23,7 @@ from isocenter.peer import FolderPeer
 from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter.stack import ports
-from isocenter.stack.orthanc import configuration
+from isocenter.stack.orthanc import configuration, orthanc_program
 from isocenter.stack.running import running
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter.worker import presence
@@ -90,9 +90,7 @@ def _orthanc(settings: Settings) -> Iterator[Finding]:
     if not settings.orthanc.embedded:
         yield _archive(settings)
         return
-    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
-    install = "apt-get install orthanc orthanc-dicomweb orthanc-python, or set orthanc.url"
-    yield Finding("Orthanc", program is not None, _version(program) if program else "not found", install)
+    yield _attempt("Orthanc", lambda: _version(orthanc_program(settings)))
     yield _attempt(
         "Orthanc's plugins",
         lambda: ", ".join(Path(plugin).name for plugin in configuration(settings)["Plugins"]),
@@ -231,7 +229,7 @@ def _attempt(what: str, look: Callable[[], str], advice: str = "") -> Finding:
         return Finding(what, False, f"does not answer ({type(error).__name__})", advice)
 
 
-def _version(program: str) -> str:
+def _version(program: Path) -> str:
     """The first line of `Orthanc --version` ends with it."""
     said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
     first = said.stdout.splitlines()[0] if said.stdout else ""

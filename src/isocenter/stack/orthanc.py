@@ -21,13 +21,11 @@ from isocenter.settings import Settings
 from isocenter.stack.child import Child
 from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError
 
-__all__ = ["configuration", "orthanc_child", "running_orthanc"]
+__all__ = ["configuration", "orthanc_child", "orthanc_program", "running_orthanc"]
 
-_PLUGIN_FOLDERS = (
-    Path("/usr/share/orthanc/plugins"),
-    Path("/usr/lib/orthanc"),
-    Path("/usr/local/share/orthanc/plugins"),
-)
+_PROGRAM_FOLDERS = "/usr/sbin:/usr/local/sbin"
+_PREFIXES = (Path("/usr"), Path("/usr/local"))
+_PLUGIN_FOLDERS = ("share/orthanc/plugins", "lib/orthanc")  # below the prefix
 _SCRIPT = Path("orthanc") / "isocenter_plugin.py"
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
 
@@ -38,14 +36,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
     Raises ConfigurationError when a plugin is missing, naming the Debian package.
     """
     folder = _folder(settings)
+    plugins = (("libOrthancDicomWeb.so", "orthanc-dicomweb"), ("libOrthancPython.so", "orthanc-python"))
     return {
         "Name": "Isocenter",
         "StorageDirectory": str(folder / "storage"),
         "IndexDirectory": str(folder / "index"),
-        "Plugins": [
-            str(_plugin("libOrthancDicomWeb.so", "orthanc-dicomweb")),
-            str(_plugin("libOrthancPython.so", "orthanc-python")),
-        ],
+        "Plugins": [str(_plugin(settings, library, package)) for library, package in plugins],
         "PythonScript": str(_script()),
         "Isocenter": {"EventsUrl": f"{settings.gateway.url}/api/events/orthanc"},
         # A job's results carry UIDs derived from the job: storing them again must change nothing.
@@ -63,6 +59,27 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "SeriesMetadata": "Full",
         },
     }
+
+
+def orthanc_program(settings: Settings) -> Path:
+    """The Orthanc that is started: `orthanc.program`, else the one in PATH or where Debian puts it.
+
+    Raises ConfigurationError when it is not there.
+    """
+    given = settings.orthanc.program
+    path = f"{os.environ.get('PATH', os.defpath)}:{_PROGRAM_FOLDERS}"
+    found = shutil.which(given.absolute() if given else "Orthanc", path=path)
+    if found is None and given:
+        raise ConfigurationError(
+            f"orthanc.program: there is no program {given}; name one, or none for Debian's"
+        )
+    if found is None:
+        raise ConfigurationError(
+            "Orthanc is not installed: install Debian's packages "
+            "(apt-get install orthanc orthanc-dicomweb orthanc-python), "
+            "or set orthanc.url to an Orthanc that runs"
+        )
+    return Path(found).absolute()
 
 
 def _http(settings: Settings) -> dict[str, Any]:
@@ -109,13 +126,7 @@ def orthanc_child(settings: Settings) -> Child:
 
     Raises ConfigurationError when Orthanc or a plugin of it is missing.
     """
-    program = shutil.which("Orthanc", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
-    if program is None:
-        raise ConfigurationError(
-            "Orthanc is not installed: install Debian's packages "
-            "(apt-get install orthanc orthanc-dicomweb orthanc-python), "
-            "or set orthanc.url to an Orthanc that runs"
-        )
+    program = orthanc_program(settings)
     content = json.dumps(configuration(settings), indent=2)
     folder = _folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +135,7 @@ def orthanc_child(settings: Settings) -> Child:
     file.write_text(content)
     return Child(
         name="orthanc",
-        argv=(program, str(file)),
+        argv=(str(program), str(file)),
         environment={
             "TCP_NODELAY": "1",  # DCMTK's network layer: C-STORE about five times as fast
             "MALLOC_ARENA_MAX": "4",  # else glibc keeps eight heaps for each core, each as large as it ever was
@@ -184,10 +195,20 @@ def _folder(settings: Settings) -> Path:
     return settings.data_dir.resolve() / "orthanc"
 
 
-def _plugin(library: str, package: str) -> Path:
-    for folder in _PLUGIN_FOLDERS:
-        if (folder / library).exists():
-            return folder / library
+def _plugin(settings: Settings, library: str, package: str) -> Path:
+    """Of a program that was named, the plugin beside it: another release's may not fit it."""
+    program = orthanc_program(settings)
+    beside = program.parent.parent
+    for prefix in (beside,) if settings.orthanc.program else (beside, *_PREFIXES):
+        for folder in _PLUGIN_FOLDERS:
+            if (prefix / folder / library).exists():
+                return prefix / folder / library
+    if settings.orthanc.program:
+        folders = " nor ".join(str(beside / folder) for folder in _PLUGIN_FOLDERS)
+        raise ConfigurationError(
+            f"Orthanc's plugin {library} is not there: {program} has to have it beside it, and it is neither in "
+            f"{folders}"
+        )
     raise ConfigurationError(
         f"Orthanc's plugin {library} is not installed: install Debian's package (apt-get install {package})"
     )

@@ -90,10 +90,13 @@ def _absolute(settings: Settings) -> Settings:
     triton = settings.triton.model_copy(
         update={"model_repository": settings.triton.model_repository.resolve()}
     )
+    program = settings.orthanc.program
+    orthanc = settings.orthanc.model_copy(update={"program": program and program.absolute()})
     return settings.model_copy(
         update={
             "data_dir": settings.data_dir.resolve(),
             "apps_dir": settings.apps_dir.resolve(),
+            "orthanc": orthanc,
             "triton": triton,
         }
     )
