@@ -440,9 +440,11 @@ def test_the_status_page_says_of_each_series_why_it_has_no_job(
         settling = client.get("/status").text
         assert "images may still be coming" in settling
         assert stored[1] in settling
-        time.sleep(4.1)
-        router.look()
-        page = client.get("/status").text
+        give_up, page = time.monotonic() + 30, settling
+        while "images may still be coming" in page and time.monotonic() < give_up:
+            time.sleep(0.5)
+            router.look()
+            page = client.get("/status").text
         reason = "&lt;i&gt;chest&lt;/i&gt;: Modality is &#x27;CT&#x27;, and should be like &#x27;^MR$&#x27;"
         assert reason in page
         assert "images may still be coming" not in page
