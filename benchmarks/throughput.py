@@ -22,12 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import sqlalchemy as sa
 from comparison import Comparison, machine, write_results
 from postgres import Server, running_postgres
 from pydicom.dataset import Dataset
 from rich.console import Console
 from series import embedded_settings
 
+from isocenter.database import engine
 from isocenter.ledger import Ledger
 from isocenter.settings import Settings
 from isocenter.stack.up import Stack, stack
@@ -116,13 +118,31 @@ def _settings(embedded: Settings, server: Server, folder: Path, workers: int) ->
 @contextmanager
 def _held(running: Stack) -> Iterator[None]:
     processes = [pid for name, pid in _pids(running).items() if name.startswith("worker")]
-    for process in processes:
-        os.kill(process, signal.SIGSTOP)
+    _signal(processes, signal.SIGSTOP)
+    while _in_a_transaction(running.settings):  # what a held worker has locked, nobody else gets
+        _signal(processes, signal.SIGCONT)
+        time.sleep(0.5)
+        _signal(processes, signal.SIGSTOP)
     try:
         yield
     finally:
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
+        _signal(processes, signal.SIGCONT)
+
+
+def _signal(processes: Sequence[int], number: signal.Signals) -> None:
+    for process in processes:
+        os.kill(process, number)
+
+
+def _in_a_transaction(settings: Settings) -> bool:
+    """One of ours; the queue's own are bounded by it."""
+    time.sleep(0.5)  # others, which go on, end theirs
+    query = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%' "
+        "AND application_name NOT LIKE 'dbos%'"
+    )
+    with engine(settings.database).connect() as connection:
+        return bool(connection.execute(query).scalar())
 
 
 def _pids(running: Stack) -> dict[str, int]:

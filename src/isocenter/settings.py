@@ -32,6 +32,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from isocenter.database_url import bounded
 from isocenter.peer import TLS, Peer, Profile
 from isocenter.route import Route
 from isocenter.secret_files import with_files
@@ -327,7 +328,9 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The database's URL, for SQLAlchemy and DBOS."""
-        return self.database_url or f"sqlite:///{(self.data_dir / 'isocenter.sqlite').resolve()}"
+        if self.database_url is None:
+            return f"sqlite:///{(self.data_dir / 'isocenter.sqlite').resolve()}"
+        return bounded(self.database_url)
 
     @property
     def imported_apps_dir(self) -> Path:

@@ -54,6 +54,15 @@ def begun(settings: Settings, what: str, times: int = 1) -> None:
     until(lambda: lines(settings, "begun", what) >= times, lambda: str(noted(settings, "begun")))
 
 
+_IN_A_TRANSACTION = """
+import sys, time
+from isocenter.ledger import Ledger
+with Ledger(sys.argv[1])._alone():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
 def names(settings: Settings) -> list[str]:
     """Of the workers that are there, as the table says."""
     with engine(settings.database).connect() as connection:
@@ -106,6 +115,29 @@ def test_a_worker_that_was_only_frozen_does_no_harm(jobs: Jobs, settings: Settin
     assert {ended(jobs, each).state for each in more} == {"done"}
     assert jobs.show(job_id) == job
     assert one.poll() is None
+
+
+def test_one_that_is_frozen_in_a_transaction_stops_nobody(settings: Settings, postgres: str) -> None:
+    with engine(settings.database).connect() as connection:
+        assert connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar() == "15s"
+    sooner = Settings(
+        data_dir=settings.data_dir,
+        database_url=f"{postgres}?options=-c%20idle_in_transaction_session_timeout%3D1s",
+    )
+    ledger = Ledger(sooner.database)
+    frozen = subprocess.Popen(
+        [sys.executable, "-c", _IN_A_TRANSACTION, sooner.database], stdout=subprocess.PIPE
+    )
+    try:
+        assert frozen.stdout is not None
+        assert frozen.stdout.readline() == b"held\n"
+        frozen.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert ledger.enter(spec("brief")) == []
+        assert time.monotonic() - began > 0.2, "nobody held the lock"
+    finally:
+        frozen.kill()
+        frozen.communicate()
 
 
 def test_a_worker_that_ends_in_order_is_not_waited_for(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 from isocenter.peer import DICOMwebPeer
 from isocenter.route import Route
@@ -34,6 +35,24 @@ def test_the_file_before_the_defaults_and_the_environment_before_the_file(
     monkeypatch.setenv("ISOCENTER_ORTHANC__HTTP_PORT", "1042")
     overridden = Settings.load(file)
     assert (overridden.orthanc.http_port, overridden.orthanc.aet) == (1042, "SITE")
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ("", "-c idle_in_transaction_session_timeout=15s"),
+        ("?options=-c%20work_mem%3D8MB", "-c work_mem=8MB -c idle_in_transaction_session_timeout=15s"),
+        ("?options=-c%20idle_in_transaction_session_timeout%3D0", "-c idle_in_transaction_session_timeout=0"),
+    ],
+)
+def test_a_frozen_process_gives_its_locks_back(given: str, options: str) -> None:
+    url = make_url(Settings(database_url=f"postgresql://reader:p%40ss@db/isocenter{given}").database)
+    assert (url.query["options"], url.password, url.host, url.database) == (
+        options,
+        "p@ss",
+        "db",
+        "isocenter",
+    )
 
 
 def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +253,7 @@ def test_a_password_does_not_show() -> None:
 
 def test_the_database_is_in_the_data_folder_unless_it_is_elsewhere(tmp_path: Path) -> None:
     assert Settings(data_dir=tmp_path).database == f"sqlite:///{tmp_path / 'isocenter.sqlite'}"
-    assert Settings(database_url="postgresql://db/x").database == "postgresql://db/x"
+    assert Settings(database_url="postgresql://db/x").database.startswith("postgresql://db/x?")
 
 
 def test_a_password_in_the_archives_address_is_refused_and_not_repeated(file: Path) -> None:
