@@ -68,17 +68,12 @@ def _refuse_strange(name: str, dataset: Dataset, sources: Mapping[str, Dataset])
     studies = {str(source.StudyInstanceUID) for source in sources.values()}
     if str(dataset.get("StudyInstanceUID", "")) not in studies:
         raise InvalidResult(f"{name}: it is of another study than the images that the package was given")
-    patients = {_patient_id(source) for source in sources.values()}
-    if _patient_id(dataset) not in patients:
+    patients = {str(source.get("PatientID", "")) for source in sources.values()}
+    if str(dataset.get("PatientID", "")) not in patients:
         raise InvalidResult(f"{name}: it has another Patient ID than the images that the package was given")
     named = {str(source.get("PatientName") or "") for source in sources.values()}
     if not any(same_name(dataset.get("PatientName"), each) for each in named):
         raise InvalidResult(f"{name}: it has another Patient's Name than the images that the package was given")
-
-
-def _patient_id(dataset: Dataset) -> str:
-    """Spaces around it are not part of it (PS3.5, 6.2, LO)."""
-    return str(dataset.get("PatientID") or "").strip()
 
 
 def _place(name: str, dataset: Dataset, sources: Collection[str]) -> tuple[Any, ...]:
