@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,13 +89,12 @@ def _deleted(process: int, device: int) -> int:
 
 def _open_files(process: int, device: int) -> list[tuple[int, int]]:
     found = []
-    try:
-        for number in os.listdir(f"/proc/{process}/fd"):
-            there = os.stat(f"/proc/{process}/fd/{number}")
-            if there.st_dev == device and there.st_nlink == 0:
-                found.append((there.st_ino, max(there.st_size, there.st_blocks * 512)))
-    except OSError:
-        pass  # it has ended, or closed the file, in the meantime: it is asked again
+    with suppress(OSError):  # it has ended
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):  # it was closed in the meantime
+                there = file.stat()
+                if there.st_dev == device and there.st_nlink == 0:
+                    found.append((there.st_ino, max(there.st_size, there.st_blocks * 512)))
     return found
 
 
