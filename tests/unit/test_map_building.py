@@ -36,6 +36,7 @@ from isocenter.maps.manifests import HOLOSCAN, read_application, read_package
 from isocenter.maps.models import models_of
 from isocenter.maps.oci import Image, open_image
 from isocenter.maps.reference import opened
+from isocenter.maps.security_updates import Sources
 from isocenter.weights import digest_of
 from isocenter_operators.errors import ConfigurationError, InputError, Unavailable
 
@@ -372,6 +373,42 @@ def test_wheels_alone_have_to_be_complete(tmp_path: Path) -> None:
         Dependencies("index", tmp_path, offline=True).closure([Requirement("shade")])
 
 
+@pytest.fixture
+def installed_isocenter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As in the images of docker/: no source tree, a distribution as any other, that no index has."""
+    folder = tmp_path / "site"
+    metadata = (
+        "Metadata-Version: 2.1\nName: isocenter\nVersion: 9.0\nProvides-Extra: models\n"
+        'Requires-Dist: shade>=3; extra == "models"\nRequires-Dist: nowhere; extra == "service"\n'
+    )
+    for path, content in (("isocenter/__init__.py", ""), ("isocenter-9.0.dist-info/METADATA", metadata)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    lines = "isocenter/__init__.py,,\nisocenter-9.0.dist-info/METADATA,,\n"
+    (folder / "isocenter-9.0.dist-info/RECORD").write_text(lines)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # the folder of wheels is the index
+    return folder
+
+
+def test_an_index_is_asked_for_what_isocenter_needs_and_not_for_isocenter(
+    installed_isocenter: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(_wheel(tmp_path / "wheels", b"TONE = 3\n"), "a") as archive:  # which pip asks for
+        tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr("shade-3.0.dist-info/WHEEL", tags)
+    wanted = [Requirement("Isocenter[models]>=9")]
+    closure = Dependencies("index", tmp_path, tmp_path / "wheels").closure(wanted)
+    assert [(each.name, each.version) for each in closure.distributions] == [
+        ("isocenter", "9.0"),
+        ("shade", "3.0"),
+    ]
+    (tmp_path / "other").mkdir()
+    newer = Dependencies("index", tmp_path / "other", tmp_path / "wheels")
+    with pytest.raises(ConfigurationError, match=r"asks for isocenter.*9\.0 is here"):
+        newer.closure([Requirement("isocenter[models]>=10")])
+
+
 def test_a_damaged_wheel_is_not_packed(tmp_path: Path) -> None:
     _wheel(tmp_path / "wheels", b"TONE = 4\n", recorded=b"TONE = 3\n")
     with pytest.raises(InputError, match="not what its RECORD says"):
@@ -533,6 +570,50 @@ def test_a_base_is_named_by_what_goes_into_it(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("isocenter.maps.debian.sys", Namespace(version_info=Namespace(major=3, minor=14)))
     with pytest.raises(ConfigurationError, match=r"Python 3\.14"):
         Recipe.for_running_python()
+
+
+@pytest.mark.parametrize(
+    ("sources", "updates"),
+    [
+        (Sources("bookworm"), "http://deb.debian.org/debian-security bookworm-security main"),
+        (Sources("bookworm", "http://pacs/debian/"), "http://pacs/debian-security/ bookworm-security main"),
+        (Sources("bookworm", "http://pacs/deb", "http://pacs/sec"), "http://pacs/sec bookworm-security main"),
+        (
+            Sources("bookworm", "http://snapshot.debian.org/archive/debian/20261101T000000Z"),
+            "[check-valid-until=no] http://snapshot.debian.org/archive/debian-security/20261101T000000Z "
+            "bookworm-security main",
+        ),
+        (Sources("noble", "http://pacs/ubuntu"), "http://pacs/ubuntu noble-security main"),
+    ],
+    ids=["Debian's", "a mirror's", "named", "a past day's", "Ubuntu's"],
+)
+def test_where_a_bases_security_updates_are(sources: Sources, updates: str) -> None:
+    assert f"deb {updates}" in sources.lines
+    assert any(f"{sources.suite}-updates" in line for line in sources.lines)
+
+
+def test_a_base_without_its_updates_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where apt only warns that it could not reach them."""
+    with pytest.raises(ConfigurationError, match="--security-mirror"):
+        Sources("bookworm", "http://pacs/deb").lines  # noqa: B018
+    (tmp_path / "etc/apt").mkdir(parents=True)
+    (tmp_path / "etc/hosts").write_text("of the base\n")
+    asked: list[str] = []
+
+    def run(command: list[str], **_: object) -> Namespace:
+        asked.append(command[-1])
+        return Namespace(returncode=0, stdout=said)
+
+    monkeypatch.setattr("isocenter.maps.security_updates.subprocess.run", run)
+    monkeypatch.setattr("isocenter.maps.security_updates.namespaces.available", lambda: False)
+    said = "Hit:1 bookworm\n"
+    Sources("bookworm").bring_up_to_date(tmp_path, print)
+    assert asked == ["update", "dist-upgrade", "clean"]
+    assert "bookworm-security" in (tmp_path / "etc/apt/sources.list").read_text()
+    said = "Hit:1 bookworm\nErr:2 bookworm-security\nW: Some index files failed to download.\n"
+    with pytest.raises(Unavailable, match="apt-get update: Err:2 bookworm-security"):
+        Sources("bookworm").bring_up_to_date(tmp_path, print)
+    assert (tmp_path / "etc/hosts").read_text() == "of the base\n"
 
 
 def test_a_base_that_can_not_be_made_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from isocenter.maps.linting import lint_package
 from isocenter.maps.mounts import Mount
 from isocenter.maps.oci import open_image
 from isocenter.maps.package import open_package
+from isocenter.maps.unpacked import forget
 from isocenter.maps.user import User
 from isocenter_operators.testing.phantom import thorax_phantom
 from isocenter_operators.testing.series import write_series
@@ -285,6 +286,45 @@ def test_memory_is_kept_to_what_it_declares(engine: str, tmp_path: Path, images:
     assert said["memory"]["kept_by"] in ("the kernel's control group", "watching its processes")
 
 
+_OUTPUT = "import os\nos.chdir('/var/holoscan/output')\n"
+_SLEEP = "import time\ntime.sleep(4242)\n"
+FILLERS = {
+    "a file": "open('a', 'wb').write(bytes(16 << 20))",
+    "many": "for number in range(4096): open(str(number), 'w')",
+    "hard links": "open('a', 'wb').write(bytes(1 << 20))\nfor number in range(16): os.link('a', str(number))",
+    "a hole": "open('a', 'wb').truncate(1 << 40)",
+    "deleted, and still open": "held = open('a', 'wb'); os.remove('a'); held.write(bytes(16 << 20)); held.flush()",
+    "deleted, and mapped": "import mmap\nheld = open('a', 'w+b'); held.truncate(16 << 20)\n"
+    "there = mmap.mmap(held.fileno(), 16 << 20); os.remove('a'); held.close(); there[:] = bytes(16 << 20)",
+    "too deep": "for _ in range(3000): os.mkdir('d'); os.chdir('d')",
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("how", FILLERS)
+def test_one_that_fills_the_disk_is_ended(how: str, engine: str, tmp_path: Path, images: Path) -> None:
+    package = _package(tmp_path, f"{_OUTPUT}{FILLERS[how]}\n{_SLEEP}")
+    began = time.monotonic()
+    code, said = _run(package, images, "--output-size", "8Mi", engine=engine)
+    assert (code, said["reason"].split(" (")[0]) == (1, "it wrote more than the 8 MiB that it may")
+    assert time.monotonic() - began < 20
+    assert not [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")]
+
+
+def test_what_it_wrote_as_it_ended_is_counted_too(tmp_path: Path, images: Path) -> None:
+    """Between two looks; and whatever it says of itself."""
+    package = _package(tmp_path, f"{_OUTPUT}{FILLERS['a file']}\n")
+    code, said = _run(package, images, "--output-size", "8Mi")
+    assert (code, said["exit_code"], said["reason"].split(" (")[0]) == (
+        1,
+        0,
+        "it wrote more than the 8 MiB that it may",
+    )
+    shutil.rmtree(tmp_path / "out")
+    _, said = _run(package, images)
+    assert "none of them is DICOM" in said["reason"]
+
+
 def test_memory_is_watched_where_no_group_can_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +433,15 @@ def test_what_is_not_applicable_is_an_outcome_and_no_fault(tmp_path: Path, image
     program = "import sys\nsys.stderr.write('not applicable: no liver in this series\\n')\nprint([])\n"
     code, said = _run(_package(tmp_path, program), images)
     assert (code, said["status"], said["reason"]) == (0, "not_applicable", "no liver in this series")
+
+
+def test_what_it_says_of_itself_is_one_line_of_plain_text(tmp_path: Path, images: Path) -> None:
+    """It is shown on pages and terminals: no colours, no bells, nothing that turns what follows around."""
+    said_by_it = "not applicable: \\x1b[31mno\\tliver\\x07 \\u202ehere " + "x" * 1000
+    _, said = _run(_package(tmp_path, f"print('{said_by_it}')\n"), images)
+    assert said["reason"].startswith("[31mno liver here xxx")
+    assert said["reason"].isprintable()
+    assert len(said["reason"]) <= 300
 
 
 def test_ctrl_c_ends_it_and_leaves_its_log(tmp_path: Path, images: Path) -> None:
@@ -551,6 +600,32 @@ def test_an_image_is_unpacked_once_and_started_by_its_entrypoint(
     shutil.rmtree(tmp_path / "out")
     assert _run(image, images, engine=engine)[0] == 0
     assert root.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_while_it_runs_nobody_removes_what_it_runs_from(
+    engine: str, tmp_path: Path, images: Path, cache: Path
+) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(images, given)
+    wait = b'#!/bin/sh\necho here\nwhile [ ! -e "$HOLOSCAN_INPUT_PATH/.go" ]; do :; done\n'
+    words = ["map", "run", str(_shell_image(tmp_path, wait + SHELL)), "-i", str(given)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "isocenter.cli", *words, "-o", str(tmp_path / "out"), "--engine", engine],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == "| here\n"
+    (root,) = cache.glob("sha256-*")
+    forget(cache, lambda _: False)
+    assert root.is_dir()
+    (given / ".go").touch()  # which the loop over the images does not see
+    running.communicate()
+    assert running.returncode == 0
+    forget(cache, lambda _: False)
+    assert not root.exists()
 
 
 def test_an_image_that_was_changed_is_not_run(tmp_path: Path, images: Path, cache: Path) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
+import time
+from multiprocessing import Queue, get_context
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
@@ -19,7 +24,10 @@ from pydantic import ValidationError
 from isocenter.catalog import Catalog
 from isocenter.cli.main import main
 from isocenter.job import JobSpec
+from isocenter.maps.package import Package, open_package
+from isocenter.maps.root_folder import RootFolder
 from isocenter.maps.store import MapStore
+from isocenter.maps.unpacked import forget_old, in_use, unpacked
 from isocenter.route import Route
 from isocenter.settings import MapSettings, Settings
 from isocenter_operators.errors import ConfigurationError, InputError
@@ -53,6 +61,69 @@ def test_a_package_is_taken_in_and_found_by_its_digest(image: Path, store: MapSt
     assert store.all() == []
     with pytest.raises(ConfigurationError, match="there is no package with the digest"):
         store.get(stored.digest)
+
+
+def _add_again_and_again(folder: Path, image: Path, begin: Barrier, failed: Queue[str]) -> None:
+    """In a process of its own, which is slow where another could come between."""
+    slow = shutil.copyfile
+
+    def copyfile(source: Path, target: Path) -> None:
+        time.sleep(0.05)
+        slow(source, target)
+
+    shutil.copyfile = copyfile  # type: ignore[assignment]
+    store = MapStore(folder)
+    begin.wait()
+    for _ in range(5):
+        try:
+            store.add(image)
+        except Exception as error:  # noqa: BLE001 - told to the test
+            failed.put(f"{type(error).__name__}: {error}")
+
+
+def test_two_that_add_the_same_package_do_not_hinder_each_other(image: Path, store: MapStore) -> None:
+    context = get_context("fork")
+    begin, failed = context.Barrier(2), context.Queue()
+    both = [
+        context.Process(target=_add_again_and_again, args=(store.folder, image, begin, failed))
+        for _ in range(2)
+    ]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert failed.empty(), failed.get()
+    (stored,) = store.all()
+    assert store.open(stored).digest == stored.digest
+    assert not list(store.folder.glob(".*.part"))
+
+
+def test_while_a_package_is_added_again_jobs_find_it(image: Path, store: MapStore) -> None:
+    """One that was damaged is exchanged as a whole; of one that is not, no byte is touched."""
+    stored = store.add(image)
+    file = store.place(stored) / "image.oci"
+    before = file.stat()
+    store.add(image, name="other")
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    file.write_bytes(b"damaged")
+    adding = get_context("fork").Process(target=_add_slowly, args=(store.folder, image))
+    adding.start()
+    while adding.is_alive():
+        assert store.get(stored.digest).digest == stored.digest
+    assert adding.exitcode == 0
+    assert store.open(stored).digest == stored.digest
+
+
+def _add_slowly(folder: Path, image: Path) -> None:
+    """Between what was there and what comes, it waits."""
+    rename = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        time.sleep(0.3)
+        return rename(path, target)
+
+    Path.rename = late  # type: ignore[method-assign]
+    MapStore(folder).add(image)
 
 
 def test_an_image_that_is_not_whole_is_not_taken_in(image: Path, store: MapStore) -> None:
@@ -105,6 +176,26 @@ def test_a_signature_by_a_trusted_key_is_asked_for(kind: str, tmp_path: Path, im
     # Who is not trusted any more is asked at the next job.
     with pytest.raises(ConfigurationError, match="is signed with another key"):
         MapStore(tmp_path / "maps", keys[:1]).get(stored.digest)
+
+
+def test_what_it_says_of_itself_is_believed_by_more_than_its_own_word(tmp_path: Path) -> None:
+    recipe = good()
+    recipe.content.files["var/holoscan/app.yaml"] = b"isocenter: {}\n"
+    image = recipe.write_image(tmp_path)
+    plain = MapStore(tmp_path / "plain")
+    stored = plain.add(image)
+    assert (stored.ours, stored.vendor, plain.believed(stored)) == (True, "unknown", False)
+    vouched = plain.add(image, vouched=True)
+    assert (vouched.vendor, plain.believed(plain.get(vouched.digest))) == ("Isocenter", True)
+    key = ed25519.Ed25519PrivateKey.generate()
+    signed = MapStore(tmp_path / "signed", [_public(key, tmp_path / "key.pem")])
+    assert signed.believed(signed.add(image, signature=key.sign(stored.digest.encode())))
+
+
+def test_nobody_vouches_for_what_is_not_ours(image: Path, store: MapStore) -> None:
+    with pytest.raises(InputError, match="has no isocenter: block"):
+        store.add(image, vouched=True)
+    assert store.all() == []
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
@@ -173,6 +264,50 @@ def test_a_newer_image_replaces_the_results_of_the_one_before(tmp_path: Path, im
     ]
     assert specs[0].identity.job_id != specs[1].identity.job_id
     assert specs[0].subject == specs[1].subject
+
+
+def test_what_is_unpacked_goes_with_its_package_but_not_from_under_a_job(
+    tmp_path: Path, image: Path, store: MapStore
+) -> None:
+    stored = store.add(image)
+    package = store.open(stored)
+    root = cast(RootFolder, unpacked(package, store.cache).unpacked).folder
+    recipe = good()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = b"print('other')\n"
+    (tmp_path / "other").mkdir()
+    other = store.open(store.add(recipe.write_image(tmp_path / "other")))
+    others = cast(RootFolder, unpacked(other, store.cache).unpacked).folder
+    context = get_context("fork")
+    began, over = context.Event(), context.Event()
+    job = context.Process(target=_use, args=(package, store.cache, began, over))
+    job.start()
+    began.wait()
+    store.remove(stored)
+    assert root.is_dir()
+    over.set()
+    job.join()
+    (store.cache / f".{root.name}.part").mkdir()  # of a process that died
+    store.forget_unpacked()
+    assert not root.exists()
+    assert others.is_dir()
+    assert [each for each in store.cache.iterdir() if each.suffix != ".lock"] == [others]
+
+
+def _use(package: Package, cache: Path, began: Event, over: Event) -> None:
+    with in_use(package, cache):
+        began.set()
+        over.wait()
+
+
+def test_what_was_not_used_for_a_month_is_forgotten(tmp_path: Path, image: Path) -> None:
+    package = open_package(image)
+    root = cast(RootFolder, unpacked(package, tmp_path / "cache").unpacked).folder
+    forget_old(tmp_path / "cache")
+    assert root.is_dir()
+    month_ago = time.time() - 31 * 86400
+    os.utime(root.with_name(f".{root.name}.used.lock"), (month_ago, month_ago))
+    forget_old(tmp_path / "cache")
+    assert not root.exists()
 
 
 def test_the_commands(

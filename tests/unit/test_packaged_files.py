@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -31,16 +33,48 @@ def _written(place: Path, name: str, content: bytes) -> tuple[Folders, Run]:
 def test_a_result_that_can_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
     folders, task = _written(tmp_path, "seg.dcm", b"half of it")
     with (
-        pytest.raises(InvalidResult, match=r"seg\.dcm: .* kept in"),
+        pytest.raises(InvalidResult, match=r"file 1 of what it wrote: .* kept in"),
         packaged._kept_where_wrong(folders, task),
     ):
         packaged._written(folders)
     assert (tmp_path / "rejected" / "seg.dcm").read_bytes() == b"half of it"
 
 
+def test_a_files_name_stays_with_the_job(tmp_path: Path) -> None:
+    """It may be the patient's: the log that is kept has it, what is told of the job does not."""
+    folders, task = _written(tmp_path, "Doe^Jane.dcm", b"half of it")
+    (folders.write / "A.txt").touch()
+    with pytest.raises(InvalidResult) as told, packaged._kept_where_wrong(folders, task):
+        packaged._written(folders)
+    assert "file 2 of what it wrote" in str(told.value)
+    assert "Doe" not in str(told.value)
+    log = tmp_path / "package.log"
+    assert str(log) in str(told.value)
+    assert "file 2 of what it wrote: 'Doe^Jane.dcm'" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+
+
 def test_other_files_are_nobodys_concern(tmp_path: Path) -> None:
     folders, _ = _written(tmp_path, "notes.txt", b"all went well")
     assert packaged._written(folders) == []
+
+
+def test_what_a_package_left_is_removed_however_it_left_it(tmp_path: Path) -> None:
+    """Of this run, and of one whose worker died: else nobody after it could begin."""
+    settings = Settings(data_dir=tmp_path)
+    left = settings.maps_dir / "runs" / "run-of-a-dead-worker" / "output"
+    left.mkdir(parents=True)
+    _dig(left)
+    with packaged._folders(settings) as folders:
+        assert not left.exists()
+        _dig(folders.write)
+    assert not any((settings.maps_dir / "runs").iterdir())
+
+
+def _dig(folder: Path) -> None:
+    """Deeper than a path can be written, and closed."""
+    program = "import os\nos.chmod('.', 0o777)\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nos.chmod('.', 0)\n"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
 
 
 def test_where_the_frames_of_a_multi_frame_image_lie_is_known_of_it() -> None:

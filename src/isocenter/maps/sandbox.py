@@ -27,7 +27,7 @@ from isocenter.maps.mounts import host_system, mounts_over
 from isocenter.maps.package import Package
 from isocenter.maps.path_findings import environment_of
 from isocenter.maps.reference import has_image
-from isocenter.maps.unpacked import unpacked
+from isocenter.maps.unpacked import in_use, unpacked
 from isocenter.maps.user import UnknownUser, User, user_of
 from isocenter_operators.errors import ConfigurationError, InputError
 
@@ -40,6 +40,7 @@ _OF_IMAGES = ("docker", "podman")
 _SANDBOXES: tuple[Engine, ...] = ("bubblewrap", "namespaces")
 _ANYBODY = User(1000, 1000)
 _NOT_APPLICABLE = "not applicable: "  # isocenter_operators.command
+_REASON_AT_MOST = 300  # characters
 _SCRATCH = ("/tmp", "/var/tmp", "/run")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MIB = 1 << 20
@@ -56,6 +57,7 @@ class Wish:
     cpu: float | None = None
     shared_memory: int | None = None
     time_s: float | None = None
+    output: int | None = None  # None: a default, for no manifest states it
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,15 @@ class Report:
 
     @property
     def not_applicable(self) -> str | None:
-        """What an application of ours says where the images are not what it is for; None where it says nothing."""
+        """What an application of ours says where the images are not what it is for; None where it says nothing.
+
+        A line of plain text. Anybody's package may say so: whether that is believed is for the caller to know.
+        """
         said = [line for line in self.execution.tail if line.startswith(_NOT_APPLICABLE)]
-        return said[-1].removeprefix(_NOT_APPLICABLE).strip() if said and self.reason is None else None
+        if not said or self.reason is not None:
+            return None
+        text = said[-1].removeprefix(_NOT_APPLICABLE)[:_REASON_AT_MOST]
+        return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
     @property
     def reason(self) -> str | None:
@@ -105,6 +113,11 @@ class Report:
                 else "the specification assumes where a package declares none"
             )
             return f"it took more memory than the {limits.memory // _MIB} MiB that {whose}; give it more"
+        if execution.ending == "wrote too much":
+            return (
+                f"it wrote more than the {limits.output // _MIB} MiB that it may (a folder that nobody can look into "
+                "counts as more); allow it more, or find out what it writes"
+            )
         if self.not_started:
             return f"its command could not be started (exit code {execution.exit_code}): see its log"
         if execution.exit_code != 0:
@@ -149,7 +162,8 @@ def run_package(
     _same_machine(package)
     _require_absolute(package)
     engine = chosen_engine(wish, package)
-    command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
+    log = folders.work / "log.txt"
+    command = Command(words=(), log=log, output=folders.write, say=say, checkpoint=checkpoint)
     if engine not in _OF_IMAGES:
         return _by_sandbox(engine, package, folders, wish, command)
     report = _by_container(engine, package, folders, wish, command)
@@ -177,13 +191,16 @@ def _by_container(
 
 
 def _by_sandbox(engine: Engine, package: Package, folders: Folders, wish: Wish, command: Command) -> Report:
-    package = unpacked(package, folders.cache)
-    limits = _limits(package, wish)
-    cell = _cell(engine, package, folders, limits, wish)
-    words = (
-        bubblewrap.command_of(cell) if engine == "bubblewrap" else namespaces.command_of(cell, folders.work)
-    )
-    return Report(engine, limits, execute(replace(command, words=words), limits), _notes(package, wish))
+    with in_use(package, folders.cache):
+        package = unpacked(package, folders.cache)
+        limits = _limits(package, wish)
+        cell = _cell(engine, package, folders, limits, wish)
+        words = (
+            bubblewrap.command_of(cell)
+            if engine == "bubblewrap"
+            else namespaces.command_of(cell, folders.work)
+        )
+        return Report(engine, limits, execute(replace(command, words=words), limits), _notes(package, wish))
 
 
 def _in_container(engine: Engine, made: Container, limits: Limits, command: Command) -> Command:
@@ -202,6 +219,7 @@ def _limits(package: Package, wish: Wish) -> Limits:
         cpu=wish.cpu,
         shared_memory=wish.shared_memory,
         time_s=wish.time_s,
+        output=wish.output,
     )
 
 

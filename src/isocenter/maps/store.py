@@ -1,7 +1,8 @@
 """The packages that routes may name: each image in a folder of its own, by its digest, with what was known at import.
 
 <data_dir>/maps/sha256-<digest>/image.oci, record.json
-<data_dir>/maps/unpacked/        what was unpacked to be run; it may be deleted while nothing runs
+<data_dir>/maps/.add.lock, .lock one process at a time takes a package in; none looks for one while it is exchanged
+<data_dir>/maps/unpacked/        what was unpacked to be run
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from fcntl import LOCK_EX, LOCK_SH, flock
 from pathlib import Path
 
 import yaml
@@ -18,13 +21,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter.maps.package import Package, open_package
 from isocenter.maps.signature import signer
-from isocenter.maps.unpacked import remove_unpacked
+from isocenter.maps.unpacked import forget
 from isocenter_operators.errors import ConfigurationError, InputError
 
 __all__ = ["MapStore", "StoredMap"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,56}")
 _IMAGE, _RECORD = "image.oci", "record.json"
+_ADDING, _LOCK = ".add.lock", ".lock"
 
 
 class StoredMap(BaseModel):
@@ -38,7 +42,8 @@ class StoredMap(BaseModel):
     title: str
     vendor: str
     timeout_s: int  # of its manifest; 0: none
-    ours: bool = False  # an application of Isocenter: what it says of itself is believed
+    ours: bool = False  # its app.yaml calls it an application of Isocenter, as anybody may write
+    vouched: bool = False  # whoever added it says that it is one
     added: datetime
     signature: str | None = None
 
@@ -65,8 +70,17 @@ class MapStore:
         """Where packages are unpacked."""
         return self.folder / "unpacked"
 
-    def add(self, source: Path, *, name: str | None = None, signature: bytes | None = None) -> StoredMap:
+    def add(
+        self,
+        source: Path,
+        *,
+        name: str | None = None,
+        signature: bytes | None = None,
+        vouched: bool = False,
+    ) -> StoredMap:
         """Take an image into the store, once it was found whole, readable and, where that is asked for, signed.
+
+        vouched: it is an application of Isocenter, and what it says of itself is to be believed (`believed`).
 
         Raises InputError for an image that can not be run, ConfigurationError for one that is not trusted.
         """
@@ -76,41 +90,56 @@ class MapStore:
                 f"{source}: a folder has no digest; give an image: an OCI archive, or what docker save writes"
             )
         package.image.verify()
-        stored = _stored(package, name, signature)
+        stored = _stored(package, name, signature, vouched)
         self._trust(stored)
-        place = self.folder / _folder_of(stored.digest)
+        with self._alone(_ADDING):
+            self._put(source, stored)
+        return stored
+
+    def _put(self, source: Path, stored: StoredMap) -> None:
+        """Beside the others, or instead of what lies under this digest; an image that is whole stays where it is, for a
+        job may be reading it."""
+        place = self.place(stored)
         part = place.with_name(f".{place.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)  # of a process that died in the middle
         part.mkdir(parents=True)
+        record = part / _RECORD
+        record.write_text(stored.model_dump_json(indent=2) + "\n")
+        if _is_whole(place / _IMAGE, stored.digest):
+            record.replace(place / _RECORD)
+            part.rmdir()
+            return
         if source.is_dir():
             shutil.copytree(source, part / _IMAGE)
         else:
             shutil.copyfile(source, part / _IMAGE)
-        (part / _RECORD).write_text(stored.model_dump_json(indent=2) + "\n")
-        shutil.rmtree(place, ignore_errors=True)
-        part.rename(place)
-        return stored
+        with self._alone(_LOCK):
+            shutil.rmtree(place, ignore_errors=True)
+            part.rename(place)
 
     def all(self) -> list[StoredMap]:
         """In the order of their names. Raises ConfigurationError for a record that can not be read."""
-        found = [self._record(file) for file in self.folder.glob(f"sha256-*/{_RECORD}")]
+        with self._read():
+            found = [self._record(file) for file in self.folder.glob(f"sha256-*/{_RECORD}")]
         return sorted(found, key=lambda each: (each.name, each.added))
 
     def get(self, digest: str) -> StoredMap:
         """Raises ConfigurationError where it is not there, or not signed as it has to be."""
         file = self.folder / _folder_of(digest) / _RECORD
-        if not file.is_file():
-            raise ConfigurationError(
-                f"there is no package with the digest {digest} here: `isocenter map add FILE` imports one",
-                path=str(file),
-            )
-        stored = self._record(file)
+        with self._read():
+            if not file.is_file():
+                raise ConfigurationError(
+                    f"there is no package with the digest {digest} here: `isocenter map add FILE` imports one",
+                    path=str(file),
+                )
+            stored = self._record(file)
         self._trust(stored)
         return stored
 
     def open(self, stored: StoredMap) -> Package:
         """Raises InputError where the image is not what it was when it was added."""
-        package = open_package(self.place(stored) / _IMAGE)
+        with self._read():
+            package = open_package(self.place(stored) / _IMAGE)
         if package.digest != stored.digest:
             raise InputError(
                 f"{stored.reference}: the image in the store has the digest {package.digest}; add the right one again"
@@ -122,14 +151,23 @@ class MapStore:
 
     def remove(self, stored: StoredMap) -> None:
         """Jobs that still name it will say that it is not there."""
-        shutil.rmtree(self.place(stored))
-        remove_unpacked(stored.digest, self.cache)
+        with self._alone(_ADDING), self._alone(_LOCK):
+            shutil.rmtree(self.place(stored), ignore_errors=True)  # it may be gone: another did the same
+        self.forget_unpacked()
+
+    def forget_unpacked(self) -> None:
+        """Remove what is unpacked of images that are here no more; while a job uses one, it stays."""
+        forget(self.cache, lambda digest: (self.folder / _folder_of(digest)).is_dir())
 
     def signed_by(self, stored: StoredMap) -> Path | None:
         """The trusted key that it was signed with."""
         if stored.signature is None or not self._trusted:
             return None
         return signer(stored.digest, base64.b64decode(stored.signature), self._trusted)
+
+    def believed(self, stored: StoredMap) -> bool:
+        """Whether it may answer that it is not applicable: an application of ours, by more than its own word."""
+        return stored.ours and (stored.vouched or self.signed_by(stored) is not None)
 
     def _trust(self, stored: StoredMap) -> None:
         if self._trusted and self.signed_by(stored) is None:
@@ -138,6 +176,21 @@ class MapStore:
                 f"{stored.reference} {how}, and maps.trusted_keys asks for one of its keys: sign the digest "
                 f"{stored.digest}, and add it with --signature"
             )
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / name).open("w") as lock:
+            flock(lock, LOCK_EX)
+            yield
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        """Nothing is exchanged meanwhile. Who may only read here can do so; where no lock is, nobody ever wrote."""
+        with ExitStack() as held:
+            with suppress(FileNotFoundError):
+                flock(held.enter_context((self.folder / _LOCK).open()), LOCK_SH)
+            yield
 
     def _record(self, file: Path) -> StoredMap:
         try:
@@ -152,12 +205,29 @@ def _folder_of(digest: str) -> str:
     return digest.replace(":", "-")
 
 
-def _stored(package: Package, name: str | None, signature: bytes | None) -> StoredMap:
-    """What is known of a package. Raises InputError for manifests that can not be used, or no name."""
+def _is_whole(image: Path, digest: str) -> bool:
+    if not image.exists():
+        return False
+    try:
+        package = open_package(image)
+        if package.image is not None:
+            package.image.verify()
+    except InputError:
+        return False
+    return package.digest == digest
+
+
+def _stored(package: Package, name: str | None, signature: bytes | None, vouched: bool) -> StoredMap:
+    """What is known of a package. Raises InputError for manifests that can not be used, or no name, and where somebody
+    vouches for what does not even say that it is ours."""
     application, digest = package.application, package.digest
     assert digest is not None
     package.package  # noqa: B018 - raises where it can not be read
     ours = _is_ours(package)
+    if vouched and not ours:
+        raise InputError(
+            f"{package.source}: --vouch is for an application of Isocenter, and its app.yaml has no isocenter: block"
+        )
     labels = package.labels
     title = labels.get("org.opencontainers.image.title", "")
     tag = (package.image.tag if package.image else "").rpartition("/")[2].partition(":")[0]
@@ -173,8 +243,9 @@ def _stored(package: Package, name: str | None, signature: bytes | None) -> Stor
         title=title or given,
         vendor=labels.get("org.opencontainers.image.vendor")
         or labels.get("org.opencontainers.image.authors")
-        or ("Isocenter" if ours else "unknown"),
+        or ("Isocenter" if vouched else "unknown"),
         ours=ours,
+        vouched=vouched,
         timeout_s=application.timeout,
         added=datetime.now(UTC),
         signature=base64.b64encode(signature).decode() if signature else None,

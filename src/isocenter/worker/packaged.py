@@ -15,7 +15,7 @@ from pydicom.errors import InvalidDicomError
 
 from isocenter.maps.sandbox import Folders, Report, Wish, run_package
 from isocenter.maps.store import MapStore, StoredMap
-from isocenter.maps.written import collect, looks_like_dicom
+from isocenter.maps.written import collect, discard, looks_like_dicom
 from isocenter.settings import Settings
 from isocenter.worker import runner
 from isocenter_operators.archive import only_wanted, retrieve, store
@@ -35,7 +35,7 @@ from isocenter_operators.run import Archive, Outcome, Record, Run
 
 __all__ = ["run"]
 
-_LOCK, _DOOR = ".lock", ".runs.lock"
+_LOCK, _DOOR, _LOG = ".lock", ".runs.lock", "log.txt"
 _PIXELS = 0x7FE00000  # from this tag on
 
 
@@ -71,12 +71,10 @@ def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> 
         with record.step("check"):
             with _kept_where_wrong(folders, task):
                 objects = _written(folders)
-            if not objects and stored.ours and report.not_applicable:
+            if not objects and report.not_applicable and _store_of(settings).believed(stored):
                 return _not_applicable(report.not_applicable, record, pseudonyms)
             if not objects:
-                raise IsocenterError(
-                    f"{app.name} {app.version} wrote no DICOM: are the images of the kind that it takes?"
-                )
+                raise IsocenterError(f"{app.name} {app.version} wrote no DICOM{_advice(stored, report)}")
             with _kept_where_wrong(folders, task):
                 written = as_results(
                     objects,
@@ -121,7 +119,7 @@ def _kept_where_wrong(folders: Folders, task: Run) -> Iterator[None]:
             shutil.copytree(_collected(folders), task.rejected, dirs_exist_ok=True)
         except (OSError, shutil.Error):
             kept = f"what it wrote could not be kept in {task.rejected}"
-        raise InvalidResult(f"{problem}; {kept}") from problem
+        raise InvalidResult(f"{problem}; {kept}{_kept(folders, task)}") from problem
 
 
 def _collected(folders: Folders) -> Path:
@@ -156,6 +154,7 @@ def _folders(settings: Settings) -> Iterator[Folders]:
         with (settings.maps_dir / _DOOR).open("w") as door:
             flock(door, LOCK_EX)
             _clear(place)
+            _store_of(settings).forget_unpacked()
             folder = Path(held.enter_context(TemporaryDirectory(prefix="run-", dir=place.resolve())))
             flock(held.enter_context((folder / _LOCK).open("w")), LOCK_EX)
         made = Folders(
@@ -165,6 +164,7 @@ def _folders(settings: Settings) -> Iterator[Folders]:
             each.mkdir()
         made.read.chmod(0o755)  # an engine's user has to come in
         made.write.chmod(0o777)
+        held.callback(discard, made.write)
         yield made
 
 
@@ -174,7 +174,7 @@ def _clear(place: Path) -> None:
         try:
             with (folder / _LOCK).open("w") as lock:
                 flock(lock, LOCK_EX | LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                discard(folder)
         except OSError:
             continue  # somebody's
 
@@ -186,12 +186,22 @@ def _write(images: Sequence[Dataset], folder: Path) -> None:
 
 def _execute(settings: Settings, stored: StoredMap, app: AppManifest, task: Run, folders: Folders) -> Report:
     package = _store_of(settings).open(stored)
-    wish = Wish(engine=settings.maps.engine, gpus=settings.maps.gpus, time_s=app.deadline_s)
+    maps = settings.maps
+    wish = Wish(maps.engine, gpus=maps.gpus, time_s=app.deadline_s, output=maps.output_mb << 20)
     return run_package(package, folders, wish, checkpoint=task.checkpoint)
 
 
 def _store_of(settings: Settings) -> MapStore:
     return MapStore(settings.maps_dir, settings.maps.trusted_keys)
+
+
+def _advice(stored: StoredMap, report: Report) -> str:
+    if stored.ours and report.not_applicable:  # its words may be about the patient, or meant to mislead
+        return (
+            ": it says that it is not applicable, which is believed of an application of Isocenter that is signed "
+            "with a key of maps.trusted_keys, or was added with --vouch"
+        )
+    return ": are the images of the kind that it takes?"
 
 
 def _not_applicable(reason: str, record: Record, pseudonyms: Pseudonyms | None) -> Outcome:
@@ -206,18 +216,28 @@ def _not_applicable(reason: str, record: Record, pseudonyms: Pseudonyms | None) 
 
 
 def _written(folders: Folders) -> list[tuple[str, Dataset]]:
-    """The DICOM objects that it wrote, with the names of their files. Raises InvalidResult for one that is damaged."""
+    """The DICOM objects that it wrote, each with what messages call its file. Raises InvalidResult for a damaged one.
+
+    A file's name may be the patient's: it stands in the log that stays with the job, and nowhere else.
+    """
     files = collect(folders.write, _collected(folders))
-    return [(file.name, dataset) for file in files if (dataset := _read(file)) is not None]
+    told = {file: f"file {number} of what it wrote" for number, file in enumerate(files, start=1)}
+    with (folders.work / _LOG).open("a") as log:
+        log.writelines(
+            f"{what}: {str(file.relative_to(_collected(folders)))!a}\n" for file, what in told.items()
+        )
+    return [(what, dataset) for file, what in told.items() if (dataset := _read(file, what)) is not None]
 
 
-def _read(file: Path) -> Dataset | None:
+def _read(file: Path, what: str) -> Dataset | None:
     try:
         dataset: Dataset = dcmread(file)
     except (InvalidDicomError, EOFError) as error:
         if looks_like_dicom(file):  # the others would be stored without it, and nobody would miss it
-            raise InvalidResult(f"{file.name}: it can not be read as DICOM: is it whole?") from error
+            raise InvalidResult(f"{what}: it can not be read as DICOM: is it whole?") from error
         return None
+    except OSError as error:
+        raise InvalidResult(f"{what}: it can not be read: {error.strerror}") from error
     return dataset
 
 
@@ -228,7 +248,7 @@ def _store(results: Sequence[Dataset], task: Run, record: Record) -> None:
 
 def _kept(folders: Folders, task: Run) -> str:
     """Its log stays with the job: it may name the patient, so it goes nowhere else."""
-    source = folders.work / "log.txt"
+    source = folders.work / _LOG
     if task.rejected is None or not source.exists():
         return ""
     place = task.rejected.parent / "package.log"
