@@ -21,7 +21,8 @@ from tritonclient.grpc import model_config_pb2
 from isocenter.bundles.model_config import instance_group, with_instances, with_versions
 from isocenter.catalog import Catalog
 from isocenter.cli import main
-from isocenter.cli.model_report import arms_of, arms_told, shadow_report, shadow_told
+from isocenter.cli.shadow_report import shadow_report, shadow_told
+from isocenter.cli.version_report import arms_of, arms_told
 from isocenter.job import Job, JobSpec
 from isocenter.jobs import SERVICE, SHADOW_WORKFLOW, Jobs, serializer
 from isocenter.serving import Canary, Serving, Servings
@@ -406,7 +407,8 @@ def test_a_canarys_arms_stand_side_by_side() -> None:
     jobs += [job(5, "2", "done", 9, 50), job(6, "2", "failed", 1, 0), job(7, "2", "not_applicable", 1, 0)]
     jobs += [job(8, "2", "cancelled", 1, 0), job(9, "2", "running", 1, 0)]
     one, two = arms_of(jobs, "liver", {"1": "active", "2": "canary"})
-    assert (one.studies, one.done, one.p50_s, one.volumes_ml) == (4, 4, 2.5, {"liver": 102.5})
+    assert (one.studies, one.done, one.p50_s) == (4, 4, 2.5)
+    assert one.medians == {"liver": {"volume_mL": 102.5}}
     assert one.p95_s == pytest.approx(3.85)
     assert (two.jobs, two.done, two.failed, two.not_applicable) == (3, 1, 1, 1)
     told = arms_told([one, two])

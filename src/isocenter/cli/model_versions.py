@@ -131,7 +131,8 @@ def loading(config: Path | None, name: str, as_json: bool) -> int:
 @click.pass_obj
 def reporting(config: Path | None, name: str, as_json: bool) -> int:
     """How the versions of the model NAME compare: a shadow with what was shown, and versions that share the studies."""
-    from isocenter.cli.model_report import arms_of, arms_told, shadow_report, shadow_told
+    from isocenter.cli.shadow_report import shadow_report, shadow_told
+    from isocenter.cli.version_report import arms_of, arms_told
     from isocenter.shadows import Shadows
 
     versions = _versions(config, name)

@@ -9,33 +9,28 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from dbos import DBOS
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from isocenter.catalog import Catalog
-from isocenter.holdings import Holdings
 from isocenter.job import JobSpec
 from isocenter.jobs import SHADOW_WORKFLOW, Jobs
 from isocenter.queues import SHADOWS
 from isocenter.route import PRIORITIES
 from isocenter.serving import Servings
 from isocenter.settings import Settings
-from isocenter.shadows import ComparedSegment, Comparison, Shadows
+from isocenter.shadows import Comparison, Shadows
 from isocenter.shadows import Run as Compared
 from isocenter.surprise import log_way, where
 from isocenter.worker import runner
+from isocenter.worker.agreement import agreement
 from isocenter.worker.gate import Gate
 from isocenter.worker.model_process import Server
 from isocenter.worker.task import archive_of, deidentification_of, priors_of
-from isocenter_operators.dicom.results.seg_overlap import overlaps
-from isocenter_operators.dicom.results.seg_reader import StoredSegmentation, read_segmentation
 from isocenter_operators.errors import DeadlineExceeded, IsocenterError, Unavailable
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.run import Folder, Outcome, Run
@@ -145,7 +140,8 @@ class Shadowing:
         if (found.shown.state, shadow.state) != ("done", "done"):
             return found.model_copy(update={"not_compared": "only one of the two, or none, has a result"})
         try:
-            return found.model_copy(update={"segments": self._segments(outcome)})
+            agreed = agreement(self.settings, self.answer, outcome)
+            return found.model_copy(update=agreed.as_update())
         except Exception as error:  # noqa: BLE001 - recorded, as above
             return found.model_copy(update={"not_compared": _said(error)})
 
@@ -181,25 +177,6 @@ class Shadowing:
         )
         return runner.run(app, task)
 
-    def _segments(self, outcome: Outcome) -> tuple[ComparedSegment, ...]:
-        written = [dcmread(each.path) for each in outcome.results if each.path and each.modality == "SEG"]
-        shown = list(self._shown_segmentations())
-        return tuple(
-            ComparedSegment(label=each.label, dice=each.dice, shown_ml=each.one_ml, shadow_ml=each.other_ml)
-            for each in overlaps(_only(shown), _only(written))
-        )
-
-    def _shown_segmentations(self) -> Iterator[Dataset]:
-        """As they lie in the archive."""
-        with Holdings(self.settings) as archive:
-            for stored in self.answer.get("results", ()):
-                if stored["modality"] != "SEG":
-                    continue
-                for content in archive.dicomweb.retrieve_series(stored["study_uid"], stored["series_uid"]):
-                    instance = dcmread(BytesIO(content))
-                    if instance.SOPInstanceUID == stored["sop_instance_uid"]:
-                        yield instance
-
     def _said(self, shadow: Compared) -> Comparison:
         shown = Compared(
             version=self.spec.algorithm.models[self.model],
@@ -233,12 +210,3 @@ def _said(error: Exception) -> str:
         return str(error)
     log_way(log, error)
     return f"an unexpected {where(error)}"
-
-
-def _only(segmentations: Sequence[Dataset]) -> StoredSegmentation | None:
-    """None where nothing was found. Raises IsocenterError where there are several: none stands for the others."""
-    if len(segmentations) > 1:
-        raise IsocenterError(
-            f"there are {len(segmentations)} segmentations: it is not known which to compare"
-        )
-    return read_segmentation(segmentations[0]) if segmentations else None
