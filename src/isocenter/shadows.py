@@ -185,9 +185,9 @@ class Shadows:
                 emptied(each.path)
                 excess -= before - _size(each.path)
 
-    def forget(self, model: str) -> None:
-        """Remove all that is kept of this model."""
-        _remove(self._folder / model)
+    def forget(self, model: str, version: str = "") -> None:
+        """Remove all that is kept of this model, or of one version of it."""
+        _remove(self._folder / model / version)
 
     def _kept(self) -> Iterator[_Kept]:
         for path in self._folder.glob("*/*/*"):

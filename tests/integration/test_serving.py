@@ -304,6 +304,24 @@ def test_a_version_that_can_not_be_loaded_changes_nothing(
     assert "there is no version 9 of bone, only 1, 2, 3" in site.command(capsys, "promote", NAME, "9", code=2)
 
 
+def test_a_version_is_deleted_while_the_others_serve(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    fourth = threshold_bundle(site.folder / "fourth", 900.0, version="3.0.0")
+    version = site.command(capsys, "import", str(fourth), "--name", NAME, "--as-version")["version"]
+    site.command(capsys, "promote", NAME, version)
+    site.command(capsys, "promote", NAME, "1")
+    assert site.processes(version)
+    refused = site.command(capsys, "remove", NAME, "--version", version, code=2)
+    assert "the one that a rollback makes active" in refused
+    site.command(capsys, "unload", NAME, "--version", version)
+    removed = site.command(capsys, "remove", NAME, "--version", version)
+    assert (removed["live"], removed["freed_mb"] > 0) == (True, True)
+    assert not site.processes(version)
+    assert not (site.settings.data_dir / "models" / NAME / version).exists()
+    with TritonClient(site.settings.triton.grpc_url) as client:
+        assert (client.ready(NAME, "1"), client.ready(NAME, version)) == (True, False)
+    assert site.done("after a version was deleted").models == {NAME: "1"}
+
+
 def test_several_instances_and_their_memory_given_back(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:

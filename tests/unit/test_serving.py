@@ -228,6 +228,59 @@ def test_the_commands_where_no_stack_runs(
     assert not (site.data_dir / "serving" / "bone.json").exists()
 
 
+def test_one_version_is_deleted_where_nothing_needs_it(
+    site: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, above_hu in (("second", 700), ("third", 900)):
+        bundle = threshold_bundle(tmp_path / name, above_hu, version="1.1.0")
+        command(capsys, "import", str(bundle), "--name", "bone", "--as-version")
+
+    def refused(version: str) -> str:
+        told = str(command(capsys, "remove", "bone", "--version", version, code=2))
+        assert (site.data_dir / "models" / "bone" / version).is_dir() == (version != "9")
+        return told
+
+    assert "there is no version 9 of bone" in refused("9")
+    assert "version 1 is the active one: `isocenter models promote NAME` another one" in refused("1")
+    command(capsys, "shadow", "bone", "2")
+    assert "version 2 is the shadow: `isocenter models shadow NAME off` first" in refused("2")
+    command(capsys, "shadow", "bone", "off")
+    command(capsys, "canary", "bone", "2", "--share", "5")
+    assert "version 2 is the canary: `isocenter models canary NAME off` first" in refused("2")
+    command(capsys, "promote", "bone", "2")
+    assert "one that a rollback makes active: `isocenter models unload NAME --version 1`" in refused("1")
+
+    first = Catalog.weighed(site).with_version("bone", "bone", "1").algorithm
+    spec = JobSpec(first, "1.2.3", ("1.2.3.4",), ("1.2.3.4.5",), "all")
+    jobs = Jobs(site)
+    try:
+        job_id = jobs.submit(spec)
+        command(capsys, "unload", "bone", "--version", "1")
+        assert f"job {job_id[:12]} is to be done by version 1 of bone" in refused("1")
+        jobs.cancel(job_id)
+    finally:
+        jobs.close()
+    removed = command(capsys, "remove", "bone", "--version", "1")
+    assert (removed["removed"], removed["version"], removed["live"]) == ("bone", "1", False)
+    assert removed["freed_mb"] > 0
+    assert sorted(each.name for each in (site.data_dir / "models" / "bone").iterdir()) == [
+        *("2", "3", "config.pbtxt")
+    ]
+    assert "there is none to go back to" in command(capsys, "rollback", "bone", code=2)
+    assert Catalog.weighed(site).get("bone").algorithm.models == {"bone": "2"}
+    assert [row["version"] for row in command(capsys, "list")["models"]] == ["2", "3"]
+
+    shadows = Shadows(site.data_dir)
+    shadows.begin("bone", "3", "0" * 64)
+    command(capsys, "remove", "bone", "--version", "3")
+    assert shadows.versions("bone") == ()
+    assert not list((site.data_dir / "models").glob(".*"))
+    # Jobs and reports know versions by their numbers: the next one is another.
+    fourth = threshold_bundle(tmp_path / "fourth", 500, version="1.2.0")
+    assert command(capsys, "import", str(fourth), "--name", "bone", "--as-version")["version"] == "4"
+    assert Catalog.weighed(site).with_version("bone", "bone", "4").version == "1.2.0"
+
+
 def test_each_of_two_models_of_an_application_has_its_shadow(site: Settings) -> None:
     spec = JobSpec(
         algorithm=Algorithm("both", "1.0", {"bone": "1", "liver": "1"}),

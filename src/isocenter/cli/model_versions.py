@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from isocenter.settings import Settings
     from isocenter.stack.versions import Change, ModelVersions
 
-__all__ = ["commands", "gpu_numbers"]
+__all__ = ["commands", "gpu_numbers", "remove_version"]
 
 _OFF = "off"
 _JOBS_LOOKED_AT = 10_000
@@ -156,6 +156,46 @@ def reporting(config: Path | None, name: str, as_json: bool) -> int:
 
 
 commands = (promoting, rolling_back, shadowing, canary, scaling, unloading, loading, reporting)
+
+
+def remove_version(config: Path | None, name: str, version: str, as_json: bool) -> int:
+    """Delete one version of a model, where nothing needs it. Raises ConfigurationError where something does."""
+    from isocenter.shadows import Shadows
+
+    versions = _versions(config, name)
+    versions.require(version)
+    versions.serving.without(version)  # said before anything is asked of a database
+    _require_unwanted(versions, version)
+    size_mb = _size_mb(versions.folder / version)
+    change = versions.remove(version)
+    Shadows(versions.settings.data_dir).forget(name, version)
+    if as_json:
+        print_json({"removed": name, "version": version, "freed_mb": size_mb, "live": change.live})
+        return 0
+    print_lines([f"version {version} of {name} is removed, which gives {size_mb} MB back"])
+    return 0
+
+
+def _require_unwanted(versions: ModelVersions, version: str) -> None:
+    """Of jobs that were made for it one that runs may be about to ask it, and one that waits counts on it."""
+    from isocenter.jobs import Jobs
+
+    jobs = Jobs(versions.settings)
+    try:
+        open_jobs = [*jobs.list(_JOBS_LOOKED_AT, "running"), *jobs.list(_JOBS_LOOKED_AT, "queued")]
+    finally:
+        jobs.close()
+    wanting = [job for job in open_jobs if job.models.get(versions.model) == version]
+    if wanting:
+        others = f" and {len(wanting) - 1} more" if len(wanting) > 1 else ""
+        raise ConfigurationError(
+            f"job {wanting[0].id[:12]}{others} {'is' if not others else 'are'} to be done by version {version} of "
+            f"{versions.model}: wait until they have ended, or `isocenter jobs cancel` them"
+        )
+
+
+def _size_mb(folder: Path) -> float:
+    return round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
 
 
 def gpu_numbers(said: str) -> tuple[int, ...]:

@@ -189,15 +189,18 @@ def _refuse_code(path: Path, code: list[str], trusted: bool) -> None:
 
 @command.command("remove")
 @click.argument("name")
+@click.option("--version", help="Only this one, which no study and no rollback needs.")
 @options.json_option
 @click.pass_obj
-def removing(config: Path | None, name: str, as_json: bool = False) -> int:
+def removing(config: Path | None, name: str, version: str | None, as_json: bool = False) -> int:
     """Delete the imported model NAME and its application. What they have made stays in the archive."""
     from isocenter.bundles.installing import remove
     from isocenter.serving import Servings
     from isocenter.shadows import Shadows
     from isocenter.stack.versions import ModelVersions
 
+    if version is not None:
+        return model_versions.remove_version(config, name, version, as_json)
     settings = options.running_settings(config)
     models, apps = settings.data_dir / "models", settings.imported_apps_dir
     if not _NAME.fullmatch(name) or not any((each / name).is_dir() for each in (models, apps)):
