@@ -314,7 +314,7 @@ def test_of_a_shadow_that_fails_no_images_stay_and_only_its_own_call_is_ended(
 
     calls: list[str] = []
     monkeypatch.setattr(Shadowing, "_run", late)
-    monkeypatch.setattr(Shadowing, "_end_call", lambda self: calls.append(self.version))
+    monkeypatch.setattr(Shadowing, "_end_call", lambda self, *_: calls.append(self.version))
     monkeypatch.setattr(shadowing, "_PAUSE_S", 0.0)
     Servings(site.data_dir).write("bone", Serving(active="1", shadow="2"))
     spec = JobSpec(

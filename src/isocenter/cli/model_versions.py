@@ -31,6 +31,7 @@ _JOBS_LOOKED_AT = 10_000
 @click.pass_obj
 def promoting(config: Path | None, name: str, version: str, as_json: bool) -> int:
     """Make VERSION of the model NAME the active one: jobs that are made from now on are done by it."""
+    _require_answering(_versions(config, name), version)
     return _changed(config, name, version, lambda serving: serving.promoted(version), as_json)
 
 
@@ -40,6 +41,9 @@ def promoting(config: Path | None, name: str, version: str, as_json: bool) -> in
 @click.pass_obj
 def rolling_back(config: Path | None, name: str, as_json: bool) -> int:
     """Make the version active that was so before. Results of the present one stay in the archive."""
+    versions = _versions(config, name)
+    if versions.serving.before is not None:
+        _require_answering(versions, versions.serving.before)
     return _changed(config, name, None, lambda serving: serving.rolled_back(), as_json)
 
 
@@ -50,8 +54,15 @@ def rolling_back(config: Path | None, name: str, as_json: bool) -> int:
 @click.pass_obj
 def shadowing(config: Path | None, name: str, version: str, as_json: bool) -> int:
     """Have VERSION run on every study beside the active one; nobody is shown what it finds, and both are compared."""
+    from isocenter.hung_shadows import HungShadows
+
     wanted = None if version == _OFF else version
-    return _changed(config, name, wanted, lambda serving: serving.with_shadow(wanted), as_json)
+    versions = _versions(config, name)
+    before = versions.serving.shadow
+    code = _changed(config, name, wanted, lambda serving: serving.with_shadow(wanted), as_json)
+    for each in {before, wanted} - {None} if before != wanted else ():
+        HungShadows(versions.settings.data_dir).forget(name, str(each))  # it is loaded anew, or not any more
+    return code
 
 
 @click.command("canary")
@@ -224,6 +235,15 @@ def _changed(
         versions.require(version)
     change = versions.change(how)
     return _tell(name, change, as_json, *_roles(change.serving))
+
+
+def _require_answering(versions: ModelVersions, version: str) -> None:
+    """Else jobs would be given to a version that is loaded, and refuses every call."""
+    from isocenter.hung_shadows import HungShadows
+
+    hang = HungShadows(versions.settings.data_dir).of(versions.model, version)
+    if hang is not None and hang.state == "refuses" and versions.serving.shadow == version:
+        raise ConfigurationError(hang.said(versions.model, version))
 
 
 def _roles(serving: Serving) -> list[str]:

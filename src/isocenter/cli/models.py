@@ -51,8 +51,10 @@ for each in (*model_versions.commands, model_optimise.command):
 def listing(config: Path | None, as_json: bool = False) -> int:
     """Which models there are, in which versions, what each is for, and its weights."""
     from isocenter.catalog import Catalog
+    from isocenter.hung_shadows import HungShadows
 
     settings = options.running_settings(config)
+    hung = list(HungShadows(settings.data_dir).all())
     rows = [
         row
         for app in Catalog.of(settings).sound()
@@ -60,7 +62,11 @@ def listing(config: Path | None, as_json: bool = False) -> int:
         for row in _rows(settings, app, model)
     ]
     if as_json:
-        print_json({"models": rows})
+        hangs = [
+            {"model": model, "version": version, **hang.model_dump(), "told": hang.said(model, version)}
+            for model, version, hang in hung
+        ]
+        print_json({"models": rows, "hung_shadows": hangs})
     else:
         lines = [
             [
@@ -75,6 +81,7 @@ def listing(config: Path | None, as_json: bool = False) -> int:
             for row in rows
         ]
         print_lines(table(["model", "version", "is", "application", "title", "of", "weights"], lines))
+        print_lines(line for model, version, hang in hung for line in ("", hang.said(model, version)))
     return 0
 
 

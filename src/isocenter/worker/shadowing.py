@@ -17,6 +17,7 @@ from typing import Any
 from dbos import DBOS
 
 from isocenter.catalog import Catalog
+from isocenter.hung_shadows import HungShadows
 from isocenter.job import JobSpec
 from isocenter.jobs import SHADOW_WORKFLOW, Jobs
 from isocenter.queues import SHADOWS
@@ -29,9 +30,10 @@ from isocenter.surprise import log_way, where
 from isocenter.worker import runner
 from isocenter.worker.agreement import agreement
 from isocenter.worker.gate import Gate
-from isocenter.worker.model_process import Server
+from isocenter.worker.hung_shadow import HungShadow
+from isocenter.worker.stuck_model import end_stuck_call
 from isocenter.worker.task import archive_of, deidentification_of, priors_of
-from isocenter_operators.errors import DeadlineExceeded, IsocenterError, Unavailable
+from isocenter_operators.errors import DeadlineExceeded, IsocenterError, ModelCrashed, Unavailable
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.run import Folder, Outcome, Run
 
@@ -63,18 +65,29 @@ def register(settings: Settings, jobs: Jobs, gate: Gate, inference: InferenceCli
         shadowing = Shadowing(settings, inference, JobSpec.from_json(spec), model, version, answer)
 
         def shadow() -> str:
-            while not _at_rest(jobs, gate):
-                time.sleep(_LOOK_S)
-            return shadowing.run()
+            _await_rest(jobs, gate)
+            shadowing.hung.see_to()  # where that could not be done the last time
+            state = shadowing.run()
+            if shadowing.hung.refuses:
+                _await_rest(jobs, gate)
+                shadowing.hung.see_to()
+            return state
 
         return DBOS.run_step({"name": "shadow"}, shadow)
 
 
-def listen() -> None:
+def listen(settings: Settings) -> None:
     """Take shadows from their queue, one at a time."""
+    for model, version, _ in HungShadows(settings.data_dir).all():
+        HungShadow(settings, model, version).look()
     DBOS.register_queue(
         SHADOWS, worker_concurrency=1, polling_interval_sec=_POLL_S, on_conflict="always_update"
     )
+
+
+def _await_rest(jobs: Jobs, gate: Gate) -> None:
+    while not _at_rest(jobs, gate):
+        time.sleep(_LOOK_S)
 
 
 def _at_rest(jobs: Jobs, gate: Gate) -> bool:
@@ -125,8 +138,8 @@ class Shadowing:
         try:
             outcome = self._tried(folder)
         except Exception as error:  # noqa: BLE001 - recorded: a shadow fails for itself alone
-            if isinstance(error, DeadlineExceeded) and error.model is not None:
-                self._end_call()
+            if isinstance(error, DeadlineExceeded | ModelCrashed) and error.model is not None:
+                self._end_call(error)
             return self._failed(_said(error))
         finally:
             shutil.rmtree(folder / "priors", ignore_errors=True)  # images of the patient, and no results
@@ -196,12 +209,22 @@ class Shadowing:
         failed = self._said(Compared(version=self.version, state="failed", reason=reason))
         return failed.model_copy(update={"not_compared": "the shadow has failed"})
 
-    def _end_call(self) -> None:
-        """A call that hangs would go on taking a core from the jobs. The version then refuses every call until it is
-        loaded again, which is the operator's to decide: it would be a pause for the versions beside it."""
-        server = Server.running(self.settings) if self.settings.triton.embedded else None
-        for process in server.of(self.model, self.version) if server else ():
-            process.interrupt()
+    @property
+    def hung(self) -> HungShadow:
+        """This version, as one whose call did not end."""
+        return HungShadow(self.settings, self.model, self.version)
+
+    def _end_call(self, error: DeadlineExceeded | ModelCrashed) -> None:
+        """A call that hangs would go on taking a core from the jobs."""
+        try:
+            if error.model != self.model:  # another one that the application asks, and so do its jobs
+                end_stuck_call(self.settings, error.model, error.version or "")
+            elif isinstance(error, ModelCrashed):
+                self.hung.crashed()
+            else:
+                self.hung.end_call()
+        except IsocenterError as failed:
+            log.warning("shadow version %s of %s: %s", self.version, self.model, failed)
 
 
 def _said(error: Exception) -> str:
