@@ -6,7 +6,7 @@ Without a `Run` it reads the environment, as any MONAI Application Package does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from monai.deploy.core import Application as DeployApplication
 from monai.deploy.core import Operator
 
 from isocenter_operators.dicom.deidentify import Pseudonyms
+from isocenter_operators.dicom.findings import Box, MeasurementGroup
 from isocenter_operators.dicomweb_source import DICOMwebSourceOperator
 from isocenter_operators.dicomweb_store import DICOMwebStoreOperator
 from isocenter_operators.errors import IsocenterError, NotApplicable
@@ -112,7 +113,12 @@ class Application(DeployApplication):
             error.series_uid = self._told(error.series_uid) if error.series_uid else None
             raise
         groups = tuple(
-            {"label": group.label, "notes": [*map(self._told, group.notes)], **group.as_dict()}
+            {
+                "label": group.label,
+                "notes": [*map(self._told, group.notes)],
+                **_place(group),
+                **group.as_dict(),
+            }
             for group in self.record.findings.groups
         )
         hidden = () if self._pseudonyms is None else self._given.notes
@@ -139,3 +145,11 @@ class Application(DeployApplication):
     def _told(self, text: str) -> str:
         """What a person is told, with the UIDs that they know."""
         return text if self._pseudonyms is None else self._pseudonyms.told(text)
+
+
+def _place(group: MeasurementGroup) -> Mapping[str, Any]:
+    """Where a box lies, LPS mm, and what it is one of: else nobody could say whether two results agree."""
+    if not isinstance(group.region, Box):
+        return {}
+    kind, box = group.kind or group.finding.meaning, group.region
+    return {"box": {"kind": kind, "centre_mm": [*box.centre_mm], "size_mm": [*box.size_mm]}}

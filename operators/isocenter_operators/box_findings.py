@@ -157,6 +157,7 @@ def _group(box: NDArray[np.float64], score: float, segment: Segment, number: int
     width, depth, height = region.size_mm
     return MeasurementGroup(
         label=f"{segment.label} {number}",
+        kind=segment.label,
         finding=segment.type,
         laterality=segment.laterality,
         site=segment.anatomic_region,

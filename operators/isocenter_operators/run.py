@@ -120,7 +120,7 @@ class Outcome:
     reason: str  # why not applicable; "" when done
     groups: tuple[
         Mapping[str, Any], ...
-    ]  # per region: {"label": ..., "notes": [...], measurement name: value}
+    ]  # per region: {"label": ..., "notes": [...], measurement name: value}; see `Application.execute` for a box's
     notes: tuple[str, ...]
     results: tuple[StoredInstance, ...]
     seconds: Mapping[str, float]  # where the time went: {"fetch": 0.5, ...}

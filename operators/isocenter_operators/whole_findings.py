@@ -38,6 +38,7 @@ _UNITS = {
     "ms": Code("ms", "UCUM", "millisecond"),
     "years": Code("a", "UCUM", "year"),
 }
+_UNIT_IN_NAMES = {"%": "percent", "ml": "mL", "hu": "HU"}  # the others as they are
 _NO_UNITS = Code("1", "UCUM", "no units")
 
 
@@ -155,7 +156,7 @@ def measured(found: NDArray[np.float64], names: Sequence[str], notes: Sequence[s
         finding=codes.ESTIMATE,
         measurements=tuple(
             Measurement(short, _private("M", each), float(value), _unit(name), decimals=2)
-            for short, each, name, value in zip(_short(called), called, names, found, strict=True)
+            for short, each, name, value in zip(_short_with_units(names), called, names, found, strict=True)
         ),
         notes=("Each number is the model's estimate from the images of this series as a whole.",),
     )
@@ -182,16 +183,36 @@ def _private(kind: str, meaning: str) -> Code:
 
 
 def _unit(name: str) -> Code:
+    return _UNITS.get(_unit_said(name), _NO_UNITS)
+
+
+def _unit_said(name: str) -> str:
+    """In small letters; "" where it is none that is known."""
     found = re.search(r"\(([^()]+)\)\s*$", name)
-    return _UNITS.get(found[1].strip().lower(), _NO_UNITS) if found else _NO_UNITS
+    said = found[1].strip().lower() if found else ""
+    return said if said in _UNITS else ""
 
 
 def _named(name: str) -> str:
     """Without the unit, where that is known."""
-    return name if _unit(name) == _NO_UNITS else re.sub(r"\s*\([^()]+\)\s*$", "", name)
+    return re.sub(r"\s*\([^()]+\)\s*$", "", name) if _unit_said(name) else name
 
 
 def _short(names: Sequence[str]) -> list[str]:
     """For tables and JSON; with its number where two would be called the same."""
-    short = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "unnamed" for name in names]
+    return _apart([_slug(name) for name in names])
+
+
+def _short_with_units(names: Sequence[str]) -> list[str]:
+    """As `_short`, with the unit as every measurement's name has it: `volume_mL`."""
+    units = [_UNIT_IN_NAMES.get(said, said) for said in map(_unit_said, names)]
+    slugs = [_slug(_named(name)) for name in names]
+    return _apart([f"{slug}_{unit}" if unit else slug for slug, unit in zip(slugs, units, strict=True)])
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "unnamed"
+
+
+def _apart(short: Sequence[str]) -> list[str]:
     return [each if short.count(each) == 1 else f"{each}_{number}" for number, each in enumerate(short, 1)]

@@ -5,26 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isocenter.job_groups import NO_MEASUREMENTS
+
 __all__ = ["measurement_table", "measurement_title"]
 
-_UNITS = {"percent": "%"}
+# What the last word of a measurement's name may be; any other one is a word of the name.
+_UNITS = {each: each for each in ("mL", "mm", "cm", "mm2", "cm2", "mm3", "HU", "ms", "s", "years", "g", "mg")}
+_UNITS["percent"] = "%"
 
 
 def measurement_table(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The header, with the units, and the rows; "-" where there is no number."""
-    names = [name for name in (groups[0] if groups else {}) if name not in {"label", "notes"}]
+    """The header, with the units, and the rows; "-" where there is no number and no answer."""
+    names = [name for name in (groups[0] if groups else {}) if name not in NO_MEASUREMENTS]
     header = ["", *map(measurement_title, names)]
     return [
         header,
-        *([str(group["label"]), *(_number(group.get(name)) for name in names)] for group in groups),
+        *([str(group["label"]), *(_cell(group.get(name)) for name in names)] for group in groups),
     ]
 
 
 def measurement_title(name: str) -> str:
     """`volume_mL` -> `volume (mL)`."""
     words, _, unit = name.rpartition("_")
-    return f"{words.replace('_', ' ')} ({_UNITS.get(unit, unit)})"
+    if not words or unit not in _UNITS:
+        return name.replace("_", " ")
+    return f"{words.replace('_', ' ')} ({_UNITS[unit]})"
 
 
-def _number(value: Any) -> str:
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     return f"{value:.1f}" if isinstance(value, int | float) else "-"

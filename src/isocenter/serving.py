@@ -23,6 +23,7 @@ Role = Literal["active", "before", "shadow", "canary"]
 
 _VERSION = "^[1-9][0-9]{0,8}$"  # as Triton names a version's folder
 _POINTS = 10_000  # a share is told to a hundredth of a percent
+_CALLED: dict[Role, str] = {"active": "the active one", "before": "the one that a rollback makes active"}
 _MOST_REMEMBERED = 20  # versions to roll back to
 
 
@@ -126,6 +127,24 @@ class Serving(BaseModel):
         if canary is not None:
             self._require_free(canary.version, "canary")
         return self.model_copy(update={"canary": canary})
+
+    def without(self, version: str) -> Serving:
+        """With no thought of a version that is to be deleted. Raises ConfigurationError where it has something to do:
+        the one before the active one has, as long as it is kept, since a rollback needs it."""
+        kept = self.answering | ({self.shadow} if self.shadow else set())
+        if version in kept:
+            roles = " and ".join(_CALLED.get(role, f"the {role}") for role in self.roles(version))
+            raise ConfigurationError(f"version {version} is {roles}: {self._freed(version)}")
+        return self.model_copy(update={"earlier": tuple(each for each in self.earlier if each != version)})
+
+    def _freed(self, version: str) -> str:
+        """What takes a version its role."""
+        role = self.roles(version)[-1]
+        if role == "active":
+            return "`isocenter models promote NAME` another one first"
+        if role == "before":
+            return f"`isocenter models unload NAME --version {version}` does without it, and so without that rollback"
+        return f"`isocenter models {role} NAME off` first"
 
     def _require_free(self, version: str, wanted: Role) -> None:
         others = [role for role in self.roles(version) if role not in ("before", wanted)]

@@ -20,7 +20,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["ComparedSegment", "Comparison", "Run", "Shadows"]
+__all__ = [
+    "ComparedAnswer",
+    "ComparedBoxes",
+    "ComparedNumber",
+    "ComparedSegment",
+    "Comparison",
+    "Run",
+    "Shadows",
+]
 
 log = logging.getLogger("isocenter.shadows")
 
@@ -51,8 +59,38 @@ class ComparedSegment(_Part):
     shadow_ml: float
 
 
+class ComparedBoxes(_Part):
+    """Boxes of one kind. `ious`: intersection over union of those that both have found, 0 to 1, the largest first."""
+
+    kind: str
+    shown_only: int
+    shadow_only: int
+    ious: tuple[float, ...] = ()
+
+
+class ComparedNumber(_Part):
+    """One measurement of one region. None where one of the two has none."""
+
+    label: str
+    name: str
+    shown: float | None
+    shadow: float | None
+
+
+class ComparedAnswer(_Part):
+    """One answer of a classifier. None where one of the two does not say it."""
+
+    label: str
+    name: str
+    shown: str | None
+    shadow: str | None
+
+
 class Comparison(_Part):
-    """`shown`: the run whose results are the study's. `not_compared`: why there are no segments, "" where there are."""
+    """`shown`: the run whose results are the study's. `not_compared`: why nothing is, "" where what there is was.
+
+    `whole`: False of what earlier releases have written, which compared segmentations only.
+    """
 
     job_id: str
     study_uid: str
@@ -60,7 +98,16 @@ class Comparison(_Part):
     shown: Run
     shadow: Run
     segments: tuple[ComparedSegment, ...] = ()
+    boxes: tuple[ComparedBoxes, ...] = ()
+    numbers: tuple[ComparedNumber, ...] = ()
+    answers: tuple[ComparedAnswer, ...] = ()
+    whole: bool = False
     not_compared: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was nothing that could be compared."""
+        return not (self.segments or self.boxes or self.numbers or self.answers)
 
 
 @dataclass(frozen=True)
@@ -138,9 +185,9 @@ class Shadows:
                 emptied(each.path)
                 excess -= before - _size(each.path)
 
-    def forget(self, model: str) -> None:
-        """Remove all that is kept of this model."""
-        _remove(self._folder / model)
+    def forget(self, model: str, version: str = "") -> None:
+        """Remove all that is kept of this model, or of one version of it."""
+        _remove(self._folder / model / version)
 
     def _kept(self) -> Iterator[_Kept]:
         for path in self._folder.glob("*/*/*"):

@@ -155,7 +155,7 @@ def test_what_is_said_of_the_images_as_a_whole_is_in_a_report(said: str, place: 
         assert any("not calibrated" in item.TextValue for item in items(results["SR"], "TEXT"))
     else:
         assert set(numbers) == {"Liver volume", "Fat score"}
-        assert [group["liver_volume"], group["fat_score"]] == pytest.approx(list(theirs), rel=1e-4)
+        assert [group["liver_volume_mL"], group["fat_score"]] == pytest.approx(list(theirs), rel=1e-4)
 
 
 CHEST: dict[str, Any] = {"size": (60, 50, 24), "spacing_mm": (3.1, 3.3, 5.0)}
@@ -179,6 +179,8 @@ def test_boxes_are_found_reported_and_shown(place: Path) -> None:
     certain = [group["certainty_percent"] for group in (first, second)]
     assert certain == pytest.approx(list(100 * theirs["label_scores"]), abs=1e-3)
     assert first["width_mm"] == pytest.approx(SIDE_MM, abs=1e-3)
+    assert first["box"]["kind"] == "Lung nodule"
+    assert [*first["box"]["centre_mm"], *first["box"]["size_mm"]] == pytest.approx(theirs["box"][0], abs=1e-3)
 
     (path,) = (file for file in (place / "results").glob("*.dcm") if dcmread(file).Modality == "SR")
     groups = highdicom.sr.srread(path).content.get_volumetric_roi_measurement_groups()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from detection_bundle import ball_bundle, with_balls
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from threshold_bundle import threshold_bundle
@@ -33,13 +34,15 @@ from isocenter.worker.model_process import Server
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.testing import as_datasets, thorax_phantom
+from isocenter_operators.testing.phantom import Phantom
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-NAME = "bone"
+NAME, BALLS = "bone", "balls"
 ABOVE_HU = {"1": 300.0, "2": 700.0}
 PHANTOM = thorax_phantom(size=(64, 48, 32), spacing_mm=(5.6, 5.6, 9.0))
+CHEST: dict[str, Any] = {"size": (60, 50, 24), "spacing_mm": (3.1, 3.3, 5.0)}
 
 
 def _free_port() -> int:
@@ -65,20 +68,20 @@ class Site:
         assert said == code, error
         return json.loads(out) if code == 0 else error
 
-    def study(self, seed: str) -> list[Dataset]:
+    def study(self, seed: str, phantom: Phantom = PHANTOM) -> list[Dataset]:
         """A study of this seed, in the archive."""
-        images = as_datasets(PHANTOM, uid_seed=f"serving {seed}")
+        images = as_datasets(phantom, uid_seed=f"serving {seed}")
         images = list(images)
         with DICOMwebClient(self.settings.orthanc.dicomweb_url) as archive:
             archive.store(images)
         return images
 
-    def asked(self, seed: str) -> tuple[str, str]:
+    def asked(self, seed: str, name: str = NAME, phantom: Phantom = PHANTOM) -> tuple[str, str]:
         """The job that the router makes of a study, and the study's UID."""
-        images = self.study(seed)
+        images = self.study(seed, phantom)
         study_uid = str(images[0].StudyInstanceUID)
         spec = JobSpec(
-            algorithm=Catalog.weighed(self.settings).for_study(NAME, study_uid).algorithm,
+            algorithm=Catalog.weighed(self.settings).for_study(name, study_uid).algorithm,
             study_uid=study_uid,
             series_uids=(str(images[0].SeriesInstanceUID),),
             sop_instance_uids=tuple(str(each.SOPInstanceUID) for each in images),
@@ -86,8 +89,8 @@ class Site:
         )
         return self.jobs.submit(spec), study_uid
 
-    def done(self, seed: str) -> Job:
-        job = ended(self.jobs, self.asked(seed)[0])
+    def done(self, seed: str, name: str = NAME, phantom: Phantom = PHANTOM) -> Job:
+        job = ended(self.jobs, self.asked(seed, name, phantom)[0])
         assert job.state == "done", job.reason
         return job
 
@@ -105,9 +108,9 @@ class Site:
                 for each in archive.search_series(study_uid)
             )
 
-    def shadow(self, version: str, job_id: str) -> Comparison:
+    def shadow(self, version: str, job_id: str, name: str = NAME) -> Comparison:
         def found() -> Comparison | None:
-            known = Shadows(self.settings.data_dir).of(NAME, version)
+            known = Shadows(self.settings.data_dir).of(name, version)
             return next((each for each in known if each.job_id == job_id), None)
 
         return until(found)
@@ -241,6 +244,34 @@ def test_a_shadow_that_fails_fails_alone(site: Site, capsys: pytest.CaptureFixtu
     site.command(capsys, "shadow", NAME, "off")
 
 
+def test_a_shadows_boxes_are_compared_by_where_they_lie(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second version does not tell of the less bright one of two balls."""
+    for at_least, words in ((0.3, []), (0.95, ["--as-version"])):
+        bundle = ball_bundle(site.folder / f"balls from {at_least} on", score_thresh=at_least)
+        site.command(capsys, "import", str(bundle), "--name", BALLS, *words)
+    site.command(capsys, "load", BALLS)
+    site.command(capsys, "shadow", BALLS, "2")
+    phantom = with_balls(thorax_phantom(**CHEST), [((-60, 10, 0), 2000), ((50, -20, 20), 1500)])
+    job = site.done("balls", BALLS, phantom)
+    assert [group["box"]["kind"] for group in job.groups] == ["Lung nodule"] * 2
+
+    found = site.shadow("2", job.id, BALLS)
+
+    assert (found.shadow.state, found.not_compared, found.segments, found.numbers) == ("done", "", (), ())
+    (boxes,) = found.boxes
+    assert (boxes.shown_only, boxes.shadow_only) == (1, 0)
+    assert boxes.ious == pytest.approx([1.0], abs=0.01)
+    told = site.command(capsys, "report", BALLS)
+    (report,) = told["shadows"]
+    assert (report["compared"], report["boxes"][0]["shown_only"], report["boxes"][0]["both"]) == (1, 1, 1)
+    assert report["boxes_differ_most"][0]["study_uid"] == job.study_uid
+    assert [arm["boxes"] for arm in told["versions"]] == [{"Lung nodule": 2.0}]
+    site.command(capsys, "shadow", BALLS, "off")
+    site.command(capsys, "remove", BALLS)
+
+
 def test_a_canary_does_the_work_of_its_share(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site.command(capsys, "canary", NAME, "2", "--share", "0")
     assert site.done("no canary").models == {NAME: "1"}
@@ -252,7 +283,7 @@ def test_a_canary_does_the_work_of_its_share(site: Site, capsys: pytest.CaptureF
     arms = {arm["version"]: arm for arm in site.command(capsys, "report", NAME)["versions"]}
     assert arms["2"]["role"] == "canary"
     assert arms["1"]["studies"] >= 2
-    assert next(iter(arms["2"]["volumes_ml"].values())) == pytest.approx(mask_ml(ABOVE_HU["2"]))
+    assert next(iter(arms["2"]["medians"].values()))["volume_mL"] == pytest.approx(mask_ml(ABOVE_HU["2"]))
     # A job that waits for a version that has no role any more is done by the one that has.
     site.command(capsys, "canary", NAME, "off")
     assert site.done("after the canary").models == {NAME: "1"}
@@ -271,6 +302,24 @@ def test_a_version_that_can_not_be_loaded_changes_nothing(
     assert Servings(site.settings.data_dir).of(NAME) == serving
     assert site.done("as before").models == {NAME: "1"}
     assert "there is no version 9 of bone, only 1, 2, 3" in site.command(capsys, "promote", NAME, "9", code=2)
+
+
+def test_a_version_is_deleted_while_the_others_serve(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    fourth = threshold_bundle(site.folder / "fourth", 900.0, version="3.0.0")
+    version = site.command(capsys, "import", str(fourth), "--name", NAME, "--as-version")["version"]
+    site.command(capsys, "promote", NAME, version)
+    site.command(capsys, "promote", NAME, "1")
+    assert site.processes(version)
+    refused = site.command(capsys, "remove", NAME, "--version", version, code=2)
+    assert "the one that a rollback makes active" in refused
+    site.command(capsys, "unload", NAME, "--version", version)
+    removed = site.command(capsys, "remove", NAME, "--version", version)
+    assert (removed["live"], removed["freed_mb"] > 0) == (True, True)
+    assert not site.processes(version)
+    assert not (site.settings.data_dir / "models" / NAME / version).exists()
+    with TritonClient(site.settings.triton.grpc_url) as client:
+        assert (client.ready(NAME, "1"), client.ready(NAME, version)) == (True, False)
+    assert site.done("after a version was deleted").models == {NAME: "1"}
 
 
 def test_several_instances_and_their_memory_given_back(

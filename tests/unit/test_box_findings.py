@@ -62,6 +62,7 @@ def test_the_surest_come_first_and_what_is_left_out_is_counted(volume: Volume) -
     assert scores == pytest.approx([90, 80, 70, 60, 40, 30])
     first = findings.groups[0]
     assert first.region == Box((-30.0, 0.0, 0.0), (8.0, 9.0, 10.0))
+    assert [group.kind for group in findings.groups] == [*["Lung nodule"] * 5, "something else"]
     assert {each.name: each.value for each in first.measurements} == {
         **{"certainty_percent": pytest.approx(90), "width_mm": 8.0, "depth_mm": 9.0, "height_mm": 10.0}
     }

@@ -21,7 +21,8 @@ from tritonclient.grpc import model_config_pb2
 from isocenter.bundles.model_config import instance_group, with_instances, with_versions
 from isocenter.catalog import Catalog
 from isocenter.cli import main
-from isocenter.cli.model_report import arms_of, arms_told, shadow_report, shadow_told
+from isocenter.cli.shadow_report import shadow_report, shadow_told
+from isocenter.cli.version_report import arms_of, arms_told
 from isocenter.job import Job, JobSpec
 from isocenter.jobs import SERVICE, SHADOW_WORKFLOW, Jobs, serializer
 from isocenter.serving import Canary, Serving, Servings
@@ -227,6 +228,59 @@ def test_the_commands_where_no_stack_runs(
     assert not (site.data_dir / "serving" / "bone.json").exists()
 
 
+def test_one_version_is_deleted_where_nothing_needs_it(
+    site: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, above_hu in (("second", 700), ("third", 900)):
+        bundle = threshold_bundle(tmp_path / name, above_hu, version="1.1.0")
+        command(capsys, "import", str(bundle), "--name", "bone", "--as-version")
+
+    def refused(version: str) -> str:
+        told = str(command(capsys, "remove", "bone", "--version", version, code=2))
+        assert (site.data_dir / "models" / "bone" / version).is_dir() == (version != "9")
+        return told
+
+    assert "there is no version 9 of bone" in refused("9")
+    assert "version 1 is the active one: `isocenter models promote NAME` another one" in refused("1")
+    command(capsys, "shadow", "bone", "2")
+    assert "version 2 is the shadow: `isocenter models shadow NAME off` first" in refused("2")
+    command(capsys, "shadow", "bone", "off")
+    command(capsys, "canary", "bone", "2", "--share", "5")
+    assert "version 2 is the canary: `isocenter models canary NAME off` first" in refused("2")
+    command(capsys, "promote", "bone", "2")
+    assert "one that a rollback makes active: `isocenter models unload NAME --version 1`" in refused("1")
+
+    first = Catalog.weighed(site).with_version("bone", "bone", "1").algorithm
+    spec = JobSpec(first, "1.2.3", ("1.2.3.4",), ("1.2.3.4.5",), "all")
+    jobs = Jobs(site)
+    try:
+        job_id = jobs.submit(spec)
+        command(capsys, "unload", "bone", "--version", "1")
+        assert f"job {job_id[:12]} is to be done by version 1 of bone" in refused("1")
+        jobs.cancel(job_id)
+    finally:
+        jobs.close()
+    removed = command(capsys, "remove", "bone", "--version", "1")
+    assert (removed["removed"], removed["version"], removed["live"]) == ("bone", "1", False)
+    assert removed["freed_mb"] > 0
+    assert sorted(each.name for each in (site.data_dir / "models" / "bone").iterdir()) == [
+        *("2", "3", "config.pbtxt")
+    ]
+    assert "there is none to go back to" in command(capsys, "rollback", "bone", code=2)
+    assert Catalog.weighed(site).get("bone").algorithm.models == {"bone": "2"}
+    assert [row["version"] for row in command(capsys, "list")["models"]] == ["2", "3"]
+
+    shadows = Shadows(site.data_dir)
+    shadows.begin("bone", "3", "0" * 64)
+    command(capsys, "remove", "bone", "--version", "3")
+    assert shadows.versions("bone") == ()
+    assert not list((site.data_dir / "models").glob(".*"))
+    # Jobs and reports know versions by their numbers: the next one is another.
+    fourth = threshold_bundle(tmp_path / "fourth", 500, version="1.2.0")
+    assert command(capsys, "import", str(fourth), "--name", "bone", "--as-version")["version"] == "4"
+    assert Catalog.weighed(site).with_version("bone", "bone", "4").version == "1.2.0"
+
+
 def test_each_of_two_models_of_an_application_has_its_shadow(site: Settings) -> None:
     spec = JobSpec(
         algorithm=Algorithm("both", "1.0", {"bone": "1", "liver": "1"}),
@@ -260,7 +314,7 @@ def test_of_a_shadow_that_fails_no_images_stay_and_only_its_own_call_is_ended(
 
     calls: list[str] = []
     monkeypatch.setattr(Shadowing, "_run", late)
-    monkeypatch.setattr(Shadowing, "_end_call", lambda self: calls.append(self.version))
+    monkeypatch.setattr(Shadowing, "_end_call", lambda self, *_: calls.append(self.version))
     monkeypatch.setattr(shadowing, "_PAUSE_S", 0.0)
     Servings(site.data_dir).write("bone", Serving(active="1", shadow="2"))
     spec = JobSpec(
@@ -406,7 +460,8 @@ def test_a_canarys_arms_stand_side_by_side() -> None:
     jobs += [job(5, "2", "done", 9, 50), job(6, "2", "failed", 1, 0), job(7, "2", "not_applicable", 1, 0)]
     jobs += [job(8, "2", "cancelled", 1, 0), job(9, "2", "running", 1, 0)]
     one, two = arms_of(jobs, "liver", {"1": "active", "2": "canary"})
-    assert (one.studies, one.done, one.p50_s, one.volumes_ml) == (4, 4, 2.5, {"liver": 102.5})
+    assert (one.studies, one.done, one.p50_s) == (4, 4, 2.5)
+    assert one.medians == {"liver": {"volume_mL": 102.5}}
     assert one.p95_s == pytest.approx(3.85)
     assert (two.jobs, two.done, two.failed, two.not_applicable) == (3, 1, 1, 1)
     told = arms_told([one, two])

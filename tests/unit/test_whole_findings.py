@@ -55,7 +55,7 @@ def test_a_number_has_the_unit_that_its_name_ends_with() -> None:
         np.array([55.5, 3.0, 7.0]), ["Ejection fraction (%)", "Score", "Flow (furlongs)"]
     ).groups
     assert [(m.name, m.concept.meaning, m.unit.value, m.value) for m in group.measurements] == [
-        ("ejection_fraction", "Ejection fraction", "%", 55.5),
+        ("ejection_fraction_percent", "Ejection fraction", "%", 55.5),
         ("score", "Score", "1", 3.0),
         ("flow_furlongs", "Flow (furlongs)", "1", 7.0),
     ]
@@ -75,6 +75,7 @@ def test_classes_that_only_a_side_or_a_sign_tells_apart_stay_apart() -> None:
     assert (told["grade_a_3"], told["grade_a_4"]) == ("No", "No")
     (group,) = measured(np.array([1.0, 2.0]), ["Size (mm)", "Size (mL)"]).groups
     assert len({each.concept.value for each in group.measurements}) == 2
+    assert list(group.as_dict()) == ["size_mm", "size_mL"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -103,6 +103,7 @@ class MeasurementGroup:
     region: Region | None = None
     evaluations: tuple[Evaluation, ...] = ()
     site: Code | None = None  # where in the body; of segments, by default, what their anatomy says
+    kind: str = ""  # what several are alike: "Lung nodule" of "Lung nodule 3"; "": the finding's meaning
 
     def as_dict(self) -> Mapping[str, float | str]:
         """`{name: value}`, as shown in `--json`; of an evaluation, the meaning of its answer."""

@@ -18,7 +18,7 @@ from isocenter.bundles.model_config import instance_group, rewrite, version_poli
 from isocenter.bundles.plan import Plan
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["Imported", "add_version", "install", "remove", "versions_of"]
+__all__ = ["Imported", "add_version", "install", "remove", "remove_version", "versions_of"]
 
 _ENGINE = "monai_bundle"  # in the installed model repository: what runs any bundle
 _FIRST = "1"
@@ -152,7 +152,7 @@ def add_version(
         raise ConfigurationError(
             f"{name!r} was not imported: there is no {app}; import it without --as-version"
         )
-    version = str(max(map(int, there)) + 1)
+    version = str(max(map(int, (*there, *versions_of(app / "versions")))) + 1)
     described = _manifest(plan, description, name, version)
     _refuse_another(app / "app.yaml", described)
     config = model / "config.pbtxt"
@@ -162,7 +162,6 @@ def add_version(
         # Before the folder is there: without a policy Triton would take the highest version for the only one.
         rewrite(config, with_versions(config.read_text(), loaded))
         (app / "versions").mkdir(exist_ok=True)
-        shutil.rmtree(app / "versions" / version, ignore_errors=True)  # of an import that broke off here
         about.rename(app / "versions" / version)
         folder.rename(model / version)
     return Imported(name, model / version, app, version)
@@ -182,6 +181,24 @@ def remove(name: str, *, models: Path, apps: Path) -> None:
     try:
         for folder in folders:  # the application first: without its model it would fail its jobs
             shutil.rmtree(folder)
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} can not be deleted: {error.strerror}") from error
+
+
+def remove_version(name: str, version: str, *, models: Path, apps: Path) -> None:
+    """Delete one version of an imported model. Raises ConfigurationError where it can not be deleted.
+
+    Its number is not given away again, for jobs and reports would take the next one for this: an empty folder is left
+    beside the application.
+    """
+    about = apps / name / "versions" / version
+    try:
+        gone = models / f".removed-{name}-{version}"  # all at once out of Triton's sight
+        (models / name / version).rename(gone)
+        shutil.rmtree(gone)
+        about.mkdir(parents=True, exist_ok=True)
+        for file in about.iterdir():
+            file.unlink()
     except OSError as error:
         raise ConfigurationError(f"{error.filename} can not be deleted: {error.strerror}") from error
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from isocenter.settings import Settings
     from isocenter.stack.versions import Change, ModelVersions
 
-__all__ = ["commands", "gpu_numbers"]
+__all__ = ["commands", "gpu_numbers", "remove_version"]
 
 _OFF = "off"
 _JOBS_LOOKED_AT = 10_000
@@ -31,6 +31,7 @@ _JOBS_LOOKED_AT = 10_000
 @click.pass_obj
 def promoting(config: Path | None, name: str, version: str, as_json: bool) -> int:
     """Make VERSION of the model NAME the active one: jobs that are made from now on are done by it."""
+    _require_answering(_versions(config, name), version)
     return _changed(config, name, version, lambda serving: serving.promoted(version), as_json)
 
 
@@ -40,6 +41,9 @@ def promoting(config: Path | None, name: str, version: str, as_json: bool) -> in
 @click.pass_obj
 def rolling_back(config: Path | None, name: str, as_json: bool) -> int:
     """Make the version active that was so before. Results of the present one stay in the archive."""
+    versions = _versions(config, name)
+    if versions.serving.before is not None:
+        _require_answering(versions, versions.serving.before)
     return _changed(config, name, None, lambda serving: serving.rolled_back(), as_json)
 
 
@@ -50,8 +54,15 @@ def rolling_back(config: Path | None, name: str, as_json: bool) -> int:
 @click.pass_obj
 def shadowing(config: Path | None, name: str, version: str, as_json: bool) -> int:
     """Have VERSION run on every study beside the active one; nobody is shown what it finds, and both are compared."""
+    from isocenter.hung_shadows import HungShadows
+
     wanted = None if version == _OFF else version
-    return _changed(config, name, wanted, lambda serving: serving.with_shadow(wanted), as_json)
+    versions = _versions(config, name)
+    before = versions.serving.shadow
+    code = _changed(config, name, wanted, lambda serving: serving.with_shadow(wanted), as_json)
+    for each in {before, wanted} - {None} if before != wanted else ():
+        HungShadows(versions.settings.data_dir).forget(name, str(each))  # it is loaded anew, or not any more
+    return code
 
 
 @click.command("canary")
@@ -131,7 +142,8 @@ def loading(config: Path | None, name: str, as_json: bool) -> int:
 @click.pass_obj
 def reporting(config: Path | None, name: str, as_json: bool) -> int:
     """How the versions of the model NAME compare: a shadow with what was shown, and versions that share the studies."""
-    from isocenter.cli.model_report import arms_of, arms_told, shadow_report, shadow_told
+    from isocenter.cli.shadow_report import shadow_report, shadow_told
+    from isocenter.cli.version_report import arms_of, arms_told
     from isocenter.shadows import Shadows
 
     versions = _versions(config, name)
@@ -155,6 +167,46 @@ def reporting(config: Path | None, name: str, as_json: bool) -> int:
 
 
 commands = (promoting, rolling_back, shadowing, canary, scaling, unloading, loading, reporting)
+
+
+def remove_version(config: Path | None, name: str, version: str, as_json: bool) -> int:
+    """Delete one version of a model, where nothing needs it. Raises ConfigurationError where something does."""
+    from isocenter.shadows import Shadows
+
+    versions = _versions(config, name)
+    versions.require(version)
+    versions.serving.without(version)  # said before anything is asked of a database
+    _require_unwanted(versions, version)
+    size_mb = _size_mb(versions.folder / version)
+    change = versions.remove(version)
+    Shadows(versions.settings.data_dir).forget(name, version)
+    if as_json:
+        print_json({"removed": name, "version": version, "freed_mb": size_mb, "live": change.live})
+        return 0
+    print_lines([f"version {version} of {name} is removed, which gives {size_mb} MB back"])
+    return 0
+
+
+def _require_unwanted(versions: ModelVersions, version: str) -> None:
+    """Of jobs that were made for it one that runs may be about to ask it, and one that waits counts on it."""
+    from isocenter.jobs import Jobs
+
+    jobs = Jobs(versions.settings)
+    try:
+        open_jobs = [*jobs.list(_JOBS_LOOKED_AT, "running"), *jobs.list(_JOBS_LOOKED_AT, "queued")]
+    finally:
+        jobs.close()
+    wanting = [job for job in open_jobs if job.models.get(versions.model) == version]
+    if wanting:
+        others = f" and {len(wanting) - 1} more" if len(wanting) > 1 else ""
+        raise ConfigurationError(
+            f"job {wanting[0].id[:12]}{others} {'is' if not others else 'are'} to be done by version {version} of "
+            f"{versions.model}: wait until they have ended, or `isocenter jobs cancel` them"
+        )
+
+
+def _size_mb(folder: Path) -> float:
+    return round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
 
 
 def gpu_numbers(said: str) -> tuple[int, ...]:
@@ -183,6 +235,15 @@ def _changed(
         versions.require(version)
     change = versions.change(how)
     return _tell(name, change, as_json, *_roles(change.serving))
+
+
+def _require_answering(versions: ModelVersions, version: str) -> None:
+    """Else jobs would be given to a version that is loaded, and refuses every call."""
+    from isocenter.hung_shadows import HungShadows
+
+    hang = HungShadows(versions.settings.data_dir).of(versions.model, version)
+    if hang is not None and hang.state == "refuses" and versions.serving.shadow == version:
+        raise ConfigurationError(hang.said(versions.model, version))
 
 
 def _roles(serving: Serving) -> list[str]:

@@ -51,8 +51,10 @@ for each in (*model_versions.commands, model_optimise.command):
 def listing(config: Path | None, as_json: bool = False) -> int:
     """Which models there are, in which versions, what each is for, and its weights."""
     from isocenter.catalog import Catalog
+    from isocenter.hung_shadows import HungShadows
 
     settings = options.running_settings(config)
+    hung = list(HungShadows(settings.data_dir).all())
     rows = [
         row
         for app in Catalog.of(settings).sound()
@@ -60,7 +62,11 @@ def listing(config: Path | None, as_json: bool = False) -> int:
         for row in _rows(settings, app, model)
     ]
     if as_json:
-        print_json({"models": rows})
+        hangs = [
+            {"model": model, "version": version, **hang.model_dump(), "told": hang.said(model, version)}
+            for model, version, hang in hung
+        ]
+        print_json({"models": rows, "hung_shadows": hangs})
     else:
         lines = [
             [
@@ -75,6 +81,7 @@ def listing(config: Path | None, as_json: bool = False) -> int:
             for row in rows
         ]
         print_lines(table(["model", "version", "is", "application", "title", "of", "weights"], lines))
+        print_lines(line for model, version, hang in hung for line in ("", hang.said(model, version)))
     return 0
 
 
@@ -189,15 +196,18 @@ def _refuse_code(path: Path, code: list[str], trusted: bool) -> None:
 
 @command.command("remove")
 @click.argument("name")
+@click.option("--version", help="Only this one, which no study and no rollback needs.")
 @options.json_option
 @click.pass_obj
-def removing(config: Path | None, name: str, as_json: bool = False) -> int:
+def removing(config: Path | None, name: str, version: str | None, as_json: bool = False) -> int:
     """Delete the imported model NAME and its application. What they have made stays in the archive."""
     from isocenter.bundles.installing import remove
     from isocenter.serving import Servings
     from isocenter.shadows import Shadows
     from isocenter.stack.versions import ModelVersions
 
+    if version is not None:
+        return model_versions.remove_version(config, name, version, as_json)
     settings = options.running_settings(config)
     models, apps = settings.data_dir / "models", settings.imported_apps_dir
     if not _NAME.fullmatch(name) or not any((each / name).is_dir() for each in (models, apps)):

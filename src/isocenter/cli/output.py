@@ -15,6 +15,7 @@ from isocenter.measurements import measurement_table
 
 __all__ = [
     "counted",
+    "figure",
     "groups_table",
     "print_json",
     "print_lines",
@@ -42,6 +43,13 @@ def print_json(document: Any) -> None:
 def counted(number: int, noun: str, nouns: str | None = None) -> str:
     """`1 study`, `2 studies`: the plural is the noun with an s where `nouns` does not say otherwise."""
     return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
+def figure(value: float | None, sign: str = "") -> str:
+    """A number of any size, "-" for none. `sign`: "+" shows that of a difference too."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.1f}" if abs(value) >= 1000 else f"{value:{sign}.4g}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast, get_args
 
 from starlette.concurrency import run_in_threadpool
@@ -54,7 +54,10 @@ class JobsLike(Protocol):
 
 
 class API:
-    """The endpoints. `checks` is asked by /healthz, by name of what is checked."""
+    """The endpoints. `checks` is asked by /healthz, by name of what is checked.
+
+    `warnings` tells, a sentence each, what somebody should see to though nothing that is shown depends on it.
+    """
 
     def __init__(
         self,
@@ -62,11 +65,13 @@ class API:
         jobs: JobsLike,
         checks: Mapping[str, Check],
         couriers: CouriersLike | None = None,
+        warnings: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
         self._router = router
         self._couriers = couriers
         self._jobs = jobs
         self._checks = checks
+        self._warnings = warnings
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -155,14 +160,16 @@ class API:
         return JSONResponse({"status": "alive"})
 
     async def health(self, request: Request) -> Response:
-        """What is up and what is missing: 200, or 503 when anything is."""
+        """What is up and what is missing: 200, or 503 when anything is. A warning alone changes neither."""
+        warnings = await run_in_threadpool(self._warnings)
         answers = await asyncio.gather(*(run_in_threadpool(check) for check in self._checks.values()))
         parts = {
             name: {"up": missing is None, **({"missing": missing} if missing else {})}
             for name, missing in zip(self._checks, answers, strict=True)
         }
         up = all(missing is None for missing in answers)
-        return JSONResponse({"status": "up" if up else "degraded", "parts": parts}, 200 if up else 503)
+        said = {"status": "up" if up else "degraded", "parts": parts}
+        return JSONResponse({**said, "warnings": [*warnings]} if warnings else said, 200 if up else 503)
 
     async def status(self, request: Request) -> Response:
         """The page that says of each series what became of it."""
@@ -172,7 +179,8 @@ class API:
             run_in_threadpool(self._router.status),
         )
         destinations = await run_in_threadpool(self._couriers.status) if self._couriers else {}
-        return status_page(jobs, arrivals, router["away"], destinations)
+        warnings = await run_in_threadpool(self._warnings)
+        return status_page(jobs, arrivals, router["away"], destinations, warnings)
 
 
 async def _content(request: Request, most_bytes: int) -> bytes | None:

@@ -20,6 +20,7 @@ from isocenter.gateway.marking import Marking
 from isocenter.gateway.proxy import DICOMwebProxy
 from isocenter.gateway.rules_api import RulesAPI
 from isocenter.gateway.viewer import Viewer
+from isocenter.hung_shadows import HungShadows
 from isocenter.pacs import Orthanc
 from isocenter.settings import GatewaySettings, Settings
 from isocenter_operators.errors import IsocenterError, Unavailable
@@ -59,7 +60,7 @@ def create_app(
 
     return Starlette(
         routes=[
-            *API(router, jobs, checks, couriers).routes,
+            *API(router, jobs, checks, couriers, HungShadows(settings.data_dir).told).routes,
             *RulesAPI(settings, router.study).routes,
             Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
             Route("/app-config.js", viewer.configuration),

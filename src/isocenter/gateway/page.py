@@ -59,12 +59,14 @@ def status_page(
     arrivals: Sequence[Arrival],
     away: str,
     destinations: Mapping[str, Mapping[str, Any]] | None = None,
+    warnings: Sequence[str] = (),
 ) -> HTMLResponse:
     """The newest jobs, then the newest series without one and why, as a page that keeps itself up to date.
 
-    destinations: how each stands by name, as `Couriers.status` tells.
+    destinations: how each stands by name, as `Couriers.status` tells. warnings: a sentence each.
     """
     waiting = f'<p class="failed">Waiting: {escape(away)}</p>' if away else ""
+    waiting += "".join(f'<p class="not_applicable">{escape(each)}</p>' for each in warnings)
     without = [arrival for arrival in arrivals if not _is_explained(arrival)]
     nothing = "<p>No jobs yet. Send a study (<code>isocenter send FOLDER</code>) and it appears here.</p>"
     body = (

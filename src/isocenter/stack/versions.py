@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from isocenter.bundles.installing import versions_of
+from isocenter.bundles.installing import remove_version, versions_of
 from isocenter.bundles.model_config import rewrite, with_instances, with_versions
 from isocenter.catalog import Catalog
 from isocenter.serving import Serving, Servings
@@ -141,6 +141,25 @@ class ModelVersions:
             self._servings.write(self.model, self.serving.model_copy(update={"loaded": True}))
         return measured[0]
 
+    def remove(self, version: str) -> Change:
+        """Delete a version. Raises ConfigurationError for one that has something to do, or that is not there, and
+        Unavailable where a server that runs does not let go of it; then nothing is changed."""
+        config = self.folder / "config.pbtxt"
+        with self._servings.changing(self.model), self._measured() as measured:
+            self.require(version)
+            after = self.serving.without(version)
+            self._load(config, with_versions(config.read_text(), after.versions))
+            self._require_let_go(version)
+            if self._servings.of(self.model) is not None:
+                self._servings.write(self.model, after)
+            remove_version(
+                self.model,
+                version,
+                models=self.settings.data_dir / "models",
+                apps=self.settings.imported_apps_dir,
+            )
+        return measured[0]
+
     def unload(self) -> bool:
         """The model was deleted: a server that runs shall not hold it any more. False where none runs here."""
         if not self.live:
@@ -174,6 +193,18 @@ class ModelVersions:
                 if not self.settings.triton.embedded:
                     what = "load it there first"
                 raise InferenceUnavailable(f"{reason}; {what}", model=self.model, version=version)
+
+    def _require_let_go(self, version: str) -> None:
+        if not self.live:
+            return
+        with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
+            if client.ready(self.model, version):
+                raise InferenceUnavailable(
+                    f"Triton has version {version} of {self.model} loaded, which has nothing to do: restart `isocenter "
+                    "up`, and remove it then",
+                    model=self.model,
+                    version=version,
+                )
 
     def _control(self) -> ModelControl:
         return ModelControl(self.settings.triton.endpoint, self.model, load_within_s=_LOAD_WITHIN_S)

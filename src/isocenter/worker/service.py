@@ -162,7 +162,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
             polling_interval_sec=POLL_S,
             on_conflict="always_update",
         )
-    shadowing.listen()
+    shadowing.listen(settings)
     work.strays.start()
     if attendance is not None:
         attendance.start()

@@ -9,34 +9,31 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from dbos import DBOS
-from pydicom import dcmread
-from pydicom.dataset import Dataset
 
 from isocenter.catalog import Catalog
-from isocenter.holdings import Holdings
+from isocenter.hung_shadows import HungShadows
 from isocenter.job import JobSpec
 from isocenter.jobs import SHADOW_WORKFLOW, Jobs
 from isocenter.queues import SHADOWS
 from isocenter.route import PRIORITIES
 from isocenter.serving import Servings
 from isocenter.settings import Settings
-from isocenter.shadows import ComparedSegment, Comparison, Shadows
+from isocenter.shadows import Comparison, Shadows
 from isocenter.shadows import Run as Compared
 from isocenter.surprise import log_way, where
 from isocenter.worker import runner
+from isocenter.worker.agreement import agreement
 from isocenter.worker.gate import Gate
-from isocenter.worker.model_process import Server
+from isocenter.worker.hung_shadow import HungShadow
+from isocenter.worker.stuck_model import end_stuck_call
 from isocenter.worker.task import archive_of, deidentification_of, priors_of
-from isocenter_operators.dicom.results.seg_overlap import overlaps
-from isocenter_operators.dicom.results.seg_reader import StoredSegmentation, read_segmentation
-from isocenter_operators.errors import DeadlineExceeded, IsocenterError, Unavailable
+from isocenter_operators.errors import DeadlineExceeded, IsocenterError, ModelCrashed, Unavailable
 from isocenter_operators.inference.client import InferenceClient
 from isocenter_operators.run import Folder, Outcome, Run
 
@@ -68,18 +65,29 @@ def register(settings: Settings, jobs: Jobs, gate: Gate, inference: InferenceCli
         shadowing = Shadowing(settings, inference, JobSpec.from_json(spec), model, version, answer)
 
         def shadow() -> str:
-            while not _at_rest(jobs, gate):
-                time.sleep(_LOOK_S)
-            return shadowing.run()
+            _await_rest(jobs, gate)
+            shadowing.hung.see_to()  # where that could not be done the last time
+            state = shadowing.run()
+            if shadowing.hung.refuses:
+                _await_rest(jobs, gate)
+                shadowing.hung.see_to()
+            return state
 
         return DBOS.run_step({"name": "shadow"}, shadow)
 
 
-def listen() -> None:
+def listen(settings: Settings) -> None:
     """Take shadows from their queue, one at a time."""
+    for model, version, _ in HungShadows(settings.data_dir).all():
+        HungShadow(settings, model, version).look()
     DBOS.register_queue(
         SHADOWS, worker_concurrency=1, polling_interval_sec=_POLL_S, on_conflict="always_update"
     )
+
+
+def _await_rest(jobs: Jobs, gate: Gate) -> None:
+    while not _at_rest(jobs, gate):
+        time.sleep(_LOOK_S)
 
 
 def _at_rest(jobs: Jobs, gate: Gate) -> bool:
@@ -130,8 +138,8 @@ class Shadowing:
         try:
             outcome = self._tried(folder)
         except Exception as error:  # noqa: BLE001 - recorded: a shadow fails for itself alone
-            if isinstance(error, DeadlineExceeded) and error.model is not None:
-                self._end_call()
+            if isinstance(error, DeadlineExceeded | ModelCrashed) and error.model is not None:
+                self._end_call(error)
             return self._failed(_said(error))
         finally:
             shutil.rmtree(folder / "priors", ignore_errors=True)  # images of the patient, and no results
@@ -145,7 +153,8 @@ class Shadowing:
         if (found.shown.state, shadow.state) != ("done", "done"):
             return found.model_copy(update={"not_compared": "only one of the two, or none, has a result"})
         try:
-            return found.model_copy(update={"segments": self._segments(outcome)})
+            agreed = agreement(self.settings, self.answer, outcome)
+            return found.model_copy(update=agreed.as_update())
         except Exception as error:  # noqa: BLE001 - recorded, as above
             return found.model_copy(update={"not_compared": _said(error)})
 
@@ -181,25 +190,6 @@ class Shadowing:
         )
         return runner.run(app, task)
 
-    def _segments(self, outcome: Outcome) -> tuple[ComparedSegment, ...]:
-        written = [dcmread(each.path) for each in outcome.results if each.path and each.modality == "SEG"]
-        shown = list(self._shown_segmentations())
-        return tuple(
-            ComparedSegment(label=each.label, dice=each.dice, shown_ml=each.one_ml, shadow_ml=each.other_ml)
-            for each in overlaps(_only(shown), _only(written))
-        )
-
-    def _shown_segmentations(self) -> Iterator[Dataset]:
-        """As they lie in the archive."""
-        with Holdings(self.settings) as archive:
-            for stored in self.answer.get("results", ()):
-                if stored["modality"] != "SEG":
-                    continue
-                for content in archive.dicomweb.retrieve_series(stored["study_uid"], stored["series_uid"]):
-                    instance = dcmread(BytesIO(content))
-                    if instance.SOPInstanceUID == stored["sop_instance_uid"]:
-                        yield instance
-
     def _said(self, shadow: Compared) -> Comparison:
         shown = Compared(
             version=self.spec.algorithm.models[self.model],
@@ -219,12 +209,22 @@ class Shadowing:
         failed = self._said(Compared(version=self.version, state="failed", reason=reason))
         return failed.model_copy(update={"not_compared": "the shadow has failed"})
 
-    def _end_call(self) -> None:
-        """A call that hangs would go on taking a core from the jobs. The version then refuses every call until it is
-        loaded again, which is the operator's to decide: it would be a pause for the versions beside it."""
-        server = Server.running(self.settings) if self.settings.triton.embedded else None
-        for process in server.of(self.model, self.version) if server else ():
-            process.interrupt()
+    @property
+    def hung(self) -> HungShadow:
+        """This version, as one whose call did not end."""
+        return HungShadow(self.settings, self.model, self.version)
+
+    def _end_call(self, error: DeadlineExceeded | ModelCrashed) -> None:
+        """A call that hangs would go on taking a core from the jobs."""
+        try:
+            if error.model != self.model:  # another one that the application asks, and so do its jobs
+                end_stuck_call(self.settings, error.model, error.version or "")
+            elif isinstance(error, ModelCrashed):
+                self.hung.crashed()
+            else:
+                self.hung.end_call()
+        except IsocenterError as failed:
+            log.warning("shadow version %s of %s: %s", self.version, self.model, failed)
 
 
 def _said(error: Exception) -> str:
@@ -233,12 +233,3 @@ def _said(error: Exception) -> str:
         return str(error)
     log_way(log, error)
     return f"an unexpected {where(error)}"
-
-
-def _only(segmentations: Sequence[Dataset]) -> StoredSegmentation | None:
-    """None where nothing was found. Raises IsocenterError where there are several: none stands for the others."""
-    if len(segmentations) > 1:
-        raise IsocenterError(
-            f"there are {len(segmentations)} segmentations: it is not known which to compare"
-        )
-    return read_segmentation(segmentations[0]) if segmentations else None

@@ -25,7 +25,7 @@ from isocenter_operators.errors import Unavailable
 from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.shared_memory import SHARED_MEMORY
 
-__all__ = ["Found", "end_stuck_call"]
+__all__ = ["Found", "end_calls", "end_stuck_call"]
 
 log = logging.getLogger("isocenter.worker")
 
@@ -133,9 +133,7 @@ def _restarted(server: Server, control: ModelControl, instances: list[ModelProce
         if len(instances) > 1
         else f"model {control.model!r}"
     )
-    killed = not _interrupt(control, instances)
-    if killed:
-        _kill(instances)  # before the loading, which may need the memory
+    killed = end_calls(control, instances)  # before the loading, which may need the memory
     try:
         control.load_again()
     except Unavailable as error:
@@ -153,6 +151,17 @@ def _restarted(server: Server, control: ModelControl, instances: list[ModelProce
         )
     how = "killed" if killed else "interrupted"
     return f"a call of {model} was stuck: it was {how}, and the model was loaded again"
+
+
+def end_calls(control: ModelControl, instances: list[ModelProcess]) -> bool:
+    """Interrupt the calls of these processes, or kill these where that does not help. Whether they were killed.
+
+    Either way they serve nobody any more: the model has to be loaded again. Raises InferenceUnavailable.
+    """
+    killed = not _interrupt(control, instances)
+    if killed:
+        _kill(instances)
+    return killed
 
 
 def _interrupt(control: ModelControl, instances: list[ModelProcess]) -> bool:

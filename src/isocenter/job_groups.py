@@ -1,0 +1,60 @@
+"""What a job's answer says of one region: its numbers, a classifier's answers, and where a box lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from isocenter_operators.dicom.findings import Box
+
+__all__ = ["NO_MEASUREMENTS", "FoundGroup"]
+
+NO_MEASUREMENTS = frozenset({"label", "notes", "box"})  # of the names in a group
+
+# Boxes of jobs that were done by an earlier release, which did not note where they lie.
+_SIZES = {"width_mm", "depth_mm", "height_mm"}
+_NUMBERED = re.compile(r"(.+) \d+")
+
+
+@dataclass(frozen=True)
+class FoundGroup:
+    """One group as `Job.groups` has it. `numbers`: None where there was one that is none, as of an empty region.
+
+    `kind`: what a box is one of, "" where the group is about something else. `box`: None also where it is not known
+    where that lies.
+    """
+
+    label: str
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
+    answers: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    box: Box | None = None
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Self:
+        label, place = str(group["label"]), group.get("box")
+        said = {name: value for name, value in group.items() if name not in NO_MEASUREMENTS}
+        box = None
+        if place is not None:
+            kind, box = str(place["kind"]), Box(_three(place["centre_mm"]), _three(place["size_mm"]))
+        else:
+            numbered = _NUMBERED.fullmatch(label) if said.keys() >= _SIZES else None
+            kind = numbered[1] if numbered else ""
+        return cls(
+            label=label,
+            numbers={
+                name: None if value is None else float(value)
+                for name, value in said.items()
+                if not isinstance(value, str)
+            },
+            answers={name: value for name, value in said.items() if isinstance(value, str)},
+            kind=kind,
+            box=box,
+        )
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    x, y, z = (float(each) for each in values)
+    return x, y, z
