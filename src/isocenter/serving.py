@@ -191,11 +191,12 @@ class Servings:
         self._file(model).unlink(missing_ok=True)
 
     @contextmanager
-    def changing(self, model: str) -> Iterator[None]:
-        """One command at a time changes what a model's versions are for. Raises ConfigurationError for a second one."""
+    def changing(self, model: str, *, waits: bool = False) -> Iterator[None]:
+        """One command at a time changes what a model's versions are for. Raises ConfigurationError for a second one,
+        unless that `waits` until the first has ended."""
         with self._lock(model) as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise ConfigurationError(
                     f"another command changes the versions of {model} just now: wait until it has ended"

@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 def weights_of(app: AppManifest, repositories: Sequence[Path]) -> dict[str, str]:
     """The SHA-256 of each of the application's models in Triton model repositories; what none holds is left out.
 
-    Each folder is read once in the life of a process: the server has loaded what was there when both were started.
+    Each folder is read once in the life of a process: no version's is ever changed, another version is added instead.
 
     Raises ConfigurationError where the application states other weights, or a file can not be read.
     """

@@ -18,7 +18,16 @@ from isocenter.bundles.model_config import instance_group, rewrite, version_poli
 from isocenter.bundles.plan import Plan
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["Imported", "add_version", "install", "remove", "remove_version", "versions_of"]
+__all__ = [
+    "Addition",
+    "Imported",
+    "add_version",
+    "adding",
+    "install",
+    "remove",
+    "remove_version",
+    "versions_of",
+]
 
 _ENGINE = "monai_bundle"  # in the installed model repository: what runs any bundle
 _FIRST = "1"
@@ -87,6 +96,15 @@ class Imported:
     version: str = _FIRST
 
 
+@dataclass(frozen=True)
+class Addition:
+    """A version that is being added: `model` becomes its folder of the model, `about` that of what describes it."""
+
+    version: str
+    model: Path
+    about: Path
+
+
 def install(
     bundle: Bundle,
     plan: Plan,
@@ -152,19 +170,31 @@ def add_version(
         raise ConfigurationError(
             f"{name!r} was not imported: there is no {app}; import it without --as-version"
         )
-    version = str(max(map(int, (*there, *versions_of(app / "versions")))) + 1)
-    described = _manifest(plan, description, name, version)
-    _refuse_another(app / "app.yaml", described)
+    with adding(name, models=models, apps=apps, loaded=loaded) as addition:
+        described = _manifest(plan, description, name, addition.version)
+        _refuse_another(app / "app.yaml", described)
+        _write_version(addition.model, bundle, plan, installed)
+        (addition.about / "app.yaml").write_text(_yaml(described))
+    return Imported(name, model / addition.version, app, addition.version)
+
+
+@contextmanager
+def adding(name: str, *, models: Path, apps: Path, loaded: Sequence[str]) -> Iterator[Addition]:
+    """Two folders to be filled, which become the next version of an imported model: whole, or not at all.
+
+    No folder of a version that is there is changed: what made a result is told by its hash. The number was never
+    another version's. loaded: as `add_version` has it. Raises ConfigurationError where something can not be written.
+    """
+    model, app = models / name, apps / name
     config = model / "config.pbtxt"
+    version = str(max(map(int, (*versions_of(model), *versions_of(app / "versions")))) + 1)
     with _beside(models) as folder, _beside(apps) as about:
-        _write_version(folder, bundle, plan, installed)
-        (about / "app.yaml").write_text(_yaml(described))
+        yield Addition(version, folder, about)
         # Before the folder is there: without a policy Triton would take the highest version for the only one.
         rewrite(config, with_versions(config.read_text(), loaded))
         (app / "versions").mkdir(exist_ok=True)
         about.rename(app / "versions" / version)
         folder.rename(model / version)
-    return Imported(name, model / version, app, version)
 
 
 def versions_of(model: Path) -> tuple[str, ...]:

@@ -1,10 +1,12 @@
-"""`isocenter models optimise`: what computes a model's network fastest here, and still finds the same."""
+"""`isocenter models optimise`: what computes a model's network fastest here, and still finds the same.
+
+It becomes a version of the model, which is tried, promoted and taken back as any other.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,13 +22,13 @@ from isocenter.cli.output import print_json, print_lines, say, table
 from isocenter_operators.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from isocenter.bundles.variants import Measured
     from isocenter.settings import Settings
+    from isocenter.stack.versions import ModelVersions
 
 __all__ = ["command"]
 
 _PHANTOM = {"size": (160, 128, 64), "spacing_mm": (2.2, 2.2, 5.0)}  # (x, y, z)
-_FILE = "variant.json"
-_FILES = "variant.*"  # and what the variant is loaded from
 _BUDGET = re.compile(r'key:\s*"gpu_memory_mb"\s*value:\s*\{\s*string_value:\s*"(\d+)"')
 _WORTH_IT = 0.95  # of the seconds of the network as it is: two runs of the same differ by less
 
@@ -44,7 +46,6 @@ _WORTH_IT = 0.95  # of the seconds of the network as it is: two runs of the same
 )
 @click.option("--variant", "names", multiple=True, help="Try only this one of the table; may be repeated.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
-@click.option("--off", is_flag=True, help="Compute the network as it is again.")
 @options.json_option
 @click.pass_obj
 def command(
@@ -56,35 +57,38 @@ def command(
     bound: float,
     names: tuple[str, ...],
     device: str,
-    off: bool,
     as_json: bool = False,
 ) -> int:
-    """Measure what computes the imported model NAME fastest here, and keep it where it agrees.
+    """Measure what computes the imported model NAME fastest here, and make a version of what agrees.
 
-    SERIES are folders with one series each, as the model gets them; without any, the phantom. Nothing is switched on
-    that was not measured.
+    SERIES are folders with one series each, as the model gets them; without any, the phantom. What is measured stays as
+    it is, and the new version does nothing until it is a shadow, a canary or promoted.
     """
-    settings = options.running_settings(config)
-    folder = _folder(settings, name, version)
-    if off:
-        _clear(folder)
-        return _told([], None, folder, as_json)
+    versions, folder = _versions(options.running_settings(config), name, version)
     with tempfile.TemporaryDirectory() as name_of_place:
         place = Path(name_of_place)
         found = _trials(folder, place, _volumes(studies), device=device, bound=bound, names=names)
-        kept = _fastest(found)
-        _keep(folder, place, kept, found, studies)
-    return _told(found, kept, folder, as_json)
+        if not as_json:
+            print_lines(_table(found))  # whatever happens then: it took long
+        best = _fastest(found)
+        kept, is_new = _kept(versions, folder, _measured(place, best, found, len(studies)))
+    if as_json:
+        told = {"measured": folder.name, "kept": best["variant"]["name"], "version": kept, "new": is_new}
+        print_json({**told, "trials": list(found)})
+    else:
+        print_lines(["", *_told(versions, folder.name, best["variant"]["name"], kept, is_new)])
+    return 0
 
 
-def _folder(settings: Settings, name: str, version: str | None) -> Path:
-    """Of the version. Raises ConfigurationError for a model that was not imported."""
-    from isocenter.serving import Servings
+def _versions(settings: Settings, name: str, version: str | None) -> tuple[ModelVersions, Path]:
+    """The model's, and the folder of the one to measure. Raises ConfigurationError where that was not imported."""
+    from isocenter.bundles.variants import variant_of
+    from isocenter.stack.versions import ModelVersions
 
-    serving = Servings(settings.data_dir).of(name)
-    chosen = version or (serving.active if serving else "1")
+    versions = ModelVersions(settings, name)
+    chosen = version or versions.serving.active
     folder = settings.data_dir / "models" / name / chosen
-    if not (folder / "plan.json").is_file():
+    if chosen not in versions.there or not (folder / "plan.json").is_file():
         raise ConfigurationError(
             f"{folder}: there is no imported model there; see `isocenter models`. Installed ones are run as they are"
         )
@@ -93,7 +97,9 @@ def _folder(settings: Settings, name: str, version: str | None) -> Path:
         raise ConfigurationError(
             f"{name}: only models that segment one series are optimised; of others it is not known what agreeing means"
         )
-    return folder
+    if variant_of(folder) is not None:
+        say(f"version {chosen} of {name} is optimised: what is measured is its network as it is")
+    return versions, folder
 
 
 def _volumes(studies: Sequence[Path]) -> list[tuple[Any, Any]]:
@@ -176,42 +182,35 @@ def _fastest(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return fastest if fastest["seconds"] < _WORTH_IT * found[0]["seconds"] else found[0]
 
 
-def _keep(
-    folder: Path,
-    place: Path,
-    kept: dict[str, Any],
-    found: Sequence[dict[str, Any]],
-    studies: Sequence[Path],
-) -> None:
-    _clear(folder)
-    if kept is found[0]:
-        return
-    measured = {
-        "seconds": kept["seconds"],
+def _measured(place: Path, best: dict[str, Any], found: Sequence[dict[str, Any]], series: int) -> Measured:
+    from isocenter.bundles.variants import Measured
+
+    figures = {
+        "seconds": best["seconds"],
         "seconds_as_it_is": found[0]["seconds"],
-        "agreement_percent": kept["agreement_percent"],
-        "least_dice_percent": kept["least_dice_percent"],
-        "series": len(studies),
+        "agreement_percent": best["agreement_percent"],
+        "least_dice_percent": best["least_dice_percent"],
+        "series": series,
     }
-    for file in (place / kept["variant"]["name"]).glob(_FILES):
-        shutil.copyfile(file, folder / file.name)
-    # Last: what it names is there.
-    (folder / _FILE).write_text(
-        json.dumps({"variant": kept["variant"], "measured": measured}, indent=2) + "\n"
-    )
+    variant = None if best is found[0] else best["variant"]
+    return Measured(variant, place / best["variant"]["name"], figures)
 
 
-def _clear(folder: Path) -> None:
-    (folder / _FILE).unlink(missing_ok=True)
-    for file in folder.glob(_FILES):
-        file.unlink()
+def _kept(versions: ModelVersions, folder: Path, measured: Measured) -> tuple[str, bool]:
+    """The version that is computed so, and whether it is new."""
+    from isocenter.bundles.variants import add_variant, version_with
+    from isocenter.serving import Servings
+
+    # What took minutes to measure is not lost because a version is being loaded just now.
+    with Servings(versions.settings.data_dir).changing(versions.model, waits=True):
+        there = version_with(measured, folder)
+        if there is not None:
+            return there, False
+        app = versions.settings.imported_apps_dir / versions.model
+        return add_variant(measured, folder, app=app, loaded=versions.serving.versions).version, True
 
 
-def _told(found: Sequence[dict[str, Any]], kept: dict[str, Any] | None, folder: Path, as_json: bool) -> int:
-    name = "as it is" if kept is None else str(kept["variant"]["name"])
-    if as_json:
-        print_json({"kept": name, "trials": list(found)})
-        return 0
+def _table(found: Sequence[dict[str, Any]]) -> list[str]:
     rows = [
         [
             each["variant"]["name"],
@@ -222,11 +221,22 @@ def _told(found: Sequence[dict[str, Any]], kept: dict[str, Any] | None, folder: 
         ]
         for each in found
     ]
-    if rows:
-        print_lines(table(["variant", "seconds", "equal voxels (%)", "least Dice (%)", ""], rows))
-    print_lines(["", f"the network is computed {name}"])
-    if kept is None or kept is not found[0]:
-        say(
-            f"{folder}: that is another model, as other weights are: it counts from the next start of `isocenter up` on"
-        )
-    return 0
+    return table(["variant", "seconds", "equal voxels (%)", "least Dice (%)", ""], rows)
+
+
+def _told(versions: ModelVersions, measured: str, variant: str, kept: str, is_new: bool) -> list[str]:
+    name = versions.model
+    if kept == measured:
+        return [f"version {kept} of {name} is computed so already ({variant}): nothing is added"]
+    what = f"version {measured} of {name}, computed so: {variant}"
+    if is_new:
+        lines = [f"version {kept} is {what}; it does nothing yet"]
+    else:
+        lines = [f"version {kept} is {what}, which was kept before: nothing is added"]
+    if "active" not in versions.serving.roles(kept):
+        lines += [
+            "",
+            f"try it   isocenter models shadow {name} {kept}: on every study, and nobody is shown what it finds",
+            f"use it   isocenter models promote {name} {kept}",
+        ]
+    return lines

@@ -74,7 +74,7 @@ def listing(config: Path | None, as_json: bool = False) -> int:
                 row["version"],
                 ", ".join(row["roles"]) or "-",
                 row["application"],
-                row["title"],
+                f"{row['title']}, {row['variant']}" if row["variant"] else row["title"],
                 row["application_version"],
                 row["weights_sha256"][:12],
             ]
@@ -296,12 +296,14 @@ def _millimetres(values: tuple[float, float, float], between: str) -> str:
 def _rows(settings: Settings, app: AppManifest, model: str) -> list[dict[str, Any]]:
     """One for each version that was imported; of any other model, one for the version that its application names."""
     from isocenter.bundles.installing import versions_of
+    from isocenter.bundles.variants import variant_of
     from isocenter.catalog import Catalog
     from isocenter.serving import Serving, Servings
 
     catalog = Catalog.weighed(settings)
     serving = Servings(settings.data_dir).of(model) or Serving(active=app.models[model])
-    imported = versions_of(settings.data_dir / "models" / model)
+    folder = settings.data_dir / "models" / model
+    imported = versions_of(folder)
     return [
         {
             "model": model,
@@ -310,6 +312,7 @@ def _rows(settings: Settings, app: AppManifest, model: str) -> list[dict[str, An
             "loaded": serving.loaded and version in serving.versions,
             "application": app.name,
             "title": described.title,
+            "variant": (variant_of(folder / version) or {}).get("name", ""),
             "application_version": described.version,
             "weights_sha256": described.weights.get(model, ""),
         }

@@ -1,7 +1,8 @@
 """Other ways of computing the same network: which is the fastest differs from machine to machine, so each is measured.
 
-Only what was measured on this machine, and agreed, is switched on: `variant.json` beside the plan says which. What it
-was made of lies there too, `variant.onnx` or `variant.engine`, so that it is part of the model as its weights are.
+Only what was measured on this machine, and agreed, becomes a version of the model: `variant.json` beside its plan says
+which variant it is. What that is loaded from lies there too, `variant.onnx` or `variant.engine`, so that it is part of
+the version as its weights are.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def read_variant(folder: Path) -> Variant:
         or said["runtime"] not in get_args(_Runtime)
     ):
         raise ValueError(
-            f"{file}: this is no variant; `isocenter models optimise` writes one, or delete the file"
+            f"{file}: this is no variant: `isocenter models promote` another version, or let `optimise` add one"
         )
     return Variant(**{**said, "window": tuple(said["window"])})
 

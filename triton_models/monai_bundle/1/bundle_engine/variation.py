@@ -64,7 +64,7 @@ def loaded(workflow: Workflow, variant: Variant, folder: Path, budget_mb: int = 
     budget_mb: of GPU memory; 0 is no limit. Raises NotHere, saying what to do: to compute the network as it is in its
     stead would give other results under the same hash.
     """
-    undo = "measure it again with `isocenter models optimise`, or leave it with `--off`"
+    undo = "measure again with `isocenter models optimise`, or `isocenter models promote` another version"
     try:
         within_budget(workflow, variant, budget_mb)
         here = _measured_with(workflow, variant) if variant.measured_with else {}
