@@ -22,7 +22,7 @@ from threshold_bundle import threshold_bundle
 from trivial_app import Workers, ended, until
 
 from isocenter.catalog import Catalog
-from isocenter.cli import main
+from isocenter.cli import main, model_optimise
 from isocenter.job import Job, JobSpec
 from isocenter.jobs import Jobs
 from isocenter.serving import Servings
@@ -30,6 +30,7 @@ from isocenter.settings import OrthancSettings, Settings, TritonSettings
 from isocenter.shadows import Comparison, Shadows
 from isocenter.stack.running import exclusively, write
 from isocenter.stack.triton import running_triton
+from isocenter.weights import digest_of
 from isocenter.worker.model_process import Server
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.inference.triton import TritonClient
@@ -322,6 +323,32 @@ def test_a_version_is_deleted_while_the_others_serve(site: Site, capsys: pytest.
     assert site.done("after a version was deleted").models == {NAME: "1"}
 
 
+def test_an_optimised_version_is_promoted_and_results_name_what_made_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(folder: Path, place: Path, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        figures = {"seconds": 1.0, "agreement_percent": 99.0, "least_dice_percent": 99.0, "agrees": True}
+        return [{"variant": variant, **figures, "reason": ""} for variant in ({"name": "as it is"}, coarse)]
+
+    coarse = {"name": "bfloat16", "channels_last": False, "precision": "bfloat16", "compiled": False}
+    coarse |= {"runtime": "torch", "int8": False, "window": [], "batch": 1, "measured_with": {}}
+    monkeypatch.setattr(model_optimise, "_trials", measured)
+    monkeypatch.setattr(model_optimise, "_fastest", lambda found: found[-1])
+    before, old = site.done("as it is"), site.processes()
+    kept = site.command(capsys, "optimise", NAME)
+    assert (kept["measured"], kept["new"]) == ("1", True)
+    assert site.processes() == old  # it does nothing yet
+    site.command(capsys, "promote", NAME, kept["version"])
+    job = site.done("optimised")
+    assert job.models == {NAME: kept["version"]}
+    models = site.settings.data_dir / "models" / NAME
+    assert _weights(site, job) == digest_of(models / kept["version"])
+    assert job.groups[0]["volume_mL"] == pytest.approx(before.groups[0]["volume_mL"], rel=0.01)
+    site.command(capsys, "rollback", NAME)
+    back = site.done("as it is again")
+    assert _weights(site, back) == _weights(site, before) == digest_of(models / "1")
+
+
 def test_several_instances_and_their_memory_given_back(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +368,12 @@ def test_several_instances_and_their_memory_given_back(
     until(lambda: "bone" in str(site.jobs.show(job_id).reason))
     site.command(capsys, "load", NAME)
     assert ended(site.jobs, job_id).state == "done"
+
+
+def _weights(site: Site, job: Job) -> str:
+    """The SHA-256 that its result names."""
+    item = site.seg(job).ContributingEquipmentSequence[-1]
+    return str(item.ContributionDescription).removeprefix("Weights with SHA-256 ")
 
 
 def _lives(pid: int) -> bool:

@@ -206,7 +206,9 @@ def _require_unwanted(versions: ModelVersions, version: str) -> None:
 
 
 def _size_mb(folder: Path) -> float:
-    return round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 1)
+    """Of what no other version shares, as optimised ones share their weights."""
+    files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+    return round(sum(file.st_size for file in files if file.st_nlink == 1) / 1e6, 1)
 
 
 def gpu_numbers(said: str) -> tuple[int, ...]:
