@@ -225,6 +225,7 @@ class MapSettings(_Section):
         None  # None: the first that works
     )
     gpus: bool = False  # they are given the GPUs of the worker's machine
+    output_mb: int = Field(default=4096, ge=1)  # that one may write for a job
 
 
 class LimitSettings(_Section):

@@ -285,6 +285,45 @@ def test_memory_is_kept_to_what_it_declares(engine: str, tmp_path: Path, images:
     assert said["memory"]["kept_by"] in ("the kernel's control group", "watching its processes")
 
 
+_OUTPUT = "import os\nos.chdir('/var/holoscan/output')\n"
+_SLEEP = "import time\ntime.sleep(4242)\n"
+FILLERS = {
+    "a file": "open('a', 'wb').write(bytes(16 << 20))",
+    "many": "for number in range(4096): open(str(number), 'w')",
+    "hard links": "open('a', 'wb').write(bytes(1 << 20))\nfor number in range(16): os.link('a', str(number))",
+    "a hole": "open('a', 'wb').truncate(1 << 40)",
+    "deleted, and still open": "held = open('a', 'wb'); os.remove('a'); held.write(bytes(16 << 20)); held.flush()",
+    "deleted, and mapped": "import mmap\nheld = open('a', 'w+b'); held.truncate(16 << 20)\n"
+    "there = mmap.mmap(held.fileno(), 16 << 20); os.remove('a'); held.close(); there[:] = bytes(16 << 20)",
+    "too deep": "for _ in range(3000): os.mkdir('d'); os.chdir('d')",
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("how", FILLERS)
+def test_one_that_fills_the_disk_is_ended(how: str, engine: str, tmp_path: Path, images: Path) -> None:
+    package = _package(tmp_path, f"{_OUTPUT}{FILLERS[how]}\n{_SLEEP}")
+    began = time.monotonic()
+    code, said = _run(package, images, "--output-size", "8Mi", engine=engine)
+    assert (code, said["reason"].split(" (")[0]) == (1, "it wrote more than the 8 MiB that it may")
+    assert time.monotonic() - began < 20
+    assert not [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")]
+
+
+def test_what_it_wrote_as_it_ended_is_counted_too(tmp_path: Path, images: Path) -> None:
+    """Between two looks; and whatever it says of itself."""
+    package = _package(tmp_path, f"{_OUTPUT}{FILLERS['a file']}\n")
+    code, said = _run(package, images, "--output-size", "8Mi")
+    assert (code, said["exit_code"], said["reason"].split(" (")[0]) == (
+        1,
+        0,
+        "it wrote more than the 8 MiB that it may",
+    )
+    shutil.rmtree(tmp_path / "out")
+    _, said = _run(package, images)
+    assert "none of them is DICOM" in said["reason"]
+
+
 def test_memory_is_watched_where_no_group_can_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

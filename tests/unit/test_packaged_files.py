@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -41,6 +43,24 @@ def test_a_result_that_can_not_be_read_is_not_passed_over(tmp_path: Path) -> Non
 def test_other_files_are_nobodys_concern(tmp_path: Path) -> None:
     folders, _ = _written(tmp_path, "notes.txt", b"all went well")
     assert packaged._written(folders) == []
+
+
+def test_what_a_package_left_is_removed_however_it_left_it(tmp_path: Path) -> None:
+    """Of this run, and of one whose worker died: else nobody after it could begin."""
+    settings = Settings(data_dir=tmp_path)
+    left = settings.maps_dir / "runs" / "run-of-a-dead-worker" / "output"
+    left.mkdir(parents=True)
+    _dig(left)
+    with packaged._folders(settings) as folders:
+        assert not left.exists()
+        _dig(folders.write)
+    assert not any((settings.maps_dir / "runs").iterdir())
+
+
+def _dig(folder: Path) -> None:
+    """Deeper than a path can be written, and closed."""
+    program = "import os\nos.chmod('.', 0o777)\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nos.chmod('.', 0)\n"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
 
 
 def test_where_the_frames_of_a_multi_frame_image_lie_is_known_of_it() -> None:

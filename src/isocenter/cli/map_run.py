@@ -69,6 +69,7 @@ class _Size(click.ParamType[int]):
 @click.option(
     "--cpus", type=click.FloatRange(min=0, min_open=True), help="Cores; else what it declares, or 1."
 )
+@click.option("--output-size", type=_Size(), help="What it may write, as in 8Gi; else 4Gi.")
 @click.option(
     "--engine", type=click.Choice(_ENGINES), help="By which means; else the first of these that works here."
 )
@@ -82,6 +83,7 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
     """
     from isocenter.maps.reference import opened
     from isocenter.maps.sandbox import Wish
+    from isocenter.maps.written import discard
 
     _require(read, out)
     wish = Wish(
@@ -92,6 +94,7 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
         cpu=asked["cpus"],
         shared_memory=asked["shared_memory"],
         time_s=asked["time_s"],
+        output=asked["output_size"],
     )
     with (
         opened(source) as package,
@@ -99,7 +102,10 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
         TemporaryDirectory(prefix=".map-", dir=out) as folder,
     ):
         folders = _folders(read, out, Path(folder))
-        done = _run(package, folders, out, wish, None if quiet else lambda line: say(f"| {line}"))
+        try:
+            done = _run(package, folders, out, wish, None if quiet else lambda line: say(f"| {line}"))
+        finally:
+            discard(folders.write)
     document = {"map": source, "digest": package.digest, **_document(done)}
     if as_json:
         print_json(document)

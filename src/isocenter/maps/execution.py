@@ -19,10 +19,11 @@ from typing import IO, Literal
 from isocenter.maps.cgroup import Cgroup, cgroup
 from isocenter.maps.limits import Limits
 from isocenter.maps.memory_watch import memory_of_tree
+from isocenter.maps.output_watch import OutputWatch
 
 __all__ = ["Command", "Ending", "Execution", "MemoryGuard", "execute"]
 
-Ending = Literal["ended", "timed out", "out of memory"]
+Ending = Literal["ended", "timed out", "out of memory", "wrote too much"]
 MemoryGuard = Literal["the kernel's control group", "watching its processes", "the engine"]
 
 _LAUNCH = Path(__file__).with_name("launch.py")
@@ -51,13 +52,14 @@ class Execution:
 class Command:
     """What is run, and who hears of it.
 
-    log: the file for all it says. engine_limits: it is an engine, which sees to memory and CPU itself, and gets this
+    log: the file for all it says. output: the folder that it may write to. engine_limits: it is an engine, which sees to memory and CPU itself, and gets this
     process's environment. say: called with each line.
     checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it.
     """
 
     words: Sequence[str]
     log: Path
+    output: Path | None = None
     engine_limits: bool = False
     say: Callable[[str], None] | None = None
     checkpoint: Callable[[], None] | None = None
@@ -106,7 +108,8 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     )
     assert process.stdout is not None
     listener = _Listener(process.stdout, command.log, command.say)
-    watch = _Watch(process, limits, group, guard == "watching its processes")
+    output = None if command.output is None else OutputWatch(command.output, limits.output)
+    watch = _Watch(process, limits, group, guard == "watching its processes", output)
     try:
         ending = watch.until_end(command.checkpoint)
     finally:
@@ -123,6 +126,8 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     # Of an engine nobody but the kernel ends a container so.
     if ending == "ended" and code != 0 and (exceeded or (guard == "the engine" and code == _KILLED)):
         ending = "out of memory"
+    if output is not None and output.exceeded():  # at its end, or as it was ended
+        ending = "wrote too much"
     return Execution(ending, code, time.monotonic() - began, guard, watch.peak, tuple(listener.tail))
 
 
@@ -130,12 +135,18 @@ class _Watch:
     """Looks at a process again and again."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], limits: Limits, group: Cgroup | None, count: bool
+        self,
+        process: subprocess.Popen[bytes],
+        limits: Limits,
+        group: Cgroup | None,
+        count: bool,
+        output: OutputWatch | None,
     ) -> None:
         self._process = process
         self._limits = limits
         self._group = group
         self._count = count
+        self._output = output
         self._counted: int | None = None
 
     @property
@@ -156,6 +167,8 @@ class _Watch:
                 return "timed out"
             if self._look() and self._count:
                 return "out of memory"
+            if self._output is not None and self._output.exceeded(self._process.pid):
+                return "wrote too much"
 
     def _look(self) -> bool:
         """Whether it holds more than it may."""

@@ -12,6 +12,7 @@ _MEMORY = 1 << 30  # bytes; this and the next two are the specification's
 _CPU = 1.0
 _SHARED_MEMORY = 64 << 20  # bytes
 _PROCESSES = 4096  # a guard against one that only multiplies
+_OUTPUT = 4 << 30  # bytes; no manifest states it, and a disk is soon full
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Limits:
     shared_memory: int
     time_s: float | None = None  # None: none
     processes: int = _PROCESSES
+    output: int = _OUTPUT
     declared: bool = True
 
     @classmethod
@@ -34,6 +36,7 @@ class Limits:
         cpu: float | None = None,
         shared_memory: int | None = None,
         time_s: float | None = None,
+        output: int | None = None,
     ) -> Limits:
         """What is given here goes before what the package declares. A need without a limit is the limit."""
         stated = memory or needs.memory_limit or needs.memory
@@ -42,5 +45,6 @@ class Limits:
             cpu=cpu or needs.cpu_limit or needs.cpu or _CPU,
             shared_memory=shared_memory or needs.shared_memory or _SHARED_MEMORY,
             time_s=time_s or needs.timeout_s,
+            output=output or _OUTPUT,
             declared=stated is not None,
         )

@@ -56,6 +56,7 @@ class Wish:
     cpu: float | None = None
     shared_memory: int | None = None
     time_s: float | None = None
+    output: int | None = None  # None: a default, for no manifest states it
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Report:
                 else "the specification assumes where a package declares none"
             )
             return f"it took more memory than the {limits.memory // _MIB} MiB that {whose}; give it more"
+        if execution.ending == "wrote too much":
+            return (
+                f"it wrote more than the {limits.output // _MIB} MiB that it may (a folder that nobody can look into "
+                "counts as more); allow it more, or find out what it writes"
+            )
         if self.not_started:
             return f"its command could not be started (exit code {execution.exit_code}): see its log"
         if execution.exit_code != 0:
@@ -149,7 +155,8 @@ def run_package(
     _same_machine(package)
     _require_absolute(package)
     engine = chosen_engine(wish, package)
-    command = Command(words=(), log=folders.work / "log.txt", say=say, checkpoint=checkpoint)
+    log = folders.work / "log.txt"
+    command = Command(words=(), log=log, output=folders.write, say=say, checkpoint=checkpoint)
     if engine not in _OF_IMAGES:
         return _by_sandbox(engine, package, folders, wish, command)
     report = _by_container(engine, package, folders, wish, command)
@@ -202,6 +209,7 @@ def _limits(package: Package, wish: Wish) -> Limits:
         cpu=wish.cpu,
         shared_memory=wish.shared_memory,
         time_s=wish.time_s,
+        output=wish.output,
     )
 
 

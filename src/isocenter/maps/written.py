@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isocenter.maps.output_watch import DEEPEST
 from isocenter_operators.dicom.rules.problem import Problem
 from isocenter_operators.errors import InputError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["Written", "check_written", "collect", "headers_below", "looks_like_dicom"]
+__all__ = ["Written", "check_written", "collect", "discard", "headers_below", "looks_like_dicom"]
 
 _PREFIX = 128  # bytes before the four that a DICOM file has
 
@@ -59,10 +62,22 @@ def collect(output: Path, folder: Path) -> list[Path]:
 def _plain_files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):  # links to folders are not entered
         folders.sort()
+        if len(Path(place).relative_to(folder).parts) >= DEEPEST:
+            folders.clear()  # a run that left more has failed
         for name in sorted(names):
             path = Path(place) / name
             if stat.S_ISREG(path.lstat().st_mode):
                 yield path
+
+
+def discard(folder: Path) -> None:
+    """Remove what a package wrote, however deep its folders lie and whatever their modes are.
+
+    What can not be removed stays. Python's own way gives up where the path is longer than the kernel takes.
+    """
+    for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if shutil.which(command[0]) is not None:
+            subprocess.run([*command, "--", str(folder)], capture_output=True, check=False)
 
 
 def headers_below(folder: Path) -> dict[str, Dataset]:

@@ -15,7 +15,7 @@ from pydicom.errors import InvalidDicomError
 
 from isocenter.maps.sandbox import Folders, Report, Wish, run_package
 from isocenter.maps.store import MapStore, StoredMap
-from isocenter.maps.written import collect, looks_like_dicom
+from isocenter.maps.written import collect, discard, looks_like_dicom
 from isocenter.settings import Settings
 from isocenter.worker import runner
 from isocenter_operators.archive import only_wanted, retrieve, store
@@ -165,6 +165,7 @@ def _folders(settings: Settings) -> Iterator[Folders]:
             each.mkdir()
         made.read.chmod(0o755)  # an engine's user has to come in
         made.write.chmod(0o777)
+        held.callback(discard, made.write)
         yield made
 
 
@@ -174,7 +175,7 @@ def _clear(place: Path) -> None:
         try:
             with (folder / _LOCK).open("w") as lock:
                 flock(lock, LOCK_EX | LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                discard(folder)
         except OSError:
             continue  # somebody's
 
@@ -186,7 +187,8 @@ def _write(images: Sequence[Dataset], folder: Path) -> None:
 
 def _execute(settings: Settings, stored: StoredMap, app: AppManifest, task: Run, folders: Folders) -> Report:
     package = _store_of(settings).open(stored)
-    wish = Wish(engine=settings.maps.engine, gpus=settings.maps.gpus, time_s=app.deadline_s)
+    maps = settings.maps
+    wish = Wish(maps.engine, gpus=maps.gpus, time_s=app.deadline_s, output=maps.output_mb << 20)
     return run_package(package, folders, wish, checkpoint=task.checkpoint)
 
 
