@@ -149,9 +149,10 @@ def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callab
     """Starts the site with a route to the package, which is built of `recipe` then."""
     ends: list[Callable[[], None]] = []
 
-    def start(**route: Any) -> Site:
+    def start(*, vouched: bool = False, **route: Any) -> Site:
         (tmp_path / "image").mkdir(exist_ok=True)
-        stored = MapStore(settings.maps_dir).add(recipe.write_image(tmp_path / "image"), name="copy")
+        image = recipe.write_image(tmp_path / "image")
+        stored = MapStore(settings.maps_dir).add(image, name="copy", vouched=vouched)
         with_route = settings.model_copy(
             update={
                 "routes": (
@@ -238,22 +239,26 @@ def test_one_that_fails_says_why_and_keeps_its_log(begin: Callable[..., Site], r
     assert log.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("whose", ["vouched for", "says that it is ours", "a stranger's"])
 def test_an_application_of_ours_may_say_that_it_is_not_applicable(
-    ours: bool, begin: Callable[..., Site], recipe: Recipe
+    whose: str, begin: Callable[..., Site], recipe: Recipe
 ) -> None:
-    """Anybody else's who writes nothing has failed: what it says may be about the patient."""
+    """Anybody else's who writes nothing has failed: what it says may be about the patient, or a lie."""
     recipe.content.files["opt/holoscan/app/__main__.py"] = (
         b"import sys\nsys.stderr.write('not applicable: no liver in this series\\n')\n"
     )
-    if ours:
+    if whose != "a stranger's":
         recipe.content.files["var/holoscan/app.yaml"] = b"isocenter: {}\n"
-    site = begin()
+    site = begin(vouched=whose == "vouched for")
     site.send()
     job = site.job()
-    told = "no liver in this series" if ours else "wrote no DICOM"
-    assert job.state == ("not_applicable" if ours else "failed")
-    assert told in job.reason
+    if whose == "vouched for":
+        assert (job.state, job.reason) == ("not_applicable", "no liver in this series")
+        return
+    assert job.state == "failed"
+    assert "wrote no DICOM" in job.reason
+    assert "liver" not in job.reason
+    assert ("--vouch" in job.reason) is (whose == "says that it is ours")
 
 
 def test_de_identified_it_sees_nobody_and_its_result_is_the_patients(

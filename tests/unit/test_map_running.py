@@ -434,6 +434,15 @@ def test_what_is_not_applicable_is_an_outcome_and_no_fault(tmp_path: Path, image
     assert (code, said["status"], said["reason"]) == (0, "not_applicable", "no liver in this series")
 
 
+def test_what_it_says_of_itself_is_one_line_of_plain_text(tmp_path: Path, images: Path) -> None:
+    """It is shown on pages and terminals: no colours, no bells, nothing that turns what follows around."""
+    said_by_it = "not applicable: \\x1b[31mno\\tliver\\x07 \\u202ehere " + "x" * 1000
+    _, said = _run(_package(tmp_path, f"print('{said_by_it}')\n"), images)
+    assert said["reason"].startswith("[31mno liver here xxx")
+    assert said["reason"].isprintable()
+    assert len(said["reason"]) <= 300
+
+
 def test_ctrl_c_ends_it_and_leaves_its_log(tmp_path: Path, images: Path) -> None:
     program = "import subprocess, time\nprint('here', flush=True)\nsubprocess.run(['sleep', '4242'])\n"
     package = _package(tmp_path, program)

@@ -107,6 +107,26 @@ def test_a_signature_by_a_trusted_key_is_asked_for(kind: str, tmp_path: Path, im
         MapStore(tmp_path / "maps", keys[:1]).get(stored.digest)
 
 
+def test_what_it_says_of_itself_is_believed_by_more_than_its_own_word(tmp_path: Path) -> None:
+    recipe = good()
+    recipe.content.files["var/holoscan/app.yaml"] = b"isocenter: {}\n"
+    image = recipe.write_image(tmp_path)
+    plain = MapStore(tmp_path / "plain")
+    stored = plain.add(image)
+    assert (stored.ours, stored.vendor, plain.believed(stored)) == (True, "unknown", False)
+    vouched = plain.add(image, vouched=True)
+    assert (vouched.vendor, plain.believed(plain.get(vouched.digest))) == ("Isocenter", True)
+    key = ed25519.Ed25519PrivateKey.generate()
+    signed = MapStore(tmp_path / "signed", [_public(key, tmp_path / "key.pem")])
+    assert signed.believed(signed.add(image, signature=key.sign(stored.digest.encode())))
+
+
+def test_nobody_vouches_for_what_is_not_ours(image: Path, store: MapStore) -> None:
+    with pytest.raises(InputError, match="has no isocenter: block"):
+        store.add(image, vouched=True)
+    assert store.all() == []
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_openssl_makes_such_signatures(tmp_path: Path, image: Path) -> None:
     """As docs/maps.md tells it."""

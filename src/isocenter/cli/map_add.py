@@ -20,9 +20,16 @@ __all__ = ["command"]
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A file with the signature over its digest; needed where maps.trusted_keys is set.",
 )
+@click.option(
+    "--vouch",
+    is_flag=True,
+    help="It is an application of Isocenter, from who can be trusted: where it answers `not applicable`, believe it.",
+)
 @options.config
 @options.json_option
-def command(file: Path, name: str | None, signature: Path | None, config: Path | None, as_json: bool) -> int:
+def command(
+    file: Path, name: str | None, signature: Path | None, vouch: bool, config: Path | None, as_json: bool
+) -> int:
     """Take a package in, so that routes may name it: an image in a file, or an OCI layout. Prints what a route says.
 
     The image is compared with its digests, unpacked for the first run, and looked at as by `isocenter map lint`.
@@ -34,7 +41,8 @@ def command(file: Path, name: str | None, signature: Path | None, config: Path |
 
     settings = options.running_settings(config)
     store = MapStore(settings.maps_dir, settings.maps.trusted_keys)
-    stored = store.add(file, name=name, signature=signature.read_bytes() if signature else None)
+    signed = signature.read_bytes() if signature else None
+    stored = store.add(file, name=name, signature=signed, vouched=vouch)
     package = store.open(stored)
     if chosen_engine(Wish(engine=settings.maps.engine), package) in ("bubblewrap", "namespaces"):
         package = unpacked(package, store.cache)

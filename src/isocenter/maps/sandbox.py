@@ -40,6 +40,7 @@ _OF_IMAGES = ("docker", "podman")
 _SANDBOXES: tuple[Engine, ...] = ("bubblewrap", "namespaces")
 _ANYBODY = User(1000, 1000)
 _NOT_APPLICABLE = "not applicable: "  # isocenter_operators.command
+_REASON_AT_MOST = 300  # characters
 _SCRATCH = ("/tmp", "/var/tmp", "/run")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MIB = 1 << 20
@@ -86,9 +87,15 @@ class Report:
 
     @property
     def not_applicable(self) -> str | None:
-        """What an application of ours says where the images are not what it is for; None where it says nothing."""
+        """What an application of ours says where the images are not what it is for; None where it says nothing.
+
+        A line of plain text. Anybody's package may say so: whether that is believed is for the caller to know.
+        """
         said = [line for line in self.execution.tail if line.startswith(_NOT_APPLICABLE)]
-        return said[-1].removeprefix(_NOT_APPLICABLE).strip() if said and self.reason is None else None
+        if not said or self.reason is not None:
+            return None
+        text = said[-1].removeprefix(_NOT_APPLICABLE)[:_REASON_AT_MOST]
+        return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
     @property
     def reason(self) -> str | None:

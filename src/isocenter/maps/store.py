@@ -38,7 +38,8 @@ class StoredMap(BaseModel):
     title: str
     vendor: str
     timeout_s: int  # of its manifest; 0: none
-    ours: bool = False  # an application of Isocenter: what it says of itself is believed
+    ours: bool = False  # its app.yaml calls it an application of Isocenter, as anybody may write
+    vouched: bool = False  # whoever added it says that it is one
     added: datetime
     signature: str | None = None
 
@@ -65,8 +66,17 @@ class MapStore:
         """Where packages are unpacked."""
         return self.folder / "unpacked"
 
-    def add(self, source: Path, *, name: str | None = None, signature: bytes | None = None) -> StoredMap:
+    def add(
+        self,
+        source: Path,
+        *,
+        name: str | None = None,
+        signature: bytes | None = None,
+        vouched: bool = False,
+    ) -> StoredMap:
         """Take an image into the store, once it was found whole, readable and, where that is asked for, signed.
+
+        vouched: it is an application of Isocenter, and what it says of itself is to be believed (`believed`).
 
         Raises InputError for an image that can not be run, ConfigurationError for one that is not trusted.
         """
@@ -76,7 +86,7 @@ class MapStore:
                 f"{source}: a folder has no digest; give an image: an OCI archive, or what docker save writes"
             )
         package.image.verify()
-        stored = _stored(package, name, signature)
+        stored = _stored(package, name, signature, vouched)
         self._trust(stored)
         place = self.folder / _folder_of(stored.digest)
         part = place.with_name(f".{place.name}.part")
@@ -131,6 +141,10 @@ class MapStore:
             return None
         return signer(stored.digest, base64.b64decode(stored.signature), self._trusted)
 
+    def believed(self, stored: StoredMap) -> bool:
+        """Whether it may answer that it is not applicable: an application of ours, by more than its own word."""
+        return stored.ours and (stored.vouched or self.signed_by(stored) is not None)
+
     def _trust(self, stored: StoredMap) -> None:
         if self._trusted and self.signed_by(stored) is None:
             how = "is not signed" if stored.signature is None else "is signed with another key"
@@ -152,12 +166,17 @@ def _folder_of(digest: str) -> str:
     return digest.replace(":", "-")
 
 
-def _stored(package: Package, name: str | None, signature: bytes | None) -> StoredMap:
-    """What is known of a package. Raises InputError for manifests that can not be used, or no name."""
+def _stored(package: Package, name: str | None, signature: bytes | None, vouched: bool) -> StoredMap:
+    """What is known of a package. Raises InputError for manifests that can not be used, or no name, and where somebody
+    vouches for what does not even say that it is ours."""
     application, digest = package.application, package.digest
     assert digest is not None
     package.package  # noqa: B018 - raises where it can not be read
     ours = _is_ours(package)
+    if vouched and not ours:
+        raise InputError(
+            f"{package.source}: --vouch is for an application of Isocenter, and its app.yaml has no isocenter: block"
+        )
     labels = package.labels
     title = labels.get("org.opencontainers.image.title", "")
     tag = (package.image.tag if package.image else "").rpartition("/")[2].partition(":")[0]
@@ -173,8 +192,9 @@ def _stored(package: Package, name: str | None, signature: bytes | None) -> Stor
         title=title or given,
         vendor=labels.get("org.opencontainers.image.vendor")
         or labels.get("org.opencontainers.image.authors")
-        or ("Isocenter" if ours else "unknown"),
+        or ("Isocenter" if vouched else "unknown"),
         ours=ours,
+        vouched=vouched,
         timeout_s=application.timeout,
         added=datetime.now(UTC),
         signature=base64.b64encode(signature).decode() if signature else None,

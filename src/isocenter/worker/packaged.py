@@ -71,12 +71,10 @@ def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> 
         with record.step("check"):
             with _kept_where_wrong(folders, task):
                 objects = _written(folders)
-            if not objects and stored.ours and report.not_applicable:
+            if not objects and report.not_applicable and _store_of(settings).believed(stored):
                 return _not_applicable(report.not_applicable, record, pseudonyms)
             if not objects:
-                raise IsocenterError(
-                    f"{app.name} {app.version} wrote no DICOM: are the images of the kind that it takes?"
-                )
+                raise IsocenterError(f"{app.name} {app.version} wrote no DICOM{_advice(stored, report)}")
             with _kept_where_wrong(folders, task):
                 written = as_results(
                     objects,
@@ -194,6 +192,15 @@ def _execute(settings: Settings, stored: StoredMap, app: AppManifest, task: Run,
 
 def _store_of(settings: Settings) -> MapStore:
     return MapStore(settings.maps_dir, settings.maps.trusted_keys)
+
+
+def _advice(stored: StoredMap, report: Report) -> str:
+    if stored.ours and report.not_applicable:  # its words may be about the patient, or meant to mislead
+        return (
+            ": it says that it is not applicable, which is believed of an application of Isocenter that is signed "
+            "with a key of maps.trusted_keys, or was added with --vouch"
+        )
+    return ": are the images of the kind that it takes?"
 
 
 def _not_applicable(reason: str, record: Record, pseudonyms: Pseudonyms | None) -> Outcome:
