@@ -6,6 +6,9 @@ import base64
 import json
 import shutil
 import subprocess
+import time
+from multiprocessing import Queue, get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,69 @@ def test_a_package_is_taken_in_and_found_by_its_digest(image: Path, store: MapSt
     assert store.all() == []
     with pytest.raises(ConfigurationError, match="there is no package with the digest"):
         store.get(stored.digest)
+
+
+def _add_again_and_again(folder: Path, image: Path, begin: Barrier, failed: Queue[str]) -> None:
+    """In a process of its own, which is slow where another could come between."""
+    slow = shutil.copyfile
+
+    def copyfile(source: Path, target: Path) -> None:
+        time.sleep(0.05)
+        slow(source, target)
+
+    shutil.copyfile = copyfile  # type: ignore[assignment]
+    store = MapStore(folder)
+    begin.wait()
+    for _ in range(5):
+        try:
+            store.add(image)
+        except Exception as error:  # noqa: BLE001 - told to the test
+            failed.put(f"{type(error).__name__}: {error}")
+
+
+def test_two_that_add_the_same_package_do_not_hinder_each_other(image: Path, store: MapStore) -> None:
+    context = get_context("fork")
+    begin, failed = context.Barrier(2), context.Queue()
+    both = [
+        context.Process(target=_add_again_and_again, args=(store.folder, image, begin, failed))
+        for _ in range(2)
+    ]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert failed.empty(), failed.get()
+    (stored,) = store.all()
+    assert store.open(stored).digest == stored.digest
+    assert not list(store.folder.glob(".*.part"))
+
+
+def test_while_a_package_is_added_again_jobs_find_it(image: Path, store: MapStore) -> None:
+    """One that was damaged is exchanged as a whole; of one that is not, no byte is touched."""
+    stored = store.add(image)
+    file = store.place(stored) / "image.oci"
+    before = file.stat()
+    store.add(image, name="other")
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    file.write_bytes(b"damaged")
+    adding = get_context("fork").Process(target=_add_slowly, args=(store.folder, image))
+    adding.start()
+    while adding.is_alive():
+        assert store.get(stored.digest).digest == stored.digest
+    assert adding.exitcode == 0
+    assert store.open(stored).digest == stored.digest
+
+
+def _add_slowly(folder: Path, image: Path) -> None:
+    """Between what was there and what comes, it waits."""
+    rename = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        time.sleep(0.3)
+        return rename(path, target)
+
+    Path.rename = late  # type: ignore[method-assign]
+    MapStore(folder).add(image)
 
 
 def test_an_image_that_is_not_whole_is_not_taken_in(image: Path, store: MapStore) -> None:

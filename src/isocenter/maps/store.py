@@ -1,6 +1,7 @@
 """The packages that routes may name: each image in a folder of its own, by its digest, with what was known at import.
 
 <data_dir>/maps/sha256-<digest>/image.oci, record.json
+<data_dir>/maps/.add.lock, .lock one process at a time takes a package in; none looks for one while it is exchanged
 <data_dir>/maps/unpacked/        what was unpacked to be run; it may be deleted while nothing runs
 """
 
@@ -9,8 +10,10 @@ from __future__ import annotations
 import base64
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from fcntl import LOCK_EX, LOCK_SH, flock
 from pathlib import Path
 
 import yaml
@@ -25,6 +28,7 @@ __all__ = ["MapStore", "StoredMap"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,56}")
 _IMAGE, _RECORD = "image.oci", "record.json"
+_ADDING, _LOCK = ".add.lock", ".lock"
 
 
 class StoredMap(BaseModel):
@@ -88,39 +92,54 @@ class MapStore:
         package.image.verify()
         stored = _stored(package, name, signature, vouched)
         self._trust(stored)
-        place = self.folder / _folder_of(stored.digest)
+        with self._alone(_ADDING):
+            self._put(source, stored)
+        return stored
+
+    def _put(self, source: Path, stored: StoredMap) -> None:
+        """Beside the others, or instead of what lies under this digest; an image that is whole stays where it is, for a
+        job may be reading it."""
+        place = self.place(stored)
         part = place.with_name(f".{place.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)  # of a process that died in the middle
         part.mkdir(parents=True)
+        record = part / _RECORD
+        record.write_text(stored.model_dump_json(indent=2) + "\n")
+        if _is_whole(place / _IMAGE, stored.digest):
+            record.replace(place / _RECORD)
+            part.rmdir()
+            return
         if source.is_dir():
             shutil.copytree(source, part / _IMAGE)
         else:
             shutil.copyfile(source, part / _IMAGE)
-        (part / _RECORD).write_text(stored.model_dump_json(indent=2) + "\n")
-        shutil.rmtree(place, ignore_errors=True)
-        part.rename(place)
-        return stored
+        with self._alone(_LOCK):
+            shutil.rmtree(place, ignore_errors=True)
+            part.rename(place)
 
     def all(self) -> list[StoredMap]:
         """In the order of their names. Raises ConfigurationError for a record that can not be read."""
-        found = [self._record(file) for file in self.folder.glob(f"sha256-*/{_RECORD}")]
+        with self._read():
+            found = [self._record(file) for file in self.folder.glob(f"sha256-*/{_RECORD}")]
         return sorted(found, key=lambda each: (each.name, each.added))
 
     def get(self, digest: str) -> StoredMap:
         """Raises ConfigurationError where it is not there, or not signed as it has to be."""
         file = self.folder / _folder_of(digest) / _RECORD
-        if not file.is_file():
-            raise ConfigurationError(
-                f"there is no package with the digest {digest} here: `isocenter map add FILE` imports one",
-                path=str(file),
-            )
-        stored = self._record(file)
+        with self._read():
+            if not file.is_file():
+                raise ConfigurationError(
+                    f"there is no package with the digest {digest} here: `isocenter map add FILE` imports one",
+                    path=str(file),
+                )
+            stored = self._record(file)
         self._trust(stored)
         return stored
 
     def open(self, stored: StoredMap) -> Package:
         """Raises InputError where the image is not what it was when it was added."""
-        package = open_package(self.place(stored) / _IMAGE)
+        with self._read():
+            package = open_package(self.place(stored) / _IMAGE)
         if package.digest != stored.digest:
             raise InputError(
                 f"{stored.reference}: the image in the store has the digest {package.digest}; add the right one again"
@@ -132,7 +151,8 @@ class MapStore:
 
     def remove(self, stored: StoredMap) -> None:
         """Jobs that still name it will say that it is not there."""
-        shutil.rmtree(self.place(stored))
+        with self._alone(_ADDING), self._alone(_LOCK):
+            shutil.rmtree(self.place(stored), ignore_errors=True)  # it may be gone: another did the same
         remove_unpacked(stored.digest, self.cache)
 
     def signed_by(self, stored: StoredMap) -> Path | None:
@@ -153,6 +173,21 @@ class MapStore:
                 f"{stored.digest}, and add it with --signature"
             )
 
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / name).open("w") as lock:
+            flock(lock, LOCK_EX)
+            yield
+
+    @contextmanager
+    def _read(self) -> Iterator[None]:
+        """Nothing is exchanged meanwhile. Who may only read here can do so; where no lock is, nobody ever wrote."""
+        with ExitStack() as held:
+            with suppress(FileNotFoundError):
+                flock(held.enter_context((self.folder / _LOCK).open()), LOCK_SH)
+            yield
+
     def _record(self, file: Path) -> StoredMap:
         try:
             return StoredMap.model_validate_json(file.read_bytes())
@@ -164,6 +199,18 @@ class MapStore:
 
 def _folder_of(digest: str) -> str:
     return digest.replace(":", "-")
+
+
+def _is_whole(image: Path, digest: str) -> bool:
+    if not image.exists():
+        return False
+    try:
+        package = open_package(image)
+        if package.image is not None:
+            package.image.verify()
+    except InputError:
+        return False
+    return package.digest == digest
 
 
 def _stored(package: Package, name: str | None, signature: bytes | None, vouched: bool) -> StoredMap:
