@@ -30,6 +30,7 @@ from isocenter.maps.linting import lint_package
 from isocenter.maps.mounts import Mount
 from isocenter.maps.oci import open_image
 from isocenter.maps.package import open_package
+from isocenter.maps.unpacked import forget
 from isocenter.maps.user import User
 from isocenter_operators.testing.phantom import thorax_phantom
 from isocenter_operators.testing.series import write_series
@@ -599,6 +600,32 @@ def test_an_image_is_unpacked_once_and_started_by_its_entrypoint(
     shutil.rmtree(tmp_path / "out")
     assert _run(image, images, engine=engine)[0] == 0
     assert root.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_while_it_runs_nobody_removes_what_it_runs_from(
+    engine: str, tmp_path: Path, images: Path, cache: Path
+) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(images, given)
+    wait = b'#!/bin/sh\necho here\nwhile [ ! -e "$HOLOSCAN_INPUT_PATH/go" ]; do :; done\n'
+    words = ["map", "run", str(_shell_image(tmp_path, wait + SHELL)), "-i", str(given)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "isocenter.cli", *words, "-o", str(tmp_path / "out"), "--engine", engine],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == "| here\n"
+    (root,) = cache.glob("sha256-*")
+    forget(cache, lambda _: False)
+    assert root.is_dir()
+    (given / "go").touch()
+    running.communicate()
+    assert running.returncode == 0
+    forget(cache, lambda _: False)
+    assert not root.exists()
 
 
 def test_an_image_that_was_changed_is_not_run(tmp_path: Path, images: Path, cache: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import time
 from multiprocessing import Queue, get_context
-from multiprocessing.synchronize import Barrier
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
@@ -22,7 +24,10 @@ from pydantic import ValidationError
 from isocenter.catalog import Catalog
 from isocenter.cli.main import main
 from isocenter.job import JobSpec
+from isocenter.maps.package import Package, open_package
+from isocenter.maps.root_folder import RootFolder
 from isocenter.maps.store import MapStore
+from isocenter.maps.unpacked import forget_old, in_use, unpacked
 from isocenter.route import Route
 from isocenter.settings import MapSettings, Settings
 from isocenter_operators.errors import ConfigurationError, InputError
@@ -259,6 +264,50 @@ def test_a_newer_image_replaces_the_results_of_the_one_before(tmp_path: Path, im
     ]
     assert specs[0].identity.job_id != specs[1].identity.job_id
     assert specs[0].subject == specs[1].subject
+
+
+def test_what_is_unpacked_goes_with_its_package_but_not_from_under_a_job(
+    tmp_path: Path, image: Path, store: MapStore
+) -> None:
+    stored = store.add(image)
+    package = store.open(stored)
+    root = cast(RootFolder, unpacked(package, store.cache).unpacked).folder
+    recipe = good()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = b"print('other')\n"
+    (tmp_path / "other").mkdir()
+    other = store.open(store.add(recipe.write_image(tmp_path / "other")))
+    others = cast(RootFolder, unpacked(other, store.cache).unpacked).folder
+    context = get_context("fork")
+    began, over = context.Event(), context.Event()
+    job = context.Process(target=_use, args=(package, store.cache, began, over))
+    job.start()
+    began.wait()
+    store.remove(stored)
+    assert root.is_dir()
+    over.set()
+    job.join()
+    (store.cache / f".{root.name}.part").mkdir()  # of a process that died
+    store.forget_unpacked()
+    assert not root.exists()
+    assert others.is_dir()
+    assert [each for each in store.cache.iterdir() if each.suffix != ".lock"] == [others]
+
+
+def _use(package: Package, cache: Path, began: Event, over: Event) -> None:
+    with in_use(package, cache):
+        began.set()
+        over.wait()
+
+
+def test_what_was_not_used_for_a_month_is_forgotten(tmp_path: Path, image: Path) -> None:
+    package = open_package(image)
+    root = cast(RootFolder, unpacked(package, tmp_path / "cache").unpacked).folder
+    forget_old(tmp_path / "cache")
+    assert root.is_dir()
+    month_ago = time.time() - 31 * 86400
+    os.utime(root.with_name(f".{root.name}.used.lock"), (month_ago, month_ago))
+    forget_old(tmp_path / "cache")
+    assert not root.exists()
 
 
 def test_the_commands(

@@ -83,9 +83,11 @@ def command(source: str, read: Path, out: Path, quiet: bool, as_json: bool, **as
     """
     from isocenter.maps.reference import opened
     from isocenter.maps.sandbox import Wish
+    from isocenter.maps.unpacked import forget_old
     from isocenter.maps.written import discard
 
     _require(read, out)
+    forget_old(_cache())
     wish = Wish(
         engine=asked["engine"],
         network=asked["network"],

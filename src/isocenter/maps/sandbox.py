@@ -27,7 +27,7 @@ from isocenter.maps.mounts import host_system, mounts_over
 from isocenter.maps.package import Package
 from isocenter.maps.path_findings import environment_of
 from isocenter.maps.reference import has_image
-from isocenter.maps.unpacked import unpacked
+from isocenter.maps.unpacked import in_use, unpacked
 from isocenter.maps.user import UnknownUser, User, user_of
 from isocenter_operators.errors import ConfigurationError, InputError
 
@@ -191,13 +191,16 @@ def _by_container(
 
 
 def _by_sandbox(engine: Engine, package: Package, folders: Folders, wish: Wish, command: Command) -> Report:
-    package = unpacked(package, folders.cache)
-    limits = _limits(package, wish)
-    cell = _cell(engine, package, folders, limits, wish)
-    words = (
-        bubblewrap.command_of(cell) if engine == "bubblewrap" else namespaces.command_of(cell, folders.work)
-    )
-    return Report(engine, limits, execute(replace(command, words=words), limits), _notes(package, wish))
+    with in_use(package, folders.cache):
+        package = unpacked(package, folders.cache)
+        limits = _limits(package, wish)
+        cell = _cell(engine, package, folders, limits, wish)
+        words = (
+            bubblewrap.command_of(cell)
+            if engine == "bubblewrap"
+            else namespaces.command_of(cell, folders.work)
+        )
+        return Report(engine, limits, execute(replace(command, words=words), limits), _notes(package, wish))
 
 
 def _in_container(engine: Engine, made: Container, limits: Limits, command: Command) -> Command:

@@ -2,7 +2,7 @@
 
 <data_dir>/maps/sha256-<digest>/image.oci, record.json
 <data_dir>/maps/.add.lock, .lock one process at a time takes a package in; none looks for one while it is exchanged
-<data_dir>/maps/unpacked/        what was unpacked to be run; it may be deleted while nothing runs
+<data_dir>/maps/unpacked/        what was unpacked to be run
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from isocenter.maps.package import Package, open_package
 from isocenter.maps.signature import signer
-from isocenter.maps.unpacked import remove_unpacked
+from isocenter.maps.unpacked import forget
 from isocenter_operators.errors import ConfigurationError, InputError
 
 __all__ = ["MapStore", "StoredMap"]
@@ -153,7 +153,11 @@ class MapStore:
         """Jobs that still name it will say that it is not there."""
         with self._alone(_ADDING), self._alone(_LOCK):
             shutil.rmtree(self.place(stored), ignore_errors=True)  # it may be gone: another did the same
-        remove_unpacked(stored.digest, self.cache)
+        self.forget_unpacked()
+
+    def forget_unpacked(self) -> None:
+        """Remove what is unpacked of images that are here no more; while a job uses one, it stays."""
+        forget(self.cache, lambda digest: (self.folder / _folder_of(digest)).is_dir())
 
     def signed_by(self, stored: StoredMap) -> Path | None:
         """The trusted key that it was signed with."""

@@ -154,6 +154,7 @@ def _folders(settings: Settings) -> Iterator[Folders]:
         with (settings.maps_dir / _DOOR).open("w") as door:
             flock(door, LOCK_EX)
             _clear(place)
+            _store_of(settings).forget_unpacked()
             folder = Path(held.enter_context(TemporaryDirectory(prefix="run-", dir=place.resolve())))
             flock(held.enter_context((folder / _LOCK).open("w")), LOCK_EX)
         made = Folders(
