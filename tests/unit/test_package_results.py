@@ -119,6 +119,8 @@ def test_the_package_is_named_and_its_results_are_ours(
 REFUSED: list[tuple[str, Callable[[Dataset], object]]] = [
     ("another study", lambda each: setattr(each, "StudyInstanceUID", "1.2.3")),
     ("another Patient ID", lambda each: setattr(each, "PatientID", "somebody else")),
+    ("another Patient's Name", lambda each: setattr(each, "PatientName", "Somebody^Else")),
+    ("another Patient's Name than", lambda each: setattr(each, "PatientName", "")),
     ("without a SOP or Series Instance UID", lambda each: delattr(each, "SeriesInstanceUID")),
     ("two objects have the SOP Instance UID", lambda each: setattr(each, "SOPInstanceUID", "1.2.3")),
 ]
@@ -130,6 +132,17 @@ def test_what_can_not_be_this_jobs_result_is_refused(
 ) -> None:
     with pytest.raises(InvalidResult, match=told):
         _run(*made, change)
+
+
+def test_the_same_patient_may_be_written_another_way(
+    made: tuple[dict[str, Dataset], list[tuple[str, Dataset]]],
+) -> None:
+    def write(each: Dataset) -> None:
+        each.SpecificCharacterSet = "ISO_IR 192"
+        each.PatientName = f"{str(each.PatientName).upper()}^^"
+
+    for result in _run(*made, write):
+        check(result, {**made[0], str(result.SOPInstanceUID): result})
 
 
 @pytest.mark.parametrize(

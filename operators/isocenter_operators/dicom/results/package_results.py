@@ -18,6 +18,7 @@ from pydicom.multival import MultiValue
 from isocenter_operators.dicom.findings import Code
 from isocenter_operators.dicom.header import coded
 from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.person_name import same_name
 from isocenter_operators.errors import InvalidResult
 
 __all__ = ["as_results"]
@@ -70,6 +71,9 @@ def _refuse_strange(name: str, dataset: Dataset, sources: Mapping[str, Dataset])
     patients = {str(source.get("PatientID", "")) for source in sources.values()}
     if str(dataset.get("PatientID", "")) not in patients:
         raise InvalidResult(f"{name}: it has another Patient ID than the images that the package was given")
+    named = {str(source.get("PatientName") or "") for source in sources.values()}
+    if not any(same_name(dataset.get("PatientName"), each) for each in named):
+        raise InvalidResult(f"{name}: it has another Patient's Name than the images that the package was given")
 
 
 def _place(name: str, dataset: Dataset, sources: Collection[str]) -> tuple[Any, ...]:

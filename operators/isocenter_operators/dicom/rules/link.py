@@ -10,6 +10,7 @@ import numpy as np
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.person_name import same_name
 from isocenter_operators.dicom.rules.problem import Problem, error, warning
 from isocenter_operators.dicom.series.part10 import tag_of
 
@@ -79,6 +80,8 @@ def _reference_problems(result: Dataset, reference: _Reference, other: Dataset) 
         yield error("StudyInstanceUID", "is not that of the instance that is referred to")
     if result.get("PatientID") != other.get("PatientID"):
         yield error("PatientID", "is not that of the instance that is referred to")
+    if not same_name(result.get("PatientName"), other.get("PatientName")):
+        yield error("PatientName", "is not that of the instance that is referred to")
     frames = int(other.get("NumberOfFrames") or 1)
     if any(not 1 <= number <= frames for number in reference.frames):
         yield error("ReferencedFrameNumber", "names a frame that the instance does not have")
