@@ -33,11 +33,25 @@ def _written(place: Path, name: str, content: bytes) -> tuple[Folders, Run]:
 def test_a_result_that_can_not_be_read_is_not_passed_over(tmp_path: Path) -> None:
     folders, task = _written(tmp_path, "seg.dcm", b"half of it")
     with (
-        pytest.raises(InvalidResult, match=r"seg\.dcm: .* kept in"),
+        pytest.raises(InvalidResult, match=r"file 1 of what it wrote: .* kept in"),
         packaged._kept_where_wrong(folders, task),
     ):
         packaged._written(folders)
     assert (tmp_path / "rejected" / "seg.dcm").read_bytes() == b"half of it"
+
+
+def test_a_files_name_stays_with_the_job(tmp_path: Path) -> None:
+    """It may be the patient's: the log that is kept has it, what is told of the job does not."""
+    folders, task = _written(tmp_path, "Doe^Jane.dcm", b"half of it")
+    (folders.write / "A.txt").touch()
+    with pytest.raises(InvalidResult) as told, packaged._kept_where_wrong(folders, task):
+        packaged._written(folders)
+    assert "file 2 of what it wrote" in str(told.value)
+    assert "Doe" not in str(told.value)
+    log = tmp_path / "package.log"
+    assert str(log) in str(told.value)
+    assert "file 2 of what it wrote: 'Doe^Jane.dcm'" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
 
 
 def test_other_files_are_nobodys_concern(tmp_path: Path) -> None:

@@ -46,14 +46,14 @@ def collect(output: Path, folder: Path) -> list[Path]:
     InputError for a file that can not be taken.
     """
     taken = []
-    for path in _plain_files(output):
+    for number, path in enumerate(_plain_files(output), start=1):
         place = folder / path.relative_to(output)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.replace(place)
         except OSError as error:
             raise InputError(
-                f"{path.name}: what the package wrote can not be taken: {error.strerror}"
+                f"file {number} of what the package wrote can not be taken: {error.strerror}"
             ) from error
         taken.append(place)
     return taken

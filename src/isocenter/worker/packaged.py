@@ -35,7 +35,7 @@ from isocenter_operators.run import Archive, Outcome, Record, Run
 
 __all__ = ["run"]
 
-_LOCK, _DOOR = ".lock", ".runs.lock"
+_LOCK, _DOOR, _LOG = ".lock", ".runs.lock", "log.txt"
 _PIXELS = 0x7FE00000  # from this tag on
 
 
@@ -119,7 +119,7 @@ def _kept_where_wrong(folders: Folders, task: Run) -> Iterator[None]:
             shutil.copytree(_collected(folders), task.rejected, dirs_exist_ok=True)
         except (OSError, shutil.Error):
             kept = f"what it wrote could not be kept in {task.rejected}"
-        raise InvalidResult(f"{problem}; {kept}") from problem
+        raise InvalidResult(f"{problem}; {kept}{_kept(folders, task)}") from problem
 
 
 def _collected(folders: Folders) -> Path:
@@ -216,18 +216,26 @@ def _not_applicable(reason: str, record: Record, pseudonyms: Pseudonyms | None) 
 
 
 def _written(folders: Folders) -> list[tuple[str, Dataset]]:
-    """The DICOM objects that it wrote, with the names of their files. Raises InvalidResult for one that is damaged."""
+    """The DICOM objects that it wrote, each with what messages call its file. Raises InvalidResult for a damaged one.
+
+    A file's name may be the patient's: it stands in the log that stays with the job, and nowhere else.
+    """
     files = collect(folders.write, _collected(folders))
-    return [(file.name, dataset) for file in files if (dataset := _read(file)) is not None]
+    told = {file: f"file {number} of what it wrote" for number, file in enumerate(files, start=1)}
+    with (folders.work / _LOG).open("a") as log:
+        log.writelines(f"{what}: {str(file.relative_to(_collected(folders)))!a}\n" for file, what in told.items())
+    return [(what, dataset) for file, what in told.items() if (dataset := _read(file, what)) is not None]
 
 
-def _read(file: Path) -> Dataset | None:
+def _read(file: Path, what: str) -> Dataset | None:
     try:
         dataset: Dataset = dcmread(file)
     except (InvalidDicomError, EOFError) as error:
         if looks_like_dicom(file):  # the others would be stored without it, and nobody would miss it
-            raise InvalidResult(f"{file.name}: it can not be read as DICOM: is it whole?") from error
+            raise InvalidResult(f"{what}: it can not be read as DICOM: is it whole?") from error
         return None
+    except OSError as error:
+        raise InvalidResult(f"{what}: it can not be read: {error.strerror}") from error
     return dataset
 
 
@@ -238,7 +246,7 @@ def _store(results: Sequence[Dataset], task: Run, record: Record) -> None:
 
 def _kept(folders: Folders, task: Run) -> str:
     """Its log stays with the job: it may name the patient, so it goes nowhere else."""
-    source = folders.work / "log.txt"
+    source = folders.work / _LOG
     if task.rejected is None or not source.exists():
         return ""
     place = task.rejected.parent / "package.log"
