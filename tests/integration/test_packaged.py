@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from archive_count import rejected_by, rejection_notes
 from pydicom import Dataset, dcmread
 from trivial_app import Workers, ended, until
 from unit.map_cases import Recipe, good
@@ -19,6 +20,7 @@ from isocenter.job import Job
 from isocenter.jobs import Jobs
 from isocenter.maps import bubblewrap, namespaces
 from isocenter.maps.store import MapStore
+from isocenter.replacement import Replacement
 from isocenter.route import Route
 from isocenter.routing import Router
 from isocenter.rules import OUR_OWN
@@ -146,10 +148,15 @@ def settings(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Settings]
 
 @pytest.fixture
 def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """Starts the site with a route to the package, which is built of `recipe` then."""
+    """Starts the site with a route to the package, which is built of `recipe` then; anew, with another one."""
     ends: list[Callable[[], None]] = []
 
+    def end() -> None:
+        while ends:
+            ends.pop(0)()
+
     def start(*, vouched: bool = False, **route: Any) -> Site:
+        end()
         (tmp_path / "image").mkdir(exist_ok=True)
         image = recipe.write_image(tmp_path / "image")
         stored = MapStore(settings.maps_dir).add(image, name="copy", vouched=vouched)
@@ -173,8 +180,7 @@ def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callab
         return Site(with_route, workers, jobs)
 
     yield start
-    for end in ends:
-        end()
+    end()
 
 
 def test_the_whole_way(begin: Callable[..., Site]) -> None:
@@ -225,6 +231,82 @@ def test_run_again_it_leaves_one_result(begin: Callable[..., Site]) -> None:
         [each["sop_instance_uid"] for each in job.results],
     )
     assert site.count() == before
+
+
+@pytest.mark.parametrize("policy", ["hide", "delete"])
+def test_results_of_another_image_replace_those_of_the_one_before(
+    policy: str, begin: Callable[..., Site], recipe: Recipe
+) -> None:
+    """A route that names another digest by now: what comes of it is the application's newer result, and counts alone."""
+    site = begin(superseded=policy)
+    images = site.send()
+    first = site.job()
+    (old,) = site.stored(first)
+    recipe.content.files["opt/holoscan/app/newer"] = b""
+    site = begin(superseded=policy)
+    site.send(images=_IMAGES + 1)
+    second = site.job(2)
+    assert (second.state, second.application) == ("done", first.application), second
+    (new,) = site.stored(second)
+    before, after = (_digest(result) for result in (old, new))
+    assert before != after == site.settings.routes[0].applications[0].partition("@")[2]
+    until(lambda: not Replacement(site.settings).settle() and _superseded_by(site, first) == second.id)
+    study, results = str(images[0].StudyInstanceUID), {str(old.SOPInstanceUID), str(new.SOPInstanceUID)}
+    current = results & _uids(site)
+    rejected = {
+        uid
+        for note in rejection_notes(site.settings.orthanc.dicomweb_url, study)
+        for uid in rejected_by(note)
+    }
+    assert current - rejected == {str(new.SOPInstanceUID)}
+    assert rejected == (set() if policy == "delete" else {str(old.SOPInstanceUID)})
+    assert len(current) == (1 if policy == "delete" else 2)
+
+
+@pytest.mark.parametrize("wrong", ["fail", "back"])
+def test_of_two_images_that_one_counts_which_has_a_result_and_is_named_last(
+    wrong: str, begin: Callable[..., Site], recipe: Recipe
+) -> None:
+    """One that fails replaces nothing; and the earlier image, named again, does its work again."""
+    site = begin(superseded="delete")
+    site.send()
+    first = site.job()
+    recipe.content.files[f"opt/holoscan/app/{wrong}"] = b""
+    site = begin(superseded="delete")
+    site.send(images=_IMAGES + 1)
+    second = site.job(2)
+    Replacement(site.settings).settle()
+    if wrong == "fail":
+        assert second.state == "failed"
+        assert _superseded_by(site, first) == ""
+        assert {each["sop_instance_uid"] for each in first.results} <= _uids(site)
+        return
+    assert (second.state, _superseded_by(site, first)) == ("done", second.id)
+    del recipe.content.files[f"opt/holoscan/app/{wrong}"]
+    site = begin(superseded="delete")
+    site.send(images=_IMAGES + 2)
+    third = site.job(3)
+    assert third.state == "done", third
+    Replacement(site.settings).settle()
+    ours = {each["sop_instance_uid"] for job in (first, second, third) for each in job.results}
+    assert ours & _uids(site) == {each["sop_instance_uid"] for each in third.results}
+
+
+def _digest(result: Dataset) -> str:
+    said = str(result.ContributingEquipmentSequence[-1].ContributionDescription)
+    return f"sha256:{said.partition('sha256:')[2][:64]}"
+
+
+def _superseded_by(site: Site, job: Job) -> str:
+    found = site.jobs.show(job.id)
+    assert found is not None
+    return found.superseded_by
+
+
+def _uids(site: Site) -> set[str]:
+    """Of all that lies in the archive."""
+    answer = httpx.get(f"{site.settings.orthanc.rest_url}/instances?expand")
+    return {each["MainDicomTags"]["SOPInstanceUID"] for each in answer.json()}
 
 
 def test_one_that_fails_says_why_and_keeps_its_log(begin: Callable[..., Site], recipe: Recipe) -> None:
