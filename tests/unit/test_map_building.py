@@ -24,6 +24,7 @@ from isocenter.maps.base import Base, is_reference, open_base
 from isocenter.maps.building import Parts, build_image, finish_image
 from isocenter.maps.closure import Closure, closure_of, read_requirements
 from isocenter.maps.debian import Recipe, debian_base
+from isocenter.maps.security_updates import Sources
 from isocenter.maps.dependencies import Dependencies
 from isocenter.maps.distributions import Distribution, installed, wheels_in
 from isocenter.maps.dockerfile import BASE, write_context
@@ -533,6 +534,52 @@ def test_a_base_is_named_by_what_goes_into_it(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("isocenter.maps.debian.sys", Namespace(version_info=Namespace(major=3, minor=14)))
     with pytest.raises(ConfigurationError, match=r"Python 3\.14"):
         Recipe.for_running_python()
+
+
+@pytest.mark.parametrize(
+    ("sources", "updates"),
+    [
+        (Sources("bookworm"), "http://deb.debian.org/debian-security bookworm-security main"),
+        (Sources("bookworm", "http://pacs/debian/"), "http://pacs/debian-security/ bookworm-security main"),
+        (Sources("bookworm", "http://pacs/deb", "http://pacs/sec"), "http://pacs/sec bookworm-security main"),
+        (
+            Sources("bookworm", "http://snapshot.debian.org/archive/debian/20261101T000000Z"),
+            "[check-valid-until=no] http://snapshot.debian.org/archive/debian-security/20261101T000000Z "
+            "bookworm-security main",
+        ),
+        (Sources("noble", "http://pacs/ubuntu"), "http://pacs/ubuntu noble-security main"),
+    ],
+    ids=["Debian's", "a mirror's", "named", "a past day's", "Ubuntu's"],
+)
+def test_where_a_bases_security_updates_are(sources: Sources, updates: str) -> None:
+    assert f"deb {updates}" in sources.lines
+    assert any(f"{sources.suite}-updates" in line for line in sources.lines)
+
+
+def test_a_base_without_its_updates_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where apt only warns that it could not reach them."""
+    with pytest.raises(ConfigurationError, match="--security-mirror"):
+        Sources("bookworm", "http://pacs/deb").lines  # noqa: B018
+    (tmp_path / "etc/apt").mkdir(parents=True)
+    (tmp_path / "etc/hosts").write_text("of the base\n")
+    asked: list[str] = []
+
+    def run(command: list[str], **_: object) -> Namespace:
+        asked.append(command[-1])
+        return Namespace(returncode=0, stdout=said)
+
+    monkeypatch.setattr("isocenter.maps.security_updates.subprocess.run", run)
+    monkeypatch.setattr("isocenter.maps.security_updates.namespaces.available", lambda: False)
+    said = "Hit:1 bookworm\n"
+    Sources("bookworm").bring_up_to_date(tmp_path, print)
+    assert asked == ["update", "dist-upgrade", "clean"]
+    assert "bookworm-security" in (tmp_path / "etc/apt/sources.list").read_text()
+    said = "Hit:1 bookworm\nErr:2 bookworm-security\nW: Some index files failed to download.\n"
+    with pytest.raises(Unavailable, match="apt-get update: Err:2 bookworm-security"):
+        Sources("bookworm").bring_up_to_date(tmp_path, print)
+    assert (tmp_path / "etc/hosts").read_text() == "of the base\n"
 
 
 def test_a_base_that_can_not_be_made_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

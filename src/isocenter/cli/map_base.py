@@ -24,15 +24,21 @@ cache_option = click.option(
 @click.command("base")
 @click.option("--system-packages", default="", help="Debian packages that are to be in it too, with commas.")
 @click.option("--mirror", default="", help="Of Debian, instead of debootstrap's own choice.")
+@click.option(
+    "--security-mirror", default="", help="Of its security updates; else debian-security beside the mirror."
+)
 @click.option("--anew", is_flag=True, help="Also where there is one: with today's versions of its packages.")
 @cache_option
 @options.json_option
-def command(system_packages: str, mirror: str, cache: Path, *, anew: bool, as_json: bool) -> int:
+def command(
+    system_packages: str, mirror: str, security_mirror: str, cache: Path, *, anew: bool, as_json: bool
+) -> int:
     """Make the base that packages stand on where neither --base nor a container engine is given: Debian 12 with Python,
-    by debootstrap, as root. It takes a minute or two, once."""
+    by debootstrap, as root, with its updates of today. It takes a minute or two, once."""
     from isocenter.maps.oci import open_image
 
-    file = default_base(names(system_packages), cache, mirror=mirror, anew=anew)
+    packages = names(system_packages)
+    file = default_base(packages, cache, mirror=mirror, security=security_mirror, anew=anew)
     digest = open_image(file).digest
     if as_json:
         print_json({"image": str(file), "digest": digest})
@@ -42,13 +48,19 @@ def command(system_packages: str, mirror: str, cache: Path, *, anew: bool, as_js
 
 
 def default_base(
-    packages: tuple[str, ...], cache: Path, *, mirror: str = "", anew: bool = False, offline: bool = False
+    packages: tuple[str, ...],
+    cache: Path,
+    *,
+    mirror: str = "",
+    security: str = "",
+    anew: bool = False,
+    offline: bool = False,
 ) -> Path:
     """The base of this machine, made where it is not there. Raises as `debian_base` does, and ConfigurationError where
     it would have to be fetched and `offline` forbids it."""
     from isocenter.maps.debian import Recipe, debian_base
 
-    recipe = Recipe.for_running_python(packages, mirror)
+    recipe = Recipe.for_running_python(packages, mirror, security)
     if offline and not recipe.file(cache).is_file():
         raise ConfigurationError(
             f"--offline: there is no {recipe.file(cache)}; bring one that `isocenter map base` made elsewhere, or give "

@@ -19,26 +19,31 @@ from isocenter.maps.base import open_base
 from isocenter.maps.image_config import History
 from isocenter.maps.image_writer import Draft, write_image
 from isocenter.maps.layer import epoch_of
+from isocenter.maps.security_updates import Sources
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
 __all__ = ["Recipe", "debian_base"]
 
 # The release that has this Python.
 _SUITES = {"3.11": "bookworm", "3.12": "noble"}
-_RECIPE = "2"  # to be raised when what is made of the same packages changes
+_RECIPE = "3"  # to be raised when what is made of the same packages changes
 _SAID = "I: "
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What goes into it. `mirror`: debootstrap's own choice where it is empty."""
+    """What goes into it. mirror, security: where the packages and the security updates are; the release's own where
+    they are empty."""
 
     suite: str
     packages: tuple[str, ...]
     mirror: str = ""
+    security: str = ""
 
     @classmethod
-    def for_running_python(cls, further: Sequence[str] = (), mirror: str = "") -> Recipe:
+    def for_running_python(
+        cls, further: Sequence[str] = (), mirror: str = "", security: str = ""
+    ) -> Recipe:
         """Raises ConfigurationError where no release with this Python is known."""
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"
         if minor not in _SUITES:
@@ -48,11 +53,11 @@ class Recipe:
         suffix = "t64" if minor == "3.12" else ""
         # libpython: Triton's Python backend is linked to it. libgomp1: PyTorch and SciPy bring theirs, GDCM does not.
         needed = ("ca-certificates", "libgomp1", f"libpython{minor}{suffix}", "python3", "tzdata")
-        return cls(_SUITES[minor], tuple(sorted({*needed, *further})), mirror)
+        return cls(_SUITES[minor], tuple(sorted({*needed, *further})), mirror, security)
 
     @property
     def name(self) -> str:
-        text = "\n".join((_RECIPE, self.suite, self.mirror, *self.packages))
+        text = "\n".join((_RECIPE, self.suite, self.mirror, self.security, *self.packages))
         return f"{self.suite}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def file(self, cache: Path) -> Path:
@@ -63,8 +68,8 @@ class Recipe:
 def debian_base(recipe: Recipe, cache: Path, tell: Callable[[str], None], *, anew: bool = False) -> Path:
     """The OCI archive of such a base in the folder `cache`; made where it is not there, or where `anew` is set.
 
-    The same packages give the same digest; which versions they have is decided by the mirror on that day, and stands in
-    the image itself (/var/lib/dpkg/status).
+    The same packages give the same digest; which versions they have is decided by the mirror on that day, updates
+    included, and stands in the image itself (/var/lib/dpkg/status).
 
     Raises ConfigurationError where it can not be made here, Unavailable where the mirror does not answer.
     """
@@ -73,9 +78,12 @@ def debian_base(recipe: Recipe, cache: Path, tell: Callable[[str], None], *, ane
     with _alone(cache / f".{file.name}.lock"):
         if anew or not file.is_file():
             _require_debootstrap()
+            sources = Sources(recipe.suite, recipe.mirror, recipe.security)
+            sources.lines  # noqa: B018 - raises before anything is done
             with TemporaryDirectory(prefix="base-", dir=cache) as folder:
                 root = Path(folder) / "root"
                 _bootstrap(recipe, root, Path(folder) / "debootstrap.log", tell)
+                sources.bring_up_to_date(root, tell)
                 _clean(root)
                 _write(recipe, root, Path(folder), file)
                 shutil.rmtree(root)
@@ -165,7 +173,8 @@ def _clear(folder: Path) -> None:
 def _write(recipe: Recipe, root: Path, folder: Path, file: Path) -> None:
     base = open_base(root, folder, epoch=epoch_of({}))
     history = History(
-        created_by=f"debootstrap --variant=minbase --include={','.join(recipe.packages)} {recipe.suite}"
+        created_by=f"debootstrap --variant=minbase --include={','.join(recipe.packages)} {recipe.suite}; "
+        "apt-get dist-upgrade"
     )
     config = base.config.model_copy(update={"history": (history,)})
     write_image(Draft(config, base.layers, f"isocenter-base:{recipe.name}"), file)
