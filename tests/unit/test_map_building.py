@@ -373,6 +373,40 @@ def test_wheels_alone_have_to_be_complete(tmp_path: Path) -> None:
         Dependencies("index", tmp_path, offline=True).closure([Requirement("shade")])
 
 
+@pytest.fixture
+def installed_isocenter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As in the images of docker/: no source tree, a distribution as any other, that no index has."""
+    folder = tmp_path / "site"
+    metadata = (
+        "Metadata-Version: 2.1\nName: isocenter\nVersion: 9.0\nProvides-Extra: models\n"
+        'Requires-Dist: shade>=3; extra == "models"\nRequires-Dist: nowhere; extra == "service"\n'
+    )
+    for path, content in (("isocenter/__init__.py", ""), ("isocenter-9.0.dist-info/METADATA", metadata)):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(content)
+    lines = "isocenter/__init__.py,,\nisocenter-9.0.dist-info/METADATA,,\n"
+    (folder / "isocenter-9.0.dist-info/RECORD").write_text(lines)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # the folder of wheels is the index
+    return folder
+
+
+def test_an_index_is_asked_for_what_isocenter_needs_and_not_for_isocenter(
+    installed_isocenter: Path, tmp_path: Path
+) -> None:
+    _wheel(tmp_path / "wheels", b"TONE = 3\n")
+    wanted = [Requirement("Isocenter[models]>=9")]
+    closure = Dependencies("index", tmp_path, tmp_path / "wheels").closure(wanted)
+    assert [(each.name, each.version) for each in closure.distributions] == [
+        ("isocenter", "9.0"),
+        ("shade", "3.0"),
+    ]
+    with pytest.raises(ConfigurationError, match=r"asks for isocenter.*9\.0 is here"):
+        (tmp_path / "other").mkdir()
+        wanted = [Requirement("isocenter[models]>=10")]
+        Dependencies("index", tmp_path / "other", tmp_path / "wheels").closure(wanted)
+
+
 def test_a_damaged_wheel_is_not_packed(tmp_path: Path) -> None:
     _wheel(tmp_path / "wheels", b"TONE = 4\n", recorded=b"TONE = 3\n")
     with pytest.raises(InputError, match="not what its RECORD says"):

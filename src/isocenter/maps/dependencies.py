@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from isocenter.maps.closure import Closure, closure_of, depends_on_extra
 from isocenter.maps.distributions import Distribution, installed, is_editable, wheels_in
@@ -19,6 +20,8 @@ __all__ = ["Dependencies", "Origin"]
 
 Origin = Literal["installed", "wheels", "index"]
 
+_OURS = "isocenter"
+
 
 @dataclass(frozen=True)
 class Dependencies:
@@ -26,7 +29,8 @@ class Dependencies:
 
     origin: `installed`, those of the running environment, which are the ones that were tested; `wheels`, those in the
     folder `wheels` alone; `index`, what pip resolves and fetches. Wheels in the folder win over the others, and what is
-    installed from a source tree, as Isocenter itself may be, is taken from there. folder: for what is unpacked.
+    installed from a source tree is taken from there, and so is Isocenter, which is in no index. folder: for what is
+    unpacked.
     """
 
     origin: Origin
@@ -46,7 +50,7 @@ class Dependencies:
         def find(name: str) -> Distribution | None:
             if name in given:
                 return given[name]
-            return installed(name) if self.origin == "installed" or is_editable(name) else None
+            return installed(name) if self.origin == "installed" or _lies_here(name) else None
 
         return closure_of(requirements, find, gpu=self.gpu, strict=self.origin == "wheels")
 
@@ -56,7 +60,8 @@ class Dependencies:
         there = self.folder / "fetched"
         there.mkdir()
         links = ["--find-links", str(self.wheels)] if self.wheels else []
-        asked = sorted({str(each) for each in _for_pip(requirements)})
+        private = _names_in(self.wheels) if self.wheels else set()
+        asked = sorted({str(each) for each in _for_pip(requirements, private)})
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         done = subprocess.run(
             [*command, "--only-binary=:all:", "--dest", str(there), *links, *asked],
@@ -74,16 +79,26 @@ class Dependencies:
         given = wheels_in(there, self.folder / "wheels")
         return closure_of(
             requirements,
-            lambda name: given.get(name) or (installed(name) if is_editable(name) else None),
+            lambda name: given.get(name) or (installed(name) if _lies_here(name) else None),
             gpu=self.gpu,
             strict=True,
         )
 
 
-def _for_pip(requirements: Sequence[Requirement]) -> Iterator[Requirement]:
-    """What pip is asked for: instead of a distribution that lies here as a source tree, what that one needs."""
+def _lies_here(name: str) -> bool:
+    """Whether an index is not to be asked for it: it would know nothing of it, or of another that has its name."""
+    return canonicalize_name(name) == _OURS or is_editable(name)
+
+
+def _names_in(wheels: Path) -> set[str]:
+    return {canonicalize_name(file.name.partition("-")[0]) for file in wheels.glob("*.whl")}
+
+
+def _for_pip(requirements: Sequence[Requirement], private: Collection[str]) -> Iterator[Requirement]:
+    """What pip is asked for: instead of a distribution that lies here, and not among private wheels, what that one
+    needs."""
     for each in requirements:
-        if not is_editable(each.name):
+        if canonicalize_name(each.name) in private or not _lies_here(each.name):
             yield Requirement(str(each))
             continue
         there = installed(each.name)
@@ -92,4 +107,4 @@ def _for_pip(requirements: Sequence[Requirement]) -> Iterator[Requirement]:
             extras = ("", *each.extras) if depends_on_extra(needed) else ("",)
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
                 needed.marker = None
-                yield from _for_pip([needed])
+                yield from _for_pip([needed], private)
