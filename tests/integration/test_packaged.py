@@ -237,7 +237,7 @@ def test_run_again_it_leaves_one_result(begin: Callable[..., Site]) -> None:
 def test_results_of_another_image_replace_those_of_the_one_before(
     policy: str, begin: Callable[..., Site], recipe: Recipe
 ) -> None:
-    """A route that names another digest by now: what comes of it is the application's newer result, and counts alone."""
+    """A route that names another digest by now: what comes of it is the newer result, and counts alone."""
     site = begin(superseded=policy)
     images = site.send()
     first = site.job()

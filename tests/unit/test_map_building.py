@@ -24,7 +24,6 @@ from isocenter.maps.base import Base, is_reference, open_base
 from isocenter.maps.building import Parts, build_image, finish_image
 from isocenter.maps.closure import Closure, closure_of, read_requirements
 from isocenter.maps.debian import Recipe, debian_base
-from isocenter.maps.security_updates import Sources
 from isocenter.maps.dependencies import Dependencies
 from isocenter.maps.distributions import Distribution, installed, wheels_in
 from isocenter.maps.dockerfile import BASE, write_context
@@ -37,6 +36,7 @@ from isocenter.maps.manifests import HOLOSCAN, read_application, read_package
 from isocenter.maps.models import models_of
 from isocenter.maps.oci import Image, open_image
 from isocenter.maps.reference import opened
+from isocenter.maps.security_updates import Sources
 from isocenter.weights import digest_of
 from isocenter_operators.errors import ConfigurationError, InputError, Unavailable
 
@@ -394,17 +394,19 @@ def installed_isocenter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_an_index_is_asked_for_what_isocenter_needs_and_not_for_isocenter(
     installed_isocenter: Path, tmp_path: Path
 ) -> None:
-    _wheel(tmp_path / "wheels", b"TONE = 3\n")
+    with zipfile.ZipFile(_wheel(tmp_path / "wheels", b"TONE = 3\n"), "a") as archive:  # which pip asks for
+        tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr("shade-3.0.dist-info/WHEEL", tags)
     wanted = [Requirement("Isocenter[models]>=9")]
     closure = Dependencies("index", tmp_path, tmp_path / "wheels").closure(wanted)
     assert [(each.name, each.version) for each in closure.distributions] == [
         ("isocenter", "9.0"),
         ("shade", "3.0"),
     ]
+    (tmp_path / "other").mkdir()
+    newer = Dependencies("index", tmp_path / "other", tmp_path / "wheels")
     with pytest.raises(ConfigurationError, match=r"asks for isocenter.*9\.0 is here"):
-        (tmp_path / "other").mkdir()
-        wanted = [Requirement("isocenter[models]>=10")]
-        Dependencies("index", tmp_path / "other", tmp_path / "wheels").closure(wanted)
+        newer.closure([Requirement("isocenter[models]>=10")])
 
 
 def test_a_damaged_wheel_is_not_packed(tmp_path: Path) -> None:
@@ -590,9 +592,7 @@ def test_where_a_bases_security_updates_are(sources: Sources, updates: str) -> N
     assert any(f"{sources.suite}-updates" in line for line in sources.lines)
 
 
-def test_a_base_without_its_updates_is_not_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_without_its_updates_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where apt only warns that it could not reach them."""
     with pytest.raises(ConfigurationError, match="--security-mirror"):
         Sources("bookworm", "http://pacs/deb").lines  # noqa: B018

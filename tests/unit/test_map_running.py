@@ -608,7 +608,7 @@ def test_while_it_runs_nobody_removes_what_it_runs_from(
 ) -> None:
     given = tmp_path / "given"
     shutil.copytree(images, given)
-    wait = b'#!/bin/sh\necho here\nwhile [ ! -e "$HOLOSCAN_INPUT_PATH/go" ]; do :; done\n'
+    wait = b'#!/bin/sh\necho here\nwhile [ ! -e "$HOLOSCAN_INPUT_PATH/.go" ]; do :; done\n'
     words = ["map", "run", str(_shell_image(tmp_path, wait + SHELL)), "-i", str(given)]
     running = subprocess.Popen(
         [sys.executable, "-m", "isocenter.cli", *words, "-o", str(tmp_path / "out"), "--engine", engine],
@@ -621,7 +621,7 @@ def test_while_it_runs_nobody_removes_what_it_runs_from(
     (root,) = cache.glob("sha256-*")
     forget(cache, lambda _: False)
     assert root.is_dir()
-    (given / "go").touch()
+    (given / ".go").touch()  # which the loop over the images does not see
     running.communicate()
     assert running.returncode == 0
     forget(cache, lambda _: False)

@@ -14,7 +14,8 @@ def same_name(one: Any, other: Any) -> bool:
     """Two values of PN, as pydicom gives them or as text; None is as an empty one.
 
     Case, spaces around a component, and components and groups that are empty at the end do not count. Of the groups
-    (alphabetic, ideographic, phonetic) those count that both have; there has to be one. No name is only the same as none.
+    (alphabetic, ideographic, phonetic) those count that both have; there has to be one. No name is the same as
+    none alone.
     """
     groups, others = _groups(one), _groups(other)
     if not any(groups) or not any(others):

@@ -28,7 +28,7 @@ __all__ = ["command"]
 @options.config
 @options.json_option
 def command(
-    file: Path, name: str | None, signature: Path | None, vouch: bool, config: Path | None, as_json: bool
+    file: Path, name: str | None, signature: Path | None, config: Path | None, *, vouch: bool, as_json: bool
 ) -> int:
     """Take a package in, so that routes may name it: an image in a file, or an OCI layout. Prints what a route says.
 

@@ -41,9 +41,7 @@ class Recipe:
     security: str = ""
 
     @classmethod
-    def for_running_python(
-        cls, further: Sequence[str] = (), mirror: str = "", security: str = ""
-    ) -> Recipe:
+    def for_running_python(cls, further: Sequence[str] = (), mirror: str = "", security: str = "") -> Recipe:
         """Raises ConfigurationError where no release with this Python is known."""
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"
         if minor not in _SUITES:

@@ -52,8 +52,8 @@ class Execution:
 class Command:
     """What is run, and who hears of it.
 
-    log: the file for all it says. output: the folder that it may write to. engine_limits: it is an engine, which sees to memory and CPU itself, and gets this
-    process's environment. say: called with each line.
+    log: the file for all it says. output: the folder that it may write to. engine_limits: it is an engine, which sees
+    to memory and CPU itself, and gets this process's environment. say: called with each line.
     checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it.
     """
 

@@ -223,7 +223,9 @@ def _written(folders: Folders) -> list[tuple[str, Dataset]]:
     files = collect(folders.write, _collected(folders))
     told = {file: f"file {number} of what it wrote" for number, file in enumerate(files, start=1)}
     with (folders.work / _LOG).open("a") as log:
-        log.writelines(f"{what}: {str(file.relative_to(_collected(folders)))!a}\n" for file, what in told.items())
+        log.writelines(
+            f"{what}: {str(file.relative_to(_collected(folders)))!a}\n" for file, what in told.items()
+        )
     return [(what, dataset) for file, what in told.items() if (dataset := _read(file, what)) is not None]
 
 

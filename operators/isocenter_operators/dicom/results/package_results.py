@@ -73,7 +73,9 @@ def _refuse_strange(name: str, dataset: Dataset, sources: Mapping[str, Dataset])
         raise InvalidResult(f"{name}: it has another Patient ID than the images that the package was given")
     named = {str(source.get("PatientName") or "") for source in sources.values()}
     if not any(same_name(dataset.get("PatientName"), each) for each in named):
-        raise InvalidResult(f"{name}: it has another Patient's Name than the images that the package was given")
+        raise InvalidResult(
+            f"{name}: it has another Patient's Name than the images that the package was given"
+        )
 
 
 def _place(name: str, dataset: Dataset, sources: Collection[str]) -> tuple[Any, ...]:
