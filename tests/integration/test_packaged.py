@@ -91,9 +91,10 @@ class Site:
     workers: Workers
     jobs: Jobs
 
-    def send(self, *, images: int = _IMAGES, seed: str = "a") -> list[Dataset]:
-        phantom = thorax_phantom(size=(16, 16, images), spacing_mm=(22.0, 22.0, 180.0 / images))
-        made = as_datasets(phantom, uid_seed=seed)
+    def send(self, *, images: int = _IMAGES) -> list[Dataset]:
+        """The first images of one series; more of them are more of the same."""
+        phantom = thorax_phantom(size=(16, 16, 6), spacing_mm=(22.0, 22.0, 30.0))
+        made = as_datasets(phantom, uid_seed="a")[:images]
         for image in made:
             content = BytesIO()
             image.save_as(content, enforce_file_format=True)

@@ -22,7 +22,7 @@ _UBUNTU_SUITES = ("jammy", "noble")
 _SAID_AT_MOST = 3  # lines
 _APT = (
     *("apt-get", "--quiet", "--yes", "--no-install-recommends"),
-    *("-o", "APT::Sandbox::User=root", "-o", "Dpkg::Options::=--force-confold"),
+    *("-o", "APT::Sandbox::User=root", "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Use-Pty=false"),
 )
 
 
@@ -101,7 +101,7 @@ def _apt(root: Path, step: str) -> None:
     )
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     # That it could not reach a mirror is a warning to apt.
-    missed = [line for line in lines if line.startswith(("E: ", "W: Failed to fetch", "Err:"))]
+    missed = [line for line in lines if line.startswith(("W: Failed to fetch", "Err:"))]
     if done.returncode != 0 or missed:
         said = " / ".join((missed or lines)[-_SAID_AT_MOST:])
         raise Unavailable(f"the base could not be brought up to date: apt-get {step}: {said}")
