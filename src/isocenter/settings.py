@@ -225,6 +225,8 @@ class MapSettings(_Section):
         None  # None: the first that works
     )
     gpus: bool = False  # they are given the GPUs of the worker's machine
+    # For so long the next container of the last package is kept ready by each worker; 0: none is.
+    warm_s: float = Field(default=600.0, ge=0)
 
 
 class LimitSettings(_Section):
