@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 __all__ = ["BEGIN", "READY", "VARIABLE", "stand_by"]
 
@@ -16,10 +17,14 @@ READY = "isocenter: everything is loaded, and it waits"
 BEGIN = "begin"
 
 
-def stand_by() -> bool:
-    """Wait, where the environment asks for it. False where nobody will say any more that it is to begin."""
+def stand_by(load: Callable[[], None]) -> bool:
+    """Wait, where the environment asks for it. False where nobody will say any more that it is to begin.
+
+    load: what is left to be loaded before the wait, and else comes when it is needed.
+    """
     if not os.environ.pop(VARIABLE, ""):
         return True
+    load()
     sys.stderr.write(f"{READY}\n")
     sys.stderr.flush()
     return sys.stdin.readline().strip() == BEGIN

@@ -15,6 +15,7 @@ from isocenter.maps import cgroup
 from isocenter.maps.execution import Command, Execution, execute
 from isocenter.maps.limits import Limits
 from isocenter.maps.standby import Standby
+from isocenter_operators.dicom.results.standard_tables import load_tables
 from isocenter_operators.standby import BEGIN, READY, VARIABLE
 
 WAITS = f"import sys, time\nprint({READY!r}, flush=True)\nprint('told', sys.stdin.readline(), flush=True)\n"
@@ -101,8 +102,18 @@ def test_its_memory_is_watched_while_it_waits(
     assert not standby.claim()
 
 
+def test_what_the_first_result_would_read_is_read_before() -> None:
+    """As long as highdicom keeps it where it is looked for."""
+    import highdicom  # noqa: F401
+    from highdicom import _standard_utils
+
+    load_tables()
+    for each in ("get_iod_module_map", "get_module_attribute_map", "get_sop_class_iod_map"):
+        assert getattr(_standard_utils, each).cache_info().currsize == 1
+
+
 def test_nobody_waits_whose_environment_does_not_ask_for_it() -> None:
-    program = "from isocenter_operators.standby import stand_by\nprint(stand_by())\n"
+    program = "from isocenter_operators.standby import stand_by\nprint(stand_by(lambda: None))\n"
     for environment, said, told in (
         ({}, "", "True"),
         ({VARIABLE: "1"}, BEGIN, "True"),
