@@ -16,7 +16,7 @@ from map_cases import PYTHON, good, with_python
 from isocenter.maps import bubblewrap, namespaces
 from isocenter.maps.package import Package, open_package
 from isocenter.maps.sandbox import Wish
-from isocenter.maps.standby import STANDBY_LABEL, STANDBY_VALUE
+from isocenter.maps.standby import STANDBY_LABEL, STANDBY_VALUE, Standby
 from isocenter.settings import Settings
 from isocenter.worker import packaged, spare
 from isocenter.worker.run_folder import run_folder
@@ -170,6 +170,15 @@ def test_a_job_that_comes_while_it_starts_waits_for_it(
 ) -> None:
     spares.prepare(package, WISH)
     assert _job(settings, spares, package) == "waited 0 1 None"
+
+
+def test_a_job_does_not_wait_long_for_one_that_hangs(
+    settings: Settings, spares: Spares, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare, "_READY_WITHIN_S", 0.5)
+    monkeypatch.setattr(Standby, "hear", lambda *_: None)  # whatever it says, it is not ready
+    spares.prepare(package, WISH)
+    assert _job(settings, spares, package) == "at once 1 1 None"
 
 
 @pytest.mark.parametrize("uid", [FAILS, SILENT], ids=["fails", "says nothing"])

@@ -31,7 +31,7 @@ __all__ = ["Spare", "Spares"]
 log = logging.getLogger("isocenter.worker")
 
 _LOOK_S = 0.1
-_READY_WITHIN_S = 30.0  # of its start; a job waits for it no longer
+_READY_WITHIN_S = 120.0  # of its start: one that starts is ahead of one that would, unless it hangs
 
 
 class Spare:
