@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isocenter_operators.dicom.results.standard_tables import load_tables
 from isocenter_operators.errors import IsocenterError
 from isocenter_operators.manifest import AppManifest
 from isocenter_operators.run import Folder, Run
+from isocenter_operators.standby import stand_by
 
 if TYPE_CHECKING:
     from isocenter_operators.application import Application
@@ -31,6 +33,9 @@ def main(manifest: AppManifest, application: Callable[[Run], Application]) -> in
     parser.add_argument("-i", "--input", type=Path, help="folder of DICOM files; else HOLOSCAN_INPUT_PATH")
     parser.add_argument("-o", "--output", type=Path, help="folder for the results; else HOLOSCAN_OUTPUT_PATH")
     given = parser.parse_args()
+    if not stand_by(load_tables):  # whatever belongs to the run, as its time, comes after this
+        sys.stderr.write(f"{manifest.name}: nobody said that it is to begin\n")
+        return 1
     task = Run.from_environment(deadline_s=manifest.deadline_s)
     if given.input:
         task = replace(task, source=Folder(given.input))

@@ -227,6 +227,8 @@ class MapSettings(_Section):
     )
     gpus: bool = False  # they are given the GPUs of the worker's machine
     output_mb: int = Field(default=4096, ge=1)  # that one may write for a job
+    # For so long the next container of the last package is kept ready by each worker; 0: none is.
+    warm_s: float = Field(default=600.0, ge=0)
 
 
 class LimitSettings(_Section):

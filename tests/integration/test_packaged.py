@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from archive_count import rejected_by, rejection_notes
 from pydicom import Dataset, dcmread
 from trivial_app import Workers, ended, until
-from unit.map_cases import Recipe, good
+from unit.map_cases import PYTHON, Recipe, good, with_python
 
 from isocenter.job import Job
 from isocenter.jobs import Jobs
 from isocenter.maps import bubblewrap, namespaces
+from isocenter.maps.standby import STANDBY_LABEL, STANDBY_VALUE
 from isocenter.maps.store import MapStore
 from isocenter.replacement import Replacement
 from isocenter.route import Route
@@ -27,9 +28,9 @@ from isocenter.rules import OUR_OWN
 from isocenter.settings import Settings
 from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import JobIdentity
+from isocenter_operators.standby import READY
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
-PYTHON = Path("/usr/bin/python3")
 _IMAGES = 4
 pytestmark = [
     pytest.mark.integration,
@@ -62,27 +63,6 @@ if (pathlib.Path(__file__).parent / "nobody").exists() and b"Phantom^Thorax" in 
 """
 
 
-def _with_python(recipe: Recipe) -> Recipe:
-    """The system's Python, its standard library, and what they are linked with."""
-    content = recipe.content
-    del content.files["usr/bin/python3"]
-    library = subprocess.run(
-        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    for file in Path(library).rglob("*.py"):
-        if "test" not in file.parts and not file.is_symlink():
-            content.files[str(file).lstrip("/")] = file
-    linked = subprocess.run(["ldd", PYTHON], capture_output=True, text=True, check=True).stdout
-    for word in (str(PYTHON), *(each for each in linked.split() if each.startswith("/"))):
-        content.files[word.lstrip("/")] = Path(word).resolve()
-        content.executable.add(word.lstrip("/"))
-    content.files["opt/holoscan/app/__main__.py"] = PROGRAM.encode()
-    return recipe
-
-
 @dataclass
 class Site:
     """An archive with a router and a worker."""
@@ -91,11 +71,13 @@ class Site:
     workers: Workers
     jobs: Jobs
 
-    def send(self, *, images: int = _IMAGES) -> list[Dataset]:
+    def send(self, *, images: int = _IMAGES, seed: str = "a", **attributes: str) -> list[Dataset]:
         """The first images of one series; more of them are more of the same."""
         phantom = thorax_phantom(size=(16, 16, 6), spacing_mm=(22.0, 22.0, 30.0))
-        made = as_datasets(phantom, uid_seed="a")[:images]
+        made = as_datasets(phantom, uid_seed=seed)[:images]
         for image in made:
+            for name, value in attributes.items():
+                setattr(image, name, value)
             content = BytesIO()
             image.save_as(content, enforce_file_format=True)
             httpx.post(
@@ -125,7 +107,7 @@ class Site:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    recipe = _with_python(good())
+    recipe = with_python(good(), PROGRAM)
     recipe.config["Labels"]["org.opencontainers.image.vendor"] = "ACME"
     return recipe
 
@@ -216,6 +198,84 @@ def _verdicts(site: Site, series_uid: str) -> list[str]:
     arrivals = Arrivals(site.settings.database)
     found = arrivals.of_study(site.jobs.list()[0].study_uid)
     return [verdict.reason for each in found if each.series_uid == series_uid for verdict in each.verdicts]
+
+
+# Loading takes its time, and what was not loaded in advance is loaded in the job.
+SLOW_TO_LOAD = f"""
+import os, sys, time
+time.sleep(3)
+if os.environ.pop("ISOCENTER_WAIT", ""):
+    print({READY!r}, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_second_job_finds_a_container_that_has_loaded_everything(
+    begin: Callable[..., Site], recipe: Recipe, settings: Settings
+) -> None:
+    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{PROGRAM}".encode()
+    recipe.config["Labels"][STANDBY_LABEL] = STANDBY_VALUE
+    site = begin()
+    site.send()
+    first = site.job()
+    assert (first.state, first.reason) == ("done", "")
+    assert first.seconds["package"] > 3
+    spare = _spare(settings)
+    assert not list((spare / "input").iterdir())
+
+    images = site.send(seed="b", PatientID="second", PatientName="Second^Patient")
+    second = site.job(2)
+    assert (second.state, second.reason) == ("done", "")
+    assert second.id != first.id
+    assert second.seconds["package"] < 2
+    (result,) = site.stored(second)
+    assert (result.PatientID, result.PatientName) == ("second", "Second^Patient")
+    assert result.StudyInstanceUID == images[0].StudyInstanceUID
+    assert result.PixelData == min(images, key=lambda image: str(image.SOPInstanceUID)).PixelData
+    assert result.SOPInstanceUID == JobIdentity(second.id, second.created).uid("package.1")
+    assert not spare.exists()
+    assert _spare(settings) != spare  # for the third
+
+
+def test_a_worker_that_is_killed_leaves_no_container_that_waits(
+    begin: Callable[..., Site], recipe: Recipe, settings: Settings
+) -> None:
+    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{PROGRAM}".encode()
+    recipe.config["Labels"][STANDBY_LABEL] = STANDBY_VALUE
+    site = begin()
+    site.send()
+    assert site.job().state == "done"
+    spare = _spare(settings)
+    (worker,) = site.workers.running
+    inside = psutil.Process(worker.pid).children(recursive=True)
+    assert len(inside) > 1
+    worker.kill()
+    worker.wait()
+    until(lambda: not [each for each in inside if _lives(each)])
+
+    site.workers.start()
+    site.send(seed="b")
+    job = site.job(2)
+    assert job.state == "done"
+    assert job.seconds["package"] > 3
+    assert not spare.exists()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _spare(settings: Settings) -> Path:
+    """The folder of the container that waits, once it does."""
+
+    def found() -> Path | None:
+        logs = (settings.maps_dir / "runs").glob("run-*/work/log.txt")
+        return next((log.parents[1] for log in logs if READY in log.read_text()), None)
+
+    return until(found)
 
 
 def test_run_again_it_leaves_one_result(begin: Callable[..., Site]) -> None:

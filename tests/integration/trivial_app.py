@@ -132,6 +132,10 @@ class Workers:
         self._started.append(process)
         return process
 
+    @property
+    def running(self) -> list[subprocess.Popen[bytes]]:
+        return [each for each in self._started if each.poll() is None]
+
     def end(self) -> None:
         for process in self._started:
             if process.poll() is None:

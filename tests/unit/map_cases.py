@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from isocenter.maps.image_writer import Draft, write_image
 from isocenter.maps.layer import LayerContent, write_layer
 
 WEIGHTS = b"not really weights, but bytes\n"
+PYTHON = Path("/usr/bin/python3")
 BASE_DIGEST = f"sha256:{'b' * 64}"
 
 
@@ -125,3 +127,24 @@ def good_config() -> dict[str, Any]:
 
 
 WEIGHTS_COUNTED = f"model.ts\0{len(WEIGHTS)}\0".encode() + WEIGHTS
+
+
+def with_python(recipe: Recipe, program: str) -> Recipe:
+    """It runs the program: by the system's Python, with its standard library, and what they are linked with."""
+    content = recipe.content
+    del content.files["usr/bin/python3"]
+    library = subprocess.run(
+        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    for file in Path(library).rglob("*.py"):
+        if "test" not in file.parts and not file.is_symlink():
+            content.files[str(file).lstrip("/")] = file
+    linked = subprocess.run(["ldd", PYTHON], capture_output=True, text=True, check=True).stdout
+    for word in (str(PYTHON), *(each for each in linked.split() if each.startswith("/"))):
+        content.files[word.lstrip("/")] = Path(word).resolve()
+        content.executable.add(word.lstrip("/"))
+    content.files["opt/holoscan/app/__main__.py"] = program.encode()
+    return recipe

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,45 @@ def test_a_run_ends_at_its_time_limit(package: dict[str, str], tmp_path: Path) -
     done = _asked({**package, "PATH": os.environ["PATH"]})
     assert done.returncode == 124
     assert "1 s, its time limit" in done.stderr
+
+
+WAITS = "import sys, time; print('up', flush=True); print('told', sys.stdin.readline(), flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def waiting(package: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """One that is started in advance, whose time limit is a second."""
+    _manifest(tmp_path, [sys.executable, "-c", WAITS], timeout=1)
+    with subprocess.Popen(
+        [sys.executable, str(ENTRY)],
+        env={**package, "ISOCENTER_WAIT": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        yield process
+        process.kill()
+
+
+def test_the_time_limit_of_one_that_waits_counts_from_when_it_is_told(
+    waiting: subprocess.Popen[str],
+) -> None:
+    assert waiting.stdin is not None
+    assert waiting.stdout is not None
+    time.sleep(1.5)
+    assert waiting.poll() is None
+    waiting.stdin.write("begin\n")
+    waiting.stdin.flush()
+    assert waiting.stdout.readline() == "told begin\n"
+    assert waiting.wait(20) == 124
+
+
+def test_one_that_waits_ends_with_whoever_would_tell_it(waiting: subprocess.Popen[str]) -> None:
+    assert waiting.stdin is not None
+    waiting.stdin.close()
+    assert waiting.wait(20) != 0
 
 
 def test_whoever_ends_the_container_ends_the_application(package: dict[str, str], tmp_path: Path) -> None:

@@ -395,6 +395,25 @@ def test_a_group_of_the_kernels_second_interface(
         assert (group.memory_exceeded, group.memory_peak) == (True, 64 << 20)
 
 
+def test_a_group_whose_owner_was_killed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "mount" / "cgroup.procs").touch()
+    (tmp_path / "mount" / "cgroup.subtree_control").write_text("memory\n")
+    (tmp_path / "own").write_text("0::/\n")
+    monkeypatch.setattr(cgroup, "_MOUNTS", tmp_path / "mount")
+    monkeypatch.setattr(cgroup, "_OWN", tmp_path / "own")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    abandoned = tmp_path / "mount" / f"isocenter-map-{ended.pid}-0123456789ab"
+    held = tmp_path / "mount" / f"isocenter-map-{os.getppid()}-0123456789ab"
+    abandoned.mkdir()
+    held.mkdir()
+    with cgroup.cgroup(Limits(memory=64 << 20, cpu=1, shared_memory=1 << 20)) as group:
+        assert group is not None
+    assert held.exists()
+    assert not abandoned.exists()
+
+
 def test_one_that_declares_no_memory_gets_what_the_specification_assumes(
     tmp_path: Path, images: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from isocenter.maps.sandbox import Folders
 from isocenter.settings import Settings
-from isocenter.worker import packaged
+from isocenter.worker import packaged, run_folder
 from isocenter_operators.errors import InvalidResult
 from isocenter_operators.run import Run
 from isocenter_operators.testing.enhanced import as_enhanced
@@ -92,7 +92,7 @@ def test_who_begins_at_the_same_moment_does_not_clear_the_folder_away(
     begun: list[Thread] = []
 
     def other() -> None:
-        with packaged._folders(settings):
+        with run_folder.run_folder(settings):
             pass
 
     class Slow(TemporaryDirectory):  # type: ignore[type-arg]
@@ -105,8 +105,8 @@ def test_who_begins_at_the_same_moment_does_not_clear_the_folder_away(
                 begun[0].start()
                 begun[0].join(0.5)
 
-    monkeypatch.setattr(packaged, "TemporaryDirectory", Slow)
-    with packaged._folders(settings) as folders:
+    monkeypatch.setattr(run_folder, "TemporaryDirectory", Slow)
+    with run_folder.run_folder(settings) as folders:
         begun[0].join()
         assert folders.read.is_dir()
     assert not any((settings.maps_dir / "runs").iterdir())

@@ -38,6 +38,7 @@ from isocenter_operators.manifest import read_manifest
 if __name__ == "__main__":
     sys.exit(main(read_manifest(Path(__file__).parent), application))
 '''
+_COMMAND = "isocenter_operators.command"
 _DOCUMENTATION = ("README*", "LICENSE*", "LICENCE*", "NOTICE*", "CHANGELOG*")
 
 
@@ -95,6 +96,13 @@ class AppFolder:
         if _MAIN not in found:
             found[_MAIN] = _DEFAULT_MAIN.encode()
         return found
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether it can be started in advance: its command is that of our applications, which can wait."""
+        main = self.folder / _MAIN
+        text = main.read_text(errors="replace") if main.is_file() else _DEFAULT_MAIN
+        return self.is_ours and _COMMAND in text
 
     def config(self, weights: dict[str, str]) -> bytes:
         """app.yaml as the package has it: of an application of ours with its name and its models' weights.

@@ -29,6 +29,7 @@ from isocenter.maps.manifests import (
 from isocenter.maps.models import PackagedModel
 from isocenter.maps.python_layer import ENVIRONMENT, PYTHON, environment_layer, interpreter_layer
 from isocenter.maps.sbom import SBOM_PATH, sbom_of
+from isocenter.maps.standby import STANDBY_LABEL, STANDBY_VALUE
 from isocenter_operators.errors import ConfigurationError
 
 __all__ = [
@@ -192,6 +193,7 @@ def image_labels(parts: Parts, origin: tuple[str, str]) -> dict[str, str]:
         "org.opencontainers.image.base.name": name,
         "org.opencontainers.image.base.digest": digest,
         "org.monai.deploy.app-sdk": parts.sdk_version,
+        STANDBY_LABEL: STANDBY_VALUE if parts.app.stands_by else None,
         "tag": parts.tag,
         **{f"org.isocenter.model.{model}": f"sha256:{digest}" for model, digest in parts.weights.items()},
     }

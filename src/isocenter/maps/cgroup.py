@@ -16,12 +16,14 @@ from uuid import uuid4
 
 from isocenter.maps.limits import Limits
 
-__all__ = ["Cgroup", "cgroup"]
+__all__ = ["Cgroup", "cgroup", "memory_left"]
 
 _MOUNTS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+_PREFIX = "isocenter-map-"
 _PERIOD_US = 100_000
 _EMPTY_WITHIN_S = 5.0
+_NO_LIMIT = 1 << 60  # bytes; the first interface tells a number near 2 ** 63 where there is none
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,30 @@ def cgroup(limits: Limits) -> Iterator[Cgroup | None]:
             made.end()
 
 
+def memory_left() -> int | None:
+    """How many bytes more the group may hold that this process is in, as a container's; None where nothing limits it.
+
+    What it holds of files that were only read counts as free: the kernel takes that back.
+    """
+    for controller, limit, usage in (
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ("", "memory.max", "memory.current"),
+    ):
+        place = _own_place(controller)
+        told = ["".join(_lines(place / name)) for name in (limit, usage)] if place is not None else []
+        if place is None or not all(each.isdigit() for each in told):
+            continue
+        most, used = map(int, told)
+        files = dict(line.partition(" ")[::2] for line in _lines(place / "memory.stat")).get(
+            "inactive_file", "0"
+        )
+        return None if most >= _NO_LIMIT else most - used + int(files)
+    return None
+
+
 def _first(limits: Limits) -> Cgroup | None:
     """In the hierarchies of the first interface, below where this process is."""
-    name = f"isocenter-map-{uuid4().hex[:12]}"
+    name = _name()
     wanted = {
         "memory": {"memory.limit_in_bytes": limits.memory},
         "cpu": {"cpu.cfs_period_us": _PERIOD_US, "cpu.cfs_quota_us": int(limits.cpu * _PERIOD_US)},
@@ -117,7 +140,7 @@ def _second(limits: Limits) -> Cgroup | None:
     place = _own_place("")
     if place is None:
         return None
-    name = f"isocenter-map-{uuid4().hex[:12]}"
+    name = _name()
     for parent in (place, place.parent):
         controllers = " ".join(_lines(parent / "cgroup.subtree_control")).split()
         if "memory" not in controllers:
@@ -149,7 +172,21 @@ def _own_place(controller: str) -> Path | None:
     return None
 
 
+def _name() -> str:
+    return f"{_PREFIX}{os.getpid()}-{uuid4().hex[:12]}"
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Groups beside ours whose owner was killed before it could remove them: what was in them ended with it."""
+    for folder in parent.glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if not Path("/proc", owner).exists():
+            with suppress(OSError):
+                folder.rmdir()  # which can only be done where nothing is in it
+
+
 def _made(folder: Path, values: dict[str, int]) -> Path | None:
+    _remove_abandoned(folder.parent)
     try:
         folder.mkdir()
     except OSError:

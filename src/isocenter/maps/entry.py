@@ -15,12 +15,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +35,10 @@ _NAMES = {"manifests": "config"}  # as other tools call them
 _STOPPED = 128  # and the number of the signal, as a shell tells it
 _TIMED_OUT = 124  # as timeout(1) tells it
 _STACK_BYTES = 32 << 20  # what Holoscan asks for
+_WAIT = (
+    "ISOCENTER_WAIT"  # the application waits for a line on its standard input: isocenter_operators.standby
+)
+_LOOK_S = 0.5
 
 
 class _Refusal(Exception):
@@ -156,12 +162,15 @@ def _run(package: _Package, options: Sequence[str]) -> int:
     command = [*_words(manifest.get("command")), *options]
     folder = Path(manifest.get("workingDirectory") or "/")
     _enlarge_stack()
+    waits = bool(os.environ.get(_WAIT))
     try:
-        process = subprocess.Popen(command, cwd=folder)
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE if waits else None)
     except OSError as error:
         raise _Refusal(f"{shlex.join(command)} can not be started in {folder}: {error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _passed_on(process))
+    if waits:
+        _let_begin(process)
     try:
         code = process.wait(timeout=float(manifest.get("timeout") or 0) or None)
     except subprocess.TimeoutExpired:
@@ -170,6 +179,21 @@ def _run(package: _Package, options: Sequence[str]) -> int:
         sys.stderr.write(f"the application was ended after {manifest['timeout']} s, its time limit\n")
         return _TIMED_OUT
     return code if code >= 0 else _STOPPED - code
+
+
+def _let_begin(process: subprocess.Popen[bytes]) -> None:
+    """Pass on the line that it waits for: its time limit begins with that. Where none will come, end it."""
+    assert process.stdin is not None
+    while process.poll() is None:
+        if not select.select([sys.stdin], [], [], _LOOK_S)[0]:
+            continue
+        line = sys.stdin.buffer.readline()
+        if not line:  # whoever started this has ended
+            process.kill()
+        with suppress(OSError):
+            process.stdin.write(line)
+            process.stdin.close()
+        return
 
 
 def _enlarge_stack() -> None:

@@ -20,14 +20,17 @@ from isocenter.maps.cgroup import Cgroup, cgroup
 from isocenter.maps.limits import Limits
 from isocenter.maps.memory_watch import memory_of_tree
 from isocenter.maps.output_watch import OutputWatch
+from isocenter.maps.standby import Standby
+from isocenter_operators.standby import BEGIN
 
 __all__ = ["Command", "Ending", "Execution", "MemoryGuard", "execute"]
 
-Ending = Literal["ended", "timed out", "out of memory", "wrote too much"]
+Ending = Literal["ended", "timed out", "out of memory", "wrote too much", "never begun"]
 MemoryGuard = Literal["the kernel's control group", "watching its processes", "the engine"]
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _LOOK_S = 0.1
+_LOOK_AT_REST_S = 1.0
 _LISTEN_S = 5.0
 _TAIL = 20  # lines
 _LINE_AT_MOST = 4096  # bytes of a line that are kept
@@ -38,7 +41,10 @@ _KILLED = 137  # by SIGKILL, as shells and engines tell it
 
 @dataclass(frozen=True)
 class Execution:
-    """How it went. `tail`: the last lines that it said. Memory in bytes; None where nobody counted it."""
+    """How it went. `tail`: the last lines that it said. Memory in bytes; None where nobody counted it.
+
+    seconds: from when it was let begin, where it waited for that. "never begun": it ended while it waited.
+    """
 
     ending: Ending
     exit_code: int
@@ -55,6 +61,7 @@ class Command:
     log: the file for all it says. output: the folder that it may write to. engine_limits: it is an engine, which sees
     to memory and CPU itself, and gets this process's environment. say: called with each line.
     checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it.
+    standby: it is started in advance, and its standard input tells it to begin; its time counts from then.
     """
 
     words: Sequence[str]
@@ -64,6 +71,7 @@ class Command:
     say: Callable[[str], None] | None = None
     checkpoint: Callable[[], None] | None = None
     end: Callable[[], None] | None = None
+    standby: Standby | None = None
 
 
 def execute(command: Command, limits: Limits) -> Execution:
@@ -96,28 +104,30 @@ def _environment() -> dict[str, str]:
 
 
 def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: MemoryGuard) -> Execution:
-    began = time.monotonic()
     bound = _bound_to(limits) if guard == "watching its processes" else []
     process = subprocess.Popen(
         _launched([*bound, *command.words], group),
         env=None if command.engine_limits else _environment(),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if command.standby is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C is ours to pass on
     )
     assert process.stdout is not None
-    listener = _Listener(process.stdout, command.log, command.say)
+    listener = _Listener(process.stdout, command.log, _listeners(command))
     output = None if command.output is None else OutputWatch(command.output, limits.output)
     watch = _Watch(process, limits, group, guard == "watching its processes", output)
     try:
-        ending = watch.until_end(command.checkpoint)
+        ending = watch.until_end(command.checkpoint, command.standby)
     finally:
         if command.end is not None and process.poll() is None:
             command.end()
         with suppress(ProcessLookupError):
             process.kill()  # its child is the first process of a namespace, and ends with it
         process.wait()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         exceeded = group is not None and group.memory_exceeded
         if group is not None:
             group.end()
@@ -128,7 +138,12 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
         ending = "out of memory"
     if output is not None and output.exceeded():  # at its end, or as it was ended
         ending = "wrote too much"
-    return Execution(ending, code, time.monotonic() - began, guard, watch.peak, tuple(listener.tail))
+    return Execution(ending, code, watch.seconds, guard, watch.peak, tuple(listener.tail))
+
+
+def _listeners(command: Command) -> Sequence[Callable[[str], None]]:
+    heard = None if command.standby is None else command.standby.hear
+    return [each for each in (heard, command.say) if each is not None]
 
 
 class _Watch:
@@ -148,14 +163,23 @@ class _Watch:
         self._count = count
         self._output = output
         self._counted: int | None = None
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._began
 
     @property
     def peak(self) -> int | None:
         """The most memory in bytes that was seen."""
         return self._counted
 
-    def until_end(self, checkpoint: Callable[[], None] | None) -> Ending:
-        deadline = None if self._limits.time_s is None else time.monotonic() + self._limits.time_s
+    def until_end(self, checkpoint: Callable[[], None] | None, standby: Standby | None) -> Ending:
+        if standby is not None and not self._begun(standby):
+            return "never begun"
+        self._began = time.monotonic()
+        limit_s = math.inf if self._limits.time_s is None else self._limits.time_s
         while True:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_LOOK_S)
@@ -163,12 +187,29 @@ class _Watch:
                 return "ended"
             if checkpoint is not None:
                 checkpoint()
-            if deadline is not None and time.monotonic() > deadline:
+            if self.seconds > limit_s:
                 return "timed out"
             if self._look() and self._count:
                 return "out of memory"
             if self._output is not None and self._output.exceeded(self._process.pid):
                 return "wrote too much"
+
+    def _begun(self, standby: Standby) -> bool:
+        """Whether it was let begin, and told so. It is over where it ends, or holds more than it may, before that."""
+        state, idle = standby.state, time.monotonic() + standby.idle_s
+        while state in ("starting", "ready"):
+            state = standby.wait(state, _LOOK_S if state == "starting" else _LOOK_AT_REST_S)
+            if self._process.poll() is not None or (self._look() and self._count):
+                standby.end()
+                return False
+            if time.monotonic() > idle and standby.end_idle():
+                return False
+        if state == "begun":
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError):  # it has ended in this moment, as will be seen
+                self._process.stdin.write(f"{BEGIN}\n".encode())
+                self._process.stdin.flush()
+        return state == "begun"
 
     def _look(self) -> bool:
         """Whether it holds more than it may."""
@@ -181,7 +222,7 @@ class _Watch:
 class _Listener:
     """Reads what a process says, so that it never waits for somebody to listen."""
 
-    def __init__(self, stream: IO[bytes], log: Path, say: Callable[[str], None] | None) -> None:
+    def __init__(self, stream: IO[bytes], log: Path, say: Sequence[Callable[[str], None]]) -> None:
         self.tail: deque[str] = deque(maxlen=_TAIL)
         self._stream = stream
         self._log = log
@@ -201,5 +242,5 @@ class _Listener:
                     log.flush()
                 told = line.decode("utf-8", "replace").rstrip()
                 self.tail.append(told)
-                if self._say is not None:
-                    self._say(told)
+                for say in self._say:
+                    say(told)

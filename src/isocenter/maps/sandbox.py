@@ -27,11 +27,24 @@ from isocenter.maps.mounts import host_system, mounts_over
 from isocenter.maps.package import Package
 from isocenter.maps.path_findings import environment_of
 from isocenter.maps.reference import has_image
+from isocenter.maps.standby import STANDBY_LABEL, STANDBY_VALUE, Standby
 from isocenter.maps.unpacked import in_use, unpacked
 from isocenter.maps.user import UnknownUser, User, user_of
 from isocenter_operators.errors import ConfigurationError, InputError
+from isocenter_operators.standby import VARIABLE
 
-__all__ = ["ENGINES", "Engine", "Folders", "Report", "Wish", "chosen_engine", "run_package", "works"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Folders",
+    "Report",
+    "Wish",
+    "chosen_engine",
+    "limits_of",
+    "run_package",
+    "standby_engine",
+    "works",
+]
 
 Engine = Literal["docker", "podman", "bubblewrap", "namespaces"]
 ENGINES: tuple[Engine, ...] = ("docker", "podman", "bubblewrap", "namespaces")
@@ -118,11 +131,15 @@ class Report:
                 f"it wrote more than the {limits.output // _MIB} MiB that it may (a folder that nobody can look into "
                 "counts as more); allow it more, or find out what it writes"
             )
+        if execution.ending == "never begun":
+            return "it ended before it was let begin"
         if self.not_started:
             return f"its command could not be started (exit code {execution.exit_code}): see its log"
-        if execution.exit_code != 0:
-            return f"it ended with exit code {execution.exit_code}; its log says more"
-        return None
+        return (
+            None
+            if execution.exit_code == 0
+            else (f"it ended with exit code {execution.exit_code}; its log says more")
+        )
 
 
 def works(engine: Engine) -> bool:
@@ -147,6 +164,14 @@ def chosen_engine(wish: Wish, package: Package) -> Engine:
     )
 
 
+def standby_engine(package: Package, wish: Wish) -> Engine | None:
+    """By which means it can be started in advance; None where it can not wait, or an engine of images runs it."""
+    if package.image is None or package.labels.get(STANDBY_LABEL) != STANDBY_VALUE:
+        return None
+    engine = chosen_engine(wish, package)
+    return engine if engine in _SANDBOXES else None
+
+
 def run_package(
     package: Package,
     folders: Folders,
@@ -154,8 +179,9 @@ def run_package(
     *,
     say: Callable[[str], None] | None = None,
     checkpoint: Callable[[], None] | None = None,
+    standby: Standby | None = None,
 ) -> Report:
-    """Run it once. say, checkpoint: see `Command`.
+    """Run it once. say, checkpoint, standby: see `Command`; the last for the `standby_engine` alone.
 
     Raises InputError for a package that can not be run, and ConfigurationError for a machine that can not run it.
     """
@@ -163,9 +189,11 @@ def run_package(
     _require_absolute(package)
     engine = chosen_engine(wish, package)
     log = folders.work / "log.txt"
-    command = Command(words=(), log=log, output=folders.write, say=say, checkpoint=checkpoint)
+    command = Command((), log, output=folders.write, say=say, checkpoint=checkpoint, standby=standby)
     if engine not in _OF_IMAGES:
         return _by_sandbox(engine, package, folders, wish, command)
+    if standby is not None:
+        raise ConfigurationError(f"{engine} starts nothing in advance")
     report = _by_container(engine, package, folders, wish, command)
     other: Engine | None = next((each for each in _SANDBOXES if works(each)), None)
     if wish.engine is not None or other is None or (report is not None and not report.not_started):
@@ -184,7 +212,7 @@ def _by_container(
     image = _loaded(engine, package)
     if image is None:
         return None
-    limits = _limits(package, wish)
+    limits = limits_of(package, wish)
     made = _container(package, image, folders, limits, wish)
     execution = execute(_in_container(engine, made, limits, command), limits)
     return Report(engine, limits, execution, _notes(package, wish))
@@ -193,8 +221,10 @@ def _by_container(
 def _by_sandbox(engine: Engine, package: Package, folders: Folders, wish: Wish, command: Command) -> Report:
     with in_use(package, folders.cache):
         package = unpacked(package, folders.cache)
-        limits = _limits(package, wish)
+        limits = limits_of(package, wish)
         cell = _cell(engine, package, folders, limits, wish)
+        if command.standby is not None:
+            cell = replace(cell, environment={**cell.environment, VARIABLE: "1"})
         words = (
             bubblewrap.command_of(cell)
             if engine == "bubblewrap"
@@ -212,7 +242,8 @@ def _in_container(engine: Engine, made: Container, limits: Limits, command: Comm
     )
 
 
-def _limits(package: Package, wish: Wish) -> Limits:
+def limits_of(package: Package, wish: Wish) -> Limits:
+    """What a run of it may take."""
     return Limits.of(
         Needs.of(package),
         memory=wish.memory,

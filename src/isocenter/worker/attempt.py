@@ -27,6 +27,7 @@ from isocenter.surprise import log_way, where
 from isocenter.worker import packaged, retries, runner
 from isocenter.worker.gate import Gate
 from isocenter.worker.shadowing import shadows_of
+from isocenter.worker.spare import Spares
 from isocenter.worker.strays import Strays
 from isocenter.worker.stuck_model import Found, end_stuck_call
 from isocenter.worker.task import archive_of, deidentification_of, priors_of
@@ -70,6 +71,7 @@ class Work:
     gate: Gate
     inference: InferenceClient
     strays: Strays
+    spares: Spares
 
     @classmethod
     def of(cls, settings: Settings, life: str, executor: str) -> Work:
@@ -82,7 +84,7 @@ class Work:
         )
         jobs, ledger = Jobs(settings), Ledger(settings.database)
         strays = Strays(settings.worker.name, executor, jobs, ledger)
-        return cls(settings, life, jobs, ledger, Gate(settings), inference, strays)
+        return cls(settings, life, jobs, ledger, Gate(settings), inference, strays, Spares(settings))
 
 
 def register(work: Work) -> None:
@@ -270,7 +272,9 @@ def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
             task = _task(work, spec, attempt, app, folder)
             stored = catalog.stored(app)
             outcome = (
-                runner.run(app, task) if stored is None else packaged.run(work.settings, stored, app, task)
+                runner.run(app, task)
+                if stored is None
+                else packaged.run(work.settings, work.spares, stored, app, task)
             )
     finally:
         shutil.rmtree(folder / "priors", ignore_errors=True)

@@ -1,23 +1,31 @@
-"""Runs one MONAI Application Package as a job: a container for each, and its results stored as any other's."""
+"""Runs one MONAI Application Package as a job: a container for each, and its results stored as any other's.
+
+The container may have been started in advance (`spare`). A job that went wrong in such a one is run again in one of its
+own: what is told of it is never the fault of the wait.
+"""
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from fcntl import LOCK_EX, LOCK_NB, flock
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
+from isocenter.maps.package import Package
 from isocenter.maps.sandbox import Folders, Report, Wish, run_package
-from isocenter.maps.store import MapStore, StoredMap
-from isocenter.maps.written import collect, discard, looks_like_dicom
+from isocenter.maps.store import StoredMap
+from isocenter.maps.written import collect, looks_like_dicom
 from isocenter.settings import Settings
 from isocenter.worker import runner
+from isocenter.worker.run_folder import another_try, run_folder, store_of
+from isocenter.worker.spare import Spare, Spares
 from isocenter_operators.archive import only_wanted, retrieve, store
 from isocenter_operators.dicom.deidentify import (
     Pseudonyms,
@@ -35,17 +43,25 @@ from isocenter_operators.run import Archive, Outcome, Record, Run
 
 __all__ = ["run"]
 
-_LOCK, _DOOR, _LOG = ".lock", ".runs.lock", "log.txt"
+log = logging.getLogger("isocenter.worker")
+
+_LOG = "log.txt"
 _PIXELS = 0x7FE00000  # from this tag on
 
 
-def run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
+def run(settings: Settings, spares: Spares, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
     """Give the package the job's images in a folder, and store what it makes of them.
 
     De-identified images, and results with the identity again, as everywhere. Raises IsocenterError with a reason.
     """
+    maps = settings.maps
+    wish = Wish(maps.engine, gpus=maps.gpus, time_s=app.deadline_s, output=maps.output_mb << 20)
     try:
-        return _run(settings, stored, app, task)
+        with spares.run():
+            package = store_of(settings).open(stored)
+            outcome = _run(_Means(settings, spares, package, wish), stored, app, task)
+        spares.prepare(package, wish)
+        return outcome
     except IsocenterError as error:
         empty_frames(error)
         raise
@@ -54,24 +70,29 @@ def run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> O
         raise runner.translated(app, error) from error
 
 
-def _run(settings: Settings, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
+@dataclass(frozen=True)
+class _Means:
+    """By which a package is run."""
+
+    settings: Settings
+    spares: Spares
+    package: Package
+    wish: Wish
+
+
+def _run(means: _Means, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
     record = Record(task.checkpoint, task.notes)
     pseudonyms = Pseudonyms(task.deidentification) if task.deidentification is not None else None
     with record.step("fetch"):
-        given = without_identity(_images(task), pseudonyms)
+        given = list(without_identity(_images(task), pseudonyms))
     sources = _without_pixels(given)
-    with _folders(settings) as folders:
-        with record.step("write"):
-            _write(given, folders.read)
-        del given
-        with record.step("package"):
-            report = _execute(settings, stored, app, task, folders)
+    with _executed(means, given, record, task.checkpoint) as (report, folders):
         if report.reason:
             raise IsocenterError(f"{app.name} {app.version}: {report.reason}{_kept(folders, task)}")
         with record.step("check"):
             with _kept_where_wrong(folders, task):
                 objects = _written(folders)
-            if not objects and report.not_applicable and _store_of(settings).believed(stored):
+            if not objects and report.not_applicable and store_of(means.settings).believed(stored):
                 return _not_applicable(report.not_applicable, record, pseudonyms)
             if not objects:
                 raise IsocenterError(f"{app.name} {app.version} wrote no DICOM{_advice(stored, report)}")
@@ -145,54 +166,49 @@ def _images(task: Run) -> list[Dataset]:
 
 
 @contextmanager
-def _folders(settings: Settings) -> Iterator[Folders]:
-    """This run's, for its time alone: images lie here in files, so nobody else may read them."""
-    place = settings.maps_dir / "runs"
-    place.mkdir(parents=True, exist_ok=True)
+def _executed(
+    means: _Means, given: list[Dataset], record: Record, checkpoint: Callable[[], None] | None
+) -> Iterator[tuple[Report, Folders]]:
+    """The package is run on the images; its folders are there for the block. The images are forgotten."""
     with ExitStack() as held:
-        # Together, so that nobody clears a folder away whose lock is not held yet.
-        with (settings.maps_dir / _DOOR).open("w") as door:
-            flock(door, LOCK_EX)
-            _clear(place)
-            _store_of(settings).forget_unpacked()
-            folder = Path(held.enter_context(TemporaryDirectory(prefix="run-", dir=place.resolve())))
-            flock(held.enter_context((folder / _LOCK).open("w")), LOCK_EX)
-        made = Folders(
-            folder / "input", folder / "output", folder / "work", _store_of(settings).cache.resolve()
-        )
-        for each in (made.read, made.write, made.work):
-            each.mkdir()
-        made.read.chmod(0o755)  # an engine's user has to come in
-        made.write.chmod(0o777)
-        held.callback(discard, made.write)
-        yield made
+        with record.step("package"):
+            spare = means.spares.take(means.package, means.wish, checkpoint)
+            folders = held.enter_context(run_folder(means.settings) if spare is None else spare)
+        with record.step("write"):
+            _write(given, folders.read)
+        given.clear()
+        with record.step("package"):
+            report, folders = _reported(means, spare, folders, checkpoint)
+        yield report, folders
 
 
-def _clear(place: Path) -> None:
-    """Remove what workers that died have left: their locks are nobody's any more."""
-    for folder in place.glob("run-*"):
-        try:
-            with (folder / _LOCK).open("w") as lock:
-                flock(lock, LOCK_EX | LOCK_NB)
-                discard(folder)
-        except OSError:
-            continue  # somebody's
+def _reported(
+    means: _Means, spare: Spare | None, folders: Folders, checkpoint: Callable[[], None] | None
+) -> tuple[Report, Folders]:
+    """How it went, and the folders that are to be looked into."""
+    wish, began = means.wish, time.monotonic()
+    if spare is not None:
+        report = spare.run(checkpoint)
+        if report is not None and _counts(report, folders):
+            return report, folders
+        said = "it had ended" if report is None else report.reason or "it wrote nothing"
+        log.warning("%s, started in advance: %s; it is run again", means.package.digest, said)
+        folders = another_try(folders)
+        if wish.time_s is not None:
+            wish = replace(wish, time_s=max(1.0, wish.time_s - (time.monotonic() - began)))
+    return run_package(means.package, folders, wish, checkpoint=checkpoint), folders
+
+
+def _counts(report: Report, folders: Folders) -> bool:
+    """Whether a run that was started in advance went as any other would have. For one more there is no time left."""
+    if report.execution.ending == "timed out":
+        return True
+    return report.reason is None and (report.not_applicable is not None or any(folders.write.iterdir()))
 
 
 def _write(images: Sequence[Dataset], folder: Path) -> None:
     for image in images:
         image.save_as(folder / f"{image.SOPInstanceUID}.dcm", enforce_file_format=True)
-
-
-def _execute(settings: Settings, stored: StoredMap, app: AppManifest, task: Run, folders: Folders) -> Report:
-    package = _store_of(settings).open(stored)
-    maps = settings.maps
-    wish = Wish(maps.engine, gpus=maps.gpus, time_s=app.deadline_s, output=maps.output_mb << 20)
-    return run_package(package, folders, wish, checkpoint=task.checkpoint)
-
-
-def _store_of(settings: Settings) -> MapStore:
-    return MapStore(settings.maps_dir, settings.maps.trusted_keys)
 
 
 def _advice(stored: StoredMap, report: Report) -> str:

@@ -149,6 +149,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
         raise database_error(settings, error) from error
     # In this order: nothing is begun any more, what was begun is let go, and only then others may take it.
     on_leave[:0] = [work.gate.close, lambda: work.ledger.let_go(settings.worker.name)]
+    on_leave.append(work.spares.close)
     register(work)
     shadowing.register(settings, work.jobs, work.gate, work.inference)
     DBOS.launch()
