@@ -65,7 +65,7 @@ def test_what_a_package_left_is_removed_however_it_left_it(tmp_path: Path) -> No
     left = settings.maps_dir / "runs" / "run-of-a-dead-worker" / "output"
     left.mkdir(parents=True)
     _dig(left)
-    with packaged._folders(settings) as folders:
+    with run_folder.run_folder(settings) as folders:
         assert not left.exists()
         _dig(folders.write)
     assert not any((settings.maps_dir / "runs").iterdir())

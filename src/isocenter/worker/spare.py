@@ -20,7 +20,7 @@ from isocenter.maps.cgroup import memory_left
 from isocenter.maps.package import Package
 from isocenter.maps.sandbox import Folders, Report, Wish, limits_of, run_package, standby_engine
 from isocenter.maps.standby import Standby
-from isocenter.maps.unpacked import unpacked
+from isocenter.maps.unpacked import in_use, unpacked
 from isocenter.settings import Settings
 from isocenter.surprise import where
 from isocenter.worker.run_folder import run_folder, store_of
@@ -119,13 +119,15 @@ class Spare:
         engine = standby_engine(self._package, self._wish)
         if engine is None:
             return None
-        package = unpacked(self._package, store_of(self._settings).cache.resolve())
-        if not _memory_suffices(limits_of(package, self._wish).memory):
-            return None
-        self._root = _identity(package)
-        self.folders = self._held.enter_context(run_folder(self._settings))
-        wish = replace(self._wish, engine=engine)
-        return run_package(package, self.folders, wish, checkpoint=self._go_on, standby=self._standby)
+        cache = store_of(self._settings).cache.resolve()
+        with in_use(self._package, cache):
+            package = unpacked(self._package, cache)
+            if not _memory_suffices(limits_of(package, self._wish).memory):
+                return None
+            self._root = _identity(package)
+            self.folders = self._held.enter_context(run_folder(self._settings))
+            wish = replace(self._wish, engine=engine)
+            return run_package(package, self.folders, wish, checkpoint=self._go_on, standby=self._standby)
 
     def _go_on(self) -> None:
         if self._unwanted.is_set():
