@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -254,12 +255,10 @@ def test_one_of_another_package_is_ended(
 def test_one_whose_files_were_removed_meanwhile_is_not_used(
     settings: Settings, spares: Spares, package: Package
 ) -> None:
-    from isocenter.maps.unpacked import remove_unpacked
-
     spares.prepare(package, WISH)
     _ready(settings)
     assert package.digest is not None
-    remove_unpacked(package.digest, settings.maps_dir / "unpacked")
+    shutil.rmtree(settings.maps_dir / "unpacked" / package.digest.replace(":", "-"))
     assert _job(settings, spares, package) == "at once 1 1 None"
 
 
