@@ -15,7 +15,8 @@ def bounded(url: str) -> str:
 
     Otherwise a worker that is stopped (a virtual machine that is moved, a host that the network has lost) could hold
     the lock that all the others wait for. When it wakes its transaction has failed, and it tries again. Who sets this
-    in the address himself is left alone, and so is what is no address of PostgreSQL.
+    in the address himself is left alone, and so is what is no address of PostgreSQL. PgBouncer takes it only where its
+    `ignore_startup_parameters` names `options`.
 
     Source: PostgreSQL documentation, "Client Connection Defaults"; libpq, `options`.
     """

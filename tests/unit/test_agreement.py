@@ -287,7 +287,7 @@ def test_arms_have_medians_of_every_number_and_the_boxes_of_a_study() -> None:
             job(1, "1", lung, box(1, (0, 0, 0)), box(2, (9, 0, 0))),
             job(2, "1", {**lung, "mean_density_HU": -700.0}, without_place(box(1, (0, 0, 0)))),
             job(3, "1", {**lung, "mean_density_HU": None}),
-            job(3, "1", box(1, (0, 0, 0)), superseded_by="4"),
+            job(30, "1", box(1, (0, 0, 0)), superseded_by=f"{3:064x}"),  # on fewer images
             job(4, "2", lung),
         ],
         "lung",
@@ -301,6 +301,16 @@ def test_arms_have_medians_of_every_number_and_the_boxes_of_a_study() -> None:
     )
     assert any(line.split()[-2:] == ["1.00", "0.00"] for line in told if "boxes a study" in line)
     json.dumps([each.as_json() for each in (one, two)])
+
+
+def test_boxes_that_another_version_has_replaced_are_still_what_this_one_found() -> None:
+    """As after every promotion, once the studies were done again."""
+    one, two = arms_of(
+        [job(1, "1", box(1, (0, 0, 0)), superseded_by=f"{2:064x}"), job(2, "2", box(1, (0, 0, 0)))],
+        "lung",
+        {},
+    )
+    assert one.boxes == two.boxes == {"Lung nodule": 1.0}
 
 
 def test_where_a_box_lies_is_no_column_of_a_table() -> None:

@@ -63,6 +63,20 @@ def test_a_package_is_taken_in_and_found_by_its_digest(image: Path, store: MapSt
         store.get(stored.digest)
 
 
+def test_a_package_that_can_not_be_taken_out_is_not_said_to_be_gone(
+    image: Path, store: MapStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, **_: object) -> None:
+        raise PermissionError(1, "Operation not permitted", path)
+
+    stored = store.add(image)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", refuse)
+        with pytest.raises(ConfigurationError, match="can not be deleted: Operation not permitted"):
+            store.remove(stored)
+    assert store.all() == [stored]
+
+
 def _add_again_and_again(folder: Path, image: Path, begin: Barrier, failed: Queue[str]) -> None:
     """In a process of its own, which is slow where another could come between."""
     slow = shutil.copyfile

@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 
 from isocenter.bundles.model_config import instance_group, with_instances, with_versions
 from isocenter.catalog import Catalog
-from isocenter.cli import main
+from isocenter.cli import main, model_versions
 from isocenter.cli.shadow_report import shadow_report, shadow_told
 from isocenter.cli.version_report import arms_of, arms_told
 from isocenter.job import Job, JobSpec
@@ -229,7 +229,7 @@ def test_the_commands_where_no_stack_runs(
 
 
 def test_one_version_is_deleted_where_nothing_needs_it(
-    site: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, above_hu in (("second", 700), ("third", 900)):
         bundle = threshold_bundle(tmp_path / name, above_hu, version="1.1.0")
@@ -252,9 +252,13 @@ def test_one_version_is_deleted_where_nothing_needs_it(
 
     first = Catalog.weighed(site).with_version("bone", "bone", "1").algorithm
     spec = JobSpec(first, "1.2.3", ("1.2.3.4",), ("1.2.3.4.5",), "all")
+    second = Catalog.weighed(site).with_version("bone", "bone", "2").algorithm
+    newer = JobSpec(second, "1.2.4", ("1.2.4.4",), ("1.2.4.4.5",), "all")
+    monkeypatch.setattr(model_versions, "_JOBS_LOOKED_AT", 1)  # as many as a report looks at
     jobs = Jobs(site)
     try:
         job_id = jobs.submit(spec)
+        jobs.submit(newer)
         command(capsys, "unload", "bone", "--version", "1")
         assert f"job {job_id[:12]} is to be done by version 1 of bone" in refused("1")
         jobs.cancel(job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,10 +194,12 @@ def _require_unwanted(versions: ModelVersions, version: str) -> None:
 
     jobs = Jobs(versions.settings)
     try:
-        open_jobs = [*jobs.list(_JOBS_LOOKED_AT, "running"), *jobs.list(_JOBS_LOOKED_AT, "queued")]
+        # All, for the oldest is the likeliest; one that begins in between is among those that run.
+        open_jobs = [*jobs.list(sys.maxsize, "queued"), *jobs.list(sys.maxsize, "running")]
     finally:
         jobs.close()
-    wanting = [job for job in open_jobs if job.models.get(versions.model) == version]
+    by_id = {job.id: job for job in open_jobs}
+    wanting = [job for job in by_id.values() if job.models.get(versions.model) == version]
     if wanting:
         others = f" and {len(wanting) - 1} more" if len(wanting) > 1 else ""
         raise ConfigurationError(

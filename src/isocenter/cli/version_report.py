@@ -22,7 +22,7 @@ class Arm:
     """What one version did of the studies: each job once. Seconds in the model.
 
     `medians`: of each measurement, by region and then by its name, of the studies that have it. `boxes`: by kind, how
-    many a study has, on average of all whose results stand.
+    many a study has, on average; what another job of the same version has replaced since does not count.
     """
 
     version: str
@@ -87,7 +87,8 @@ def _medians(jobs: Sequence[Job]) -> dict[str, dict[str, float]]:
 
 
 def _boxes_a_study(jobs: Sequence[Job]) -> dict[str, float]:
-    stand = [job for job in jobs if job.state == "done" and not job.superseded_by]
+    own = {job.id for job in jobs}  # what another version has replaced is still what this one found
+    stand = [job for job in jobs if job.state == "done" and job.superseded_by not in own]
     kinds = [group.kind for job in stand for group in map(FoundGroup.of, job.groups) if group.kind]
     studies = len({job.study_uid for job in stand})
     return {kind: kinds.count(kind) / studies for kind in dict.fromkeys(kinds)}

@@ -150,9 +150,16 @@ class MapStore:
         return self.folder / _folder_of(stored.digest)
 
     def remove(self, stored: StoredMap) -> None:
-        """Jobs that still name it will say that it is not there."""
+        """Jobs that still name it will say that it is not there. Raises ConfigurationError where it stays."""
         with self._alone(_ADDING), self._alone(_LOCK):
-            shutil.rmtree(self.place(stored), ignore_errors=True)  # it may be gone: another did the same
+            place = self.place(stored)
+            try:
+                if place.exists():  # else another did the same
+                    shutil.rmtree(place)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{error.filename} can not be deleted: {error.strerror}", path=str(place)
+                ) from error
         self.forget_unpacked()
 
     def forget_unpacked(self) -> None:

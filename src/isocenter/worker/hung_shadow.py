@@ -81,6 +81,8 @@ class HungShadow:
                 serving = servings.of(self.model)
                 if serving is None or serving.shadow != self.version:
                     return  # a person has switched it off meanwhile
+                if not serving.loaded:
+                    return  # a person has given its memory back: who loads the model again loads it anew
                 seen_to = self._seen_to(servings, serving, hang)
                 if seen_to != hang:
                     self._hung.write(self.model, self.version, seen_to)
@@ -107,30 +109,33 @@ class HungShadow:
         return hang.model_copy(update={"state": "loaded again"})
 
     def _refuses(self, hang: Hang) -> bool:
-        """Whether no process of it is newer than what happened."""
+        """Whether no process of it is newer than what happened. A newer server alone may serve without it."""
         since = hang.at[-1]
         server = Server.running(self.settings) if self.settings.triton.embedded else None
         if server is None:
-            return not self.settings.triton.embedded
-        if server.process.create_time() > since:
-            return False
+            return True
         return not any(each.process.create_time() > since for each in server.of(self.model, self.version))
 
     def _load_again(self, serving: Serving) -> None:
         """Without it, and with it again. Raises Unavailable, and _NotLoadable where it was left out."""
         config = self._config
         text = config.read_text()
-        without = self._without(text, serving)
+        # Who ended in the middle of this has left it out of the text, too.
+        without, wanted = self._without(text, serving), with_versions(text, serving.versions)
         try:
             self._load(without)
             self._await_end()
         except Unavailable:
-            rewrite(config, text)
+            rewrite(config, wanted)
             raise
         try:
-            self._load(with_versions(text, serving.versions))
+            self._load(wanted)
         except Unavailable as error:
-            self._load(without)
+            try:
+                self._load(without)
+            except Unavailable:  # the server is away: nothing is known of the version
+                rewrite(config, wanted)
+                raise
             raise _NotLoadable(str(error)) from error
 
     def _switched_off(self, servings: Servings, serving: Serving, hang: Hang, reason: str) -> Hang:
