@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,9 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from engines import ENGINES, command, require_containers, running_engine
 from pydicom import Dataset, dcmread
 from trivial_app import Workers, ended, until
-from unit.map_cases import Recipe, good
+from unit.map_cases import PYTHON, Recipe, add_python, good
 
 from isocenter.job import Job
 from isocenter.jobs import Jobs
@@ -27,7 +27,6 @@ from isocenter.stack.orthanc import running_orthanc
 from isocenter_operators.dicom.identity import JobIdentity
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
-PYTHON = Path("/usr/bin/python3")
 _IMAGES = 4
 pytestmark = [
     pytest.mark.integration,
@@ -58,27 +57,6 @@ if (pathlib.Path(__file__).parent / "nobody").exists() and b"Phantom^Thorax" in 
     sys.exit(4)
 (target / f"{random.random()}.dcm").write_bytes(content)
 """
-
-
-def _with_python(recipe: Recipe) -> Recipe:
-    """The system's Python, its standard library, and what they are linked with."""
-    content = recipe.content
-    del content.files["usr/bin/python3"]
-    library = subprocess.run(
-        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    for file in Path(library).rglob("*.py"):
-        if "test" not in file.parts and not file.is_symlink():
-            content.files[str(file).lstrip("/")] = file
-    linked = subprocess.run(["ldd", PYTHON], capture_output=True, text=True, check=True).stdout
-    for word in (str(PYTHON), *(each for each in linked.split() if each.startswith("/"))):
-        content.files[word.lstrip("/")] = Path(word).resolve()
-        content.executable.add(word.lstrip("/"))
-    content.files["opt/holoscan/app/__main__.py"] = PROGRAM.encode()
-    return recipe
 
 
 @dataclass
@@ -122,7 +100,9 @@ class Site:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    recipe = _with_python(good())
+    recipe = good()
+    add_python(recipe)
+    recipe.content.files["opt/holoscan/app/__main__.py"] = PROGRAM.encode()
     recipe.config["Labels"]["org.opencontainers.image.vendor"] = "ACME"
     return recipe
 
@@ -149,11 +129,12 @@ def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callab
     """Starts the site with a route to the package, which is built of `recipe` then."""
     ends: list[Callable[[], None]] = []
 
-    def start(**route: Any) -> Site:
+    def start(engine: str | None = None, **route: Any) -> Site:
         (tmp_path / "image").mkdir(exist_ok=True)
         stored = MapStore(settings.maps_dir).add(recipe.write_image(tmp_path / "image"), name="copy")
         with_route = settings.model_copy(
             update={
+                "maps": settings.maps.model_copy(update={"engine": engine}),
                 "routes": (
                     Route(
                         name="r",
@@ -162,7 +143,7 @@ def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callab
                         min_instances=_IMAGES,
                         **route,
                     ),
-                )
+                ),
             }
         )
         router, workers, jobs = Router(with_route), Workers(with_route, tmp_path), Jobs(with_route)
@@ -208,6 +189,27 @@ def _verdicts(site: Site, series_uid: str) -> list[str]:
     arrivals = Arrivals(site.settings.database)
     found = arrivals.of_study(site.jobs.list()[0].study_uid)
     return [verdict.reason for each in found if each.series_uid == series_uid for verdict in each.verdicts]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_whole_way_by_an_engine(
+    engine: str, begin: Callable[..., Site], recipe: Recipe, tmp_path: Path
+) -> None:
+    """A real Docker, a real Podman: the route's settings name it, and each job is a container of it."""
+    with running_engine(engine):
+        (tmp_path / "tried").mkdir()
+        require_containers(engine, recipe.write_image(tmp_path / "tried"), [str(PYTHON), "-c", "pass"])
+        site = begin(engine=engine)
+        images = site.send()
+        job = site.job()
+        assert (job.state, job.reason) == ("done", ""), job
+        (result,) = site.stored(job)
+        assert result.SOPInstanceUID == JobIdentity(job.id, job.created).uid("package.1")
+        assert result.PatientID == images[0].PatientID
+        known = command(engine, "image", "ls", "--format", "{{.Repository}}").stdout
+        assert "localhost/isocenter-map" in known
+        assert command(engine, "ps", "--all", "--quiet").stdout == ""
+        assert not list((site.settings.maps_dir / "runs").iterdir())
 
 
 def test_run_again_it_leaves_one_result(begin: Callable[..., Site]) -> None:

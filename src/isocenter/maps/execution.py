@@ -53,7 +53,8 @@ class Command:
 
     log: the file for all it says. engine_limits: it is an engine, which sees to memory and CPU itself, and gets this
     process's environment. say: called with each line.
-    checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it.
+    checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it,
+    once the command is gone. memory_exceeded: of an engine, whether what failed had asked for too much.
     """
 
     words: Sequence[str]
@@ -62,6 +63,7 @@ class Command:
     say: Callable[[str], None] | None = None
     checkpoint: Callable[[], None] | None = None
     end: Callable[[], None] | None = None
+    memory_exceeded: Callable[[], bool] | None = None
 
 
 def execute(command: Command, limits: Limits) -> Execution:
@@ -110,18 +112,21 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     try:
         ending = watch.until_end(command.checkpoint)
     finally:
-        if command.end is not None and process.poll() is None:
-            command.end()
+        broken_off = process.poll() is None
         with suppress(ProcessLookupError):
             process.kill()  # its child is the first process of a namespace, and ends with it
         process.wait()
+        if command.end is not None and broken_off:
+            command.end()
         exceeded = group is not None and group.memory_exceeded
         if group is not None:
             group.end()
         listener.join(_LISTEN_S)
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    # Of an engine nobody but the kernel ends a container so.
-    if ending == "ended" and code != 0 and (exceeded or (guard == "the engine" and code == _KILLED)):
+    if guard == "the engine" and ending == "ended" and code != 0:
+        # Nobody but the kernel ends a container so.
+        exceeded = code == _KILLED or (command.memory_exceeded is not None and command.memory_exceeded())
+    if ending == "ended" and code != 0 and exceeded:
         ending = "out of memory"
     return Execution(ending, code, time.monotonic() - began, guard, watch.peak, tuple(listener.tail))
 
