@@ -21,6 +21,8 @@ from unit.map_cases import ALLOWED, ATTEMPTS, COPY, PYTHON, Recipe, add_program,
 
 from isocenter.cli.main import main
 from isocenter.maps import container
+from isocenter.maps.execution import Command, execute
+from isocenter.maps.limits import Limits
 from isocenter.maps.oci import open_image
 from isocenter_operators.testing.phantom import thorax_phantom
 from isocenter_operators.testing.series import write_series
@@ -190,6 +192,35 @@ def test_ctrl_c_leaves_no_container(machine: Machine) -> None:
     running.send_signal(signal.SIGINT)
     _, rest = running.communicate(timeout=60)
     assert (running.returncode, rest.strip()) == (130, "interrupted")
+    assert machine.containers() == []
+
+
+class _Enough(Exception):
+    """What a cancelled job's checkpoint raises."""
+
+
+def test_broken_off_while_the_container_is_made_it_leaves_none(machine: Machine) -> None:
+    image = container.load(machine.engine, open_image(machine.package))
+    options = os.environ[f"ISOCENTER_{machine.engine.upper()}"].split()
+    for number, after_s in enumerate((0.05, 0.15, 0.25, 0.35, 0.5)):
+        name, began = f"broken-off-{number}", time.monotonic()
+
+        def checkpoint(began: float = began, after_s: float = after_s) -> None:
+            if time.monotonic() - began > after_s:
+                raise _Enough
+
+        words = [machine.engine, *options, "run", "--rm", "--network=none", "--name", name]
+        words += ["--entrypoint=/usr/bin/sleep", str(image), "4242"]
+        asked = Command(
+            words,
+            machine.folder / "log",
+            engine_limits=True,
+            checkpoint=checkpoint,
+            end=lambda name=name: container.end(machine.engine, name),  # type: ignore[misc]
+        )
+        with pytest.raises(_Enough):
+            execute(asked, Limits(memory=64 << 20, cpu=1, shared_memory=1 << 20))
+    time.sleep(1)
     assert machine.containers() == []
 
 
