@@ -10,6 +10,7 @@
 # make throughput  studies an hour with 1, 2 and 4 workers, and memory over 300 studies
 # make train       the demonstration network anew, measured: see docs/models.md
 # make orthanc-1.12   Debian 13's Orthanc beside the system's, for the tests; needs debootstrap and root
+# make engines     Docker and Podman beside the system's, for the tests; they are tried by root only
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
 
@@ -18,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser orthanc-1.12 ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
+.PHONY: install system browser orthanc-1.12 engines ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -34,6 +35,9 @@ browser:
 
 orthanc-1.12:
 	@scripts/fetch_orthanc_1_12.sh
+
+engines:
+	@scripts/fetch_engines.sh
 
 $(INSTALLED): requirements.lock pyproject.toml scripts/install_python.sh | system
 	@scripts/install_python.sh $(VENV)
@@ -62,9 +66,10 @@ types: $(INSTALLED)
 
 check: lint types
 
-# Where Orthanc 1.12 can not be had, that is said, and the tests of it are skipped.
+# Where Orthanc 1.12, Docker and Podman can not be had, that is said, and the tests of them are skipped.
 test: browser install check
 	@scripts/fetch_orthanc_1_12.sh || true
+	@scripts/fetch_engines.sh || true
 	$(BIN)/python -m pytest tests/unit -n 2 -q
 	$(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile
 	$(BIN)/python -m pytest tests/chaos -q

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import ROOT, isocenter, site
+from engines import ENGINES, require_containers, running_engine
 from pydicom import Dataset, dcmread
 
 from isocenter.cli.map_base import default_base
@@ -260,6 +261,29 @@ def test_an_engine_builds_it_in_a_chroot_the_same_each_time(
     assert {"debian", "libc6", "self_test"} <= {each["name"] for each in document["components"]}
     isocenter(tmp_path, "map", "run", "copies.oci", "-i", place / "in", "-o", "out")
     assert len(list((tmp_path / "out").rglob("IM*.dcm"))) == len(list((place / "in").iterdir()))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_docker_and_podman_build_and_run_it(
+    name: str, copies: Path, base: Path, tmp_path: Path, place: Path
+) -> None:
+    """Both real; and holoscan-cli fetches the manifests out of Docker's image, as it does of its own."""
+    with running_engine(name):
+        require_containers(name, base, ["/bin/true"])
+        _build(copies, base, "copies.oci", "--engine", name)
+        findings = isocenter(tmp_path, "map", "lint", "copies.oci")["findings"]
+        assert [each for each in findings if each["severity"] == "error"] == []
+        for package, out in (("copies.oci", "out"), ("copies:1.0.0", "named")):
+            words = ("-i", place / "in", "-o", out, "--engine", name)
+            said = isocenter(tmp_path, "map", "run", package, *words)
+            assert (said["status"], said["engine"]) == ("done", name)
+            assert len(list((tmp_path / out).rglob("IM*.dcm"))) == len(list((place / "in").iterdir()))
+            assert (tmp_path / said["log"]).read_text() == "copied as user 1000\n"
+        if name == "docker":
+            from holoscan_cli.runner.runner import _fetch_map_manifest
+
+            app, pkg = _fetch_map_manifest("copies:1.0.0")
+            assert (app["workingDirectory"], pkg["modelRoot"]) == ("/var/holoscan", "/opt/holoscan/models")
 
 
 @pytest.mark.slow

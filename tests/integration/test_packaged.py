@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 from archive_count import rejected_by, rejection_notes
+from engines import ENGINES, command, require_containers, running_engine
 from pydicom import Dataset, dcmread
 from trivial_app import Workers, ended, until
 from unit.map_cases import PYTHON, Recipe, good, with_python
@@ -138,13 +139,14 @@ def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callab
         while ends:
             ends.pop(0)()
 
-    def start(*, vouched: bool = False, **route: Any) -> Site:
+    def start(*, vouched: bool = False, engine: str | None = None, **route: Any) -> Site:
         end()
         (tmp_path / "image").mkdir(exist_ok=True)
         image = recipe.write_image(tmp_path / "image")
         stored = MapStore(settings.maps_dir).add(image, name="copy", vouched=vouched)
         with_route = settings.model_copy(
             update={
+                "maps": settings.maps.model_copy(update={"engine": engine}),
                 "routes": (
                     Route(
                         name="r",
@@ -153,7 +155,7 @@ def begin(settings: Settings, recipe: Recipe, tmp_path: Path) -> Iterator[Callab
                         min_instances=_IMAGES,
                         **route,
                     ),
-                )
+                ),
             }
         )
         router, workers, jobs = Router(with_route), Workers(with_route, tmp_path), Jobs(with_route)
@@ -276,6 +278,27 @@ def _spare(settings: Settings) -> Path:
         return next((log.parents[1] for log in logs if READY in log.read_text()), None)
 
     return until(found)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_whole_way_by_an_engine(
+    engine: str, begin: Callable[..., Site], recipe: Recipe, tmp_path: Path
+) -> None:
+    """A real Docker, a real Podman: the route's settings name it, and each job is a container of it."""
+    with running_engine(engine):
+        (tmp_path / "tried").mkdir()
+        require_containers(engine, recipe.write_image(tmp_path / "tried"), [str(PYTHON), "-c", "pass"])
+        site = begin(engine=engine)
+        images = site.send()
+        job = site.job()
+        assert (job.state, job.reason) == ("done", ""), job
+        (result,) = site.stored(job)
+        assert result.SOPInstanceUID == JobIdentity(job.id, job.created).uid("package.1")
+        assert result.PatientID == images[0].PatientID
+        known = command(engine, "image", "ls", "--format", "{{.Repository}}").stdout
+        assert "localhost/isocenter-map" in known
+        assert command(engine, "ps", "--all", "--quiet").stdout == ""
+        assert not list((site.settings.maps_dir / "runs").iterdir())
 
 
 def test_run_again_it_leaves_one_result(begin: Callable[..., Site]) -> None:

@@ -13,9 +13,38 @@ from isocenter.maps.image_config import ContainerConfig, ImageConfig
 from isocenter.maps.image_writer import Draft, write_image
 from isocenter.maps.layer import LayerContent, write_layer
 
+PYTHON = Path("/usr/bin/python3")
 WEIGHTS = b"not really weights, but bytes\n"
 PYTHON = Path("/usr/bin/python3")
 BASE_DIGEST = f"sha256:{'b' * 64}"
+
+
+# What packages are told to do: hand back the first image; what none may do, and what each needs.
+COPY = """
+import os, pathlib, shutil
+source, target = (pathlib.Path(os.environ[f"HOLOSCAN_{each}_PATH"]) for each in ("INPUT", "OUTPUT"))
+for file in sorted(source.iterdir())[:1]:
+    shutil.copyfile(file, target / f"{file.name}.dcm")
+"""
+ATTEMPTS = {
+    "to change the input": "open('/var/holoscan/input/new', 'w')",
+    "to change its code": "open('/opt/holoscan/app/new', 'w')",
+    "to write to its root": "open('/new', 'w')",
+    "to change the kernel": "open('/proc/sys/kernel/panic', 'r+').write('0')",
+    "to reach the network": "socket.create_connection(('192.0.2.1', 80), timeout=2)",
+    "to become root": "os.setuid(0)",
+    "to mount": "subprocess.run(['mount', '-t', 'tmpfs', 'none', '/tmp'], check=True, capture_output=True)",
+    "to be root elsewhere": "subprocess.run(['unshare', '-Ur', 'true'], check=True, capture_output=True)",
+    "to read the host's files": "open(os.environ['SECRET'])",
+    "to see the host's processes": "open(f\"/proc/{os.environ['PROCESS']}/status\")",
+}
+ALLOWED = {
+    "its memory": "open('/tmp/new', 'w').write('x')",
+    "its working directory": "open('/var/holoscan/new', 'w').write('x')",
+    "shared memory": "open('/dev/shm/new', 'w').write('x')",
+    "its loopback": "server = socket.create_server(('localhost', 0)); socket.create_connection(server.getsockname())",
+    "random numbers": "open('/dev/urandom', 'rb').read(8)",
+}
 
 
 @dataclass
@@ -80,6 +109,25 @@ def good() -> Recipe:
     return Recipe(app=good_app(), pkg=good_pkg(), content=content, config=good_config())
 
 
+def add_program(recipe: Recipe, program: Path) -> None:
+    """One of this machine's, with the libraries that it is linked with."""
+    linked = subprocess.run(["ldd", program.resolve()], capture_output=True, text=True, check=True).stdout
+    for word in (str(program), *(each for each in linked.split() if each.startswith("/"))):
+        recipe.content.files[word.lstrip("/")] = Path(word).resolve()
+        recipe.content.executable.add(word.lstrip("/"))
+
+
+def add_python(recipe: Recipe) -> None:
+    """The system's Python and its standard library, in place of the one that does nothing."""
+    words = [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]
+    library = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    recipe.content.folders.add(f"{library}/lib-dynload".lstrip("/"))  # it asks for it, loudly
+    for file in Path(library).rglob("*.py"):
+        if "test" not in file.parts and not file.is_symlink():
+            recipe.content.files[str(file).lstrip("/")] = file
+    add_program(recipe, PYTHON)
+
+
 def good_app() -> dict[str, Any]:
     return {
         "apiVersion": "1.0.0",
@@ -130,21 +178,7 @@ WEIGHTS_COUNTED = f"model.ts\0{len(WEIGHTS)}\0".encode() + WEIGHTS
 
 
 def with_python(recipe: Recipe, program: str) -> Recipe:
-    """It runs the program: by the system's Python, with its standard library, and what they are linked with."""
-    content = recipe.content
-    del content.files["usr/bin/python3"]
-    library = subprocess.run(
-        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    for file in Path(library).rglob("*.py"):
-        if "test" not in file.parts and not file.is_symlink():
-            content.files[str(file).lstrip("/")] = file
-    linked = subprocess.run(["ldd", PYTHON], capture_output=True, text=True, check=True).stdout
-    for word in (str(PYTHON), *(each for each in linked.split() if each.startswith("/"))):
-        content.files[word.lstrip("/")] = Path(word).resolve()
-        content.executable.add(word.lstrip("/"))
-    content.files["opt/holoscan/app/__main__.py"] = program.encode()
+    """It runs the program."""
+    add_python(recipe)
+    recipe.content.files["opt/holoscan/app/__main__.py"] = program.encode()
     return recipe

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from isocenter.maps.blobs import store_at
 from isocenter.maps.engine import engine_of
+from isocenter.maps.handover import hand_over
 from isocenter.maps.limits import Limits
-from isocenter.maps.oci import REF_NAME
+from isocenter.maps.oci import Image
 from isocenter.maps.user import User
 
-__all__ = ["Container", "available", "command_of", "end", "load"]
+__all__ = ["Container", "available", "command_of", "end", "load", "memory_exceeded"]
 
 _TRY_S = 20.0
 _LOAD_S = 1800.0
-_CONTAINERD_NAME = "io.containerd.image.name"
+_LOOKS, _BETWEEN_LOOKS_S = 3, 0.5
+_EVENTS_LATE_S = 0.5
+_NAME = "localhost/isocenter-map"  # the tag is the image's ID
 
 
 @dataclass(frozen=True)
@@ -45,41 +49,28 @@ def available(engine: str) -> bool:
     return not engine_of(engine).why_not()
 
 
-def load(engine: str, archive: Path, digests: Collection[str]) -> str | None:
-    """Give the engine the image in a file. Its ID there; None where it does not take such a file.
-
-    digests: of the image, of which the engine makes its ID. A file may hold another image, which an engine finds in it
-    and others do not, and names that belong to images that are there: the first is not returned, and nothing is loaded
-    for the second.
-    """
-    try:
-        names = set(_names_in(archive))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if any(_id_of(engine, name) not in (None, *digests) for name in names):
-        return None
-    words = [*engine_of(engine).words, "load", "--input", str(archive)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=_LOAD_S, check=False)
-    for line in reversed(done.stdout.splitlines()):
-        said, _, name = line.partition(": ")
-        if done.returncode == 0 and said.startswith("Loaded image"):
-            found = _id_of(engine, name.strip())
-            return found if found in digests else None
-    return None
-
-
-def _names_in(archive: Path) -> Iterator[str]:
-    """What engines would call the images in it."""
-    store = store_at(archive)
-    if store.has("manifest.json"):
-        with store.open("manifest.json") as content:
-            for each in json.load(content):
-                yield from each.get("RepoTags") or ()
-    if store.has("index.json"):
-        with store.open("index.json") as content:
-            for each in json.load(content)["manifests"]:
-                said = each.get("annotations") or {}
-                yield from (said[name] for name in (_CONTAINERD_NAME, REF_NAME) if name in said)
+def load(engine: str, image: Image) -> str | None:
+    """Give the engine the image, under a name of ours. Its ID there; None where the engine does not take it."""
+    name = f"{_NAME}:{image.config_digest.removeprefix('sha256:')}"
+    digests = (image.config_digest, image.digest)  # an engine makes its ID of one of them
+    if (known := _id_of(engine, name)) in digests:
+        return known
+    with subprocess.Popen(
+        [*engine_of(engine).words, "load"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as loading:
+        assert loading.stdin is not None
+        hanging = threading.Timer(_LOAD_S, loading.kill)
+        hanging.start()
+        try:
+            with suppress(BrokenPipeError), loading.stdin:
+                hand_over(image, name, loading.stdin)
+            loading.wait()
+        finally:
+            hanging.cancel()
+    return found if (found := _id_of(engine, name)) in digests else None
 
 
 def _id_of(engine: str, image: str) -> str | None:
@@ -138,7 +129,36 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
     return words
 
 
+def memory_exceeded(engine: str, name: str, since: float) -> bool:
+    """Whether the kernel has ended a process of the container for its memory. since: when it was begun, Unix time.
+
+    Docker alone tells of one that is gone, and also of a process that was not its first.
+    """
+    if engine != "docker":
+        return False
+    until = time.time() + _EVENTS_LATE_S
+    words = [*engine_of(engine).words, "events", "--since", f"{since:.3f}", "--until", f"{until:.3f}"]
+    words += ["--filter", f"container={name}", "--filter", "event=oom", "--format", "{{.Action}}"]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=_TRY_S, check=False)
+    return "oom" in told.stdout.split()
+
+
 def end(engine: str, name: str) -> None:
-    """End a container that may still run. Nothing happens where it does not."""
-    for words in (["kill", name], ["rm", "--force", name]):
-        subprocess.run([*engine_of(engine).words, *words], capture_output=True, timeout=_TRY_S, check=False)
+    """End and remove a container whose run was broken off. Nothing happens where there is none.
+
+    The engine may just be making it, and goes on with that when nobody waits any more: so it is looked for again.
+    """
+    for _ in range(_LOOKS):
+        killed, removed = (
+            subprocess.run(
+                [*engine_of(engine).words, *words],
+                capture_output=True,
+                text=True,
+                timeout=_TRY_S,
+                check=False,
+            )
+            for words in (["kill", name], ["rm", "--force", name])
+        )
+        if killed.returncode == 0 or name in removed.stdout:
+            return
+        time.sleep(_BETWEEN_LOOKS_S)

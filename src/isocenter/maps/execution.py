@@ -60,7 +60,8 @@ class Command:
 
     log: the file for all it says. output: the folder that it may write to. engine_limits: it is an engine, which sees
     to memory and CPU itself, and gets this process's environment. say: called with each line.
-    checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it.
+    checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it,
+    once the command is gone. memory_exceeded: of an engine, whether what failed had asked for too much.
     standby: it is started in advance, and its standard input tells it to begin; its time counts from then.
     """
 
@@ -71,6 +72,7 @@ class Command:
     say: Callable[[str], None] | None = None
     checkpoint: Callable[[], None] | None = None
     end: Callable[[], None] | None = None
+    memory_exceeded: Callable[[], bool] | None = None
     standby: Standby | None = None
 
 
@@ -120,21 +122,24 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     try:
         ending = watch.until_end(command.checkpoint, command.standby)
     finally:
-        if command.end is not None and process.poll() is None:
-            command.end()
+        broken_off = process.poll() is None
         with suppress(ProcessLookupError):
             process.kill()  # its child is the first process of a namespace, and ends with it
         process.wait()
         if process.stdin is not None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
+        if command.end is not None and broken_off:
+            command.end()
         exceeded = group is not None and group.memory_exceeded
         if group is not None:
             group.end()
         listener.join(_LISTEN_S)
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    # Of an engine nobody but the kernel ends a container so.
-    if ending == "ended" and code != 0 and (exceeded or (guard == "the engine" and code == _KILLED)):
+    if guard == "the engine" and ending == "ended" and code != 0:
+        # Nobody but the kernel ends a container so.
+        exceeded = code == _KILLED or (command.memory_exceeded is not None and command.memory_exceeded())
+    if ending == "ended" and code != 0 and exceeded:
         ending = "out of memory"
     if output is not None and output.exceeded():  # at its end, or as it was ended
         ending = "wrote too much"

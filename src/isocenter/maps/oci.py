@@ -7,6 +7,7 @@ with open_image(Path("hello.oci")) as image:
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from isocenter.maps.filesystem import Entry, FileSystem
 from isocenter.maps.image_config import INDEX_TYPES, Descriptor, ImageConfig, Index, Manifest, Platform
 from isocenter_operators.errors import InputError
 
-__all__ = ["REF_NAME", "Image", "Layer", "open_image"]
+__all__ = ["REF_NAME", "Documents", "Image", "Layer", "open_image"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _JSON_AT_MOST = 8 << 20  # bytes
@@ -88,6 +89,15 @@ class Layer:
                 _expect(self.store, self.name, digest_of(stream), self.diff_id)
 
 
+@dataclass(frozen=True)
+class Documents:
+    """An image's own, byte for byte: its digests are of these. manifest: b"" where `docker save` wrote none."""
+
+    config: bytes
+    manifest: bytes = b""
+    manifest_type: str = ""
+
+
 class Image:
     """An image in a file or a folder. Its small documents are checked against their digests when it is opened, its
     layers by `verify`."""
@@ -98,6 +108,7 @@ class Image:
         config: ImageConfig,
         layers: Sequence[Layer],
         *,
+        documents: Documents,
         digest: str,
         config_digest: str,
         tag: str,
@@ -106,6 +117,7 @@ class Image:
         self.digest = digest  # of the manifest; of what `docker save` made in its old form, the image's ID
         self.config_digest = config_digest  # the image's ID
         self.config = config
+        self.documents = documents
         self.layers = tuple(layers)
         self.tag = tag  # "" where it has none
 
@@ -176,7 +188,17 @@ def _oci(store: Store, tag: str, platform: Platform) -> Image:
         Layer(store, _blob(each), each.digest, diff_id, each.size)
         for each, diff_id in zip(manifest.layers, diff_ids, strict=True)
     ]
-    return Image(store, config, layers, digest=chosen.digest, config_digest=manifest.config.digest, tag=ref)
+    return Image(
+        store,
+        config,
+        layers,
+        documents=Documents(
+            _content(store, _blob(manifest.config)), _content(store, _blob(chosen)), chosen.media_type
+        ),
+        digest=chosen.digest,
+        config_digest=manifest.config.digest,
+        tag=ref,
+    )
 
 
 def _chosen(store: Store, manifests: Sequence[Descriptor], tag: str, platform: Platform) -> Descriptor:
@@ -228,8 +250,8 @@ def _docker(store: Store, tag: str) -> Image:
         )
     config_name, layer_names, tags = fitting[0]
     config = _parsed(store, config_name, ImageConfig)
-    with store.open(config_name) as stream:
-        config_digest = digest_of(stream)
+    document = _content(store, config_name)
+    config_digest = digest_of(io.BytesIO(document))
     if len(config.rootfs.diff_ids) != len(layer_names):
         raise InputError(f"{store.path}: manifest.json and {config_name} disagree", path=str(store.path))
     layers = [
@@ -237,23 +259,33 @@ def _docker(store: Store, tag: str) -> Image:
         for name, diff_id in zip(layer_names, config.rootfs.diff_ids, strict=True)
     ]
     tag = tags[0] if tags else ""
-    return Image(store, config, layers, digest=config_digest, config_digest=config_digest, tag=tag)
+    return Image(
+        store,
+        config,
+        layers,
+        documents=Documents(document),
+        digest=config_digest,
+        config_digest=config_digest,
+        tag=tag,
+    )
 
 
 def _blob(descriptor: Descriptor) -> str:
     return f"blobs/{descriptor.digest.replace(':', '/')}"
 
 
-def _json(store: Store, name: str, digest: str = "") -> Any:
+def _content(store: Store, name: str) -> bytes:
     with store.open(name) as stream:
         content = stream.read(_JSON_AT_MOST + 1)
-        if len(content) > _JSON_AT_MOST:
-            raise InputError(
-                f"{store.path}: {name} is larger than such a document can be", path=str(store.path)
-            )
-        if digest:
-            stream.seek(0)
-            _expect(store, name, digest_of(stream), digest)
+    if len(content) > _JSON_AT_MOST:
+        raise InputError(f"{store.path}: {name} is larger than such a document can be", path=str(store.path))
+    return content
+
+
+def _json(store: Store, name: str, digest: str = "") -> Any:
+    content = _content(store, name)
+    if digest:
+        _expect(store, name, digest_of(io.BytesIO(content)), digest)
     try:
         return json.loads(content)
     except ValueError as error:

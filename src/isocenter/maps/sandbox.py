@@ -10,6 +10,7 @@ import os
 import platform
 import posixpath
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -234,11 +235,13 @@ def _by_sandbox(engine: Engine, package: Package, folders: Folders, wish: Wish, 
 
 
 def _in_container(engine: Engine, made: Container, limits: Limits, command: Command) -> Command:
+    since = time.time()
     return replace(
         command,
         words=container.command_of(engine, made, limits),
         engine_limits=True,
         end=lambda: container.end(engine, made.name),
+        memory_exceeded=lambda: container.memory_exceeded(engine, made.name, since),
     )
 
 
@@ -296,8 +299,7 @@ def _loaded(engine: Engine, package: Package) -> str | None:
     if has_image(engine, image.config_digest):
         return image.config_digest
     image.verify()
-    digests = (image.config_digest, image.digest)
-    return container.load(engine, image.path, digests) if image.path.is_file() else None
+    return container.load(engine, image)
 
 
 def _container(package: Package, image: str, folders: Folders, limits: Limits, wish: Wish) -> Container:
