@@ -15,7 +15,6 @@ from isocenter.maps.layer import LayerContent, write_layer
 
 PYTHON = Path("/usr/bin/python3")
 WEIGHTS = b"not really weights, but bytes\n"
-PYTHON = Path("/usr/bin/python3")
 BASE_DIGEST = f"sha256:{'b' * 64}"
 
 
