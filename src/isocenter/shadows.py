@@ -104,11 +104,6 @@ class Comparison(_Part):
     whole: bool = False
     not_compared: str = ""
 
-    @property
-    def empty(self) -> bool:
-        """Whether there was nothing that could be compared."""
-        return not (self.segments or self.boxes or self.numbers or self.answers)
-
 
 @dataclass(frozen=True)
 class _Kept:

@@ -436,6 +436,22 @@ def test_what_is_wrong_beside_the_other_objects(
     assert not any("somebody" in words for _, words in found)
 
 
+def test_a_name_that_systems_write_in_two_ways_refuses_no_result(
+    kinds: dict[str, Dataset], sources: list[Dataset]
+) -> None:
+    """As of a study from two scanners; but one that none of them has is another patient's."""
+    seg, images = copy.deepcopy(kinds["seg"]), copy.deepcopy(sources)
+    for image in images[::2]:
+        image.PatientName = "Phantom^Thorax^Middle"
+    (found,) = check_against(seg, images)
+    assert (found.severity, found.where) == ("warning", "PatientName")
+    check(seg, {image.SOPInstanceUID: image for image in images})
+    seg.PatientName = "Somebody^Else"
+    (found,) = check_against(seg, images)
+    assert (found.severity, found.where) == ("error", "PatientName")
+    assert "Somebody" not in found.message
+
+
 def test_references_that_lead_nowhere(kinds: dict[str, Dataset], sources: list[Dataset]) -> None:
     (found,) = check_against(kinds["seg"], sources[:-2])
     assert (found.severity, found.where) == ("warning", "references")

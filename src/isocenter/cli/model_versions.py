@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 import click
@@ -209,9 +210,9 @@ def _require_unwanted(versions: ModelVersions, version: str) -> None:
 
 
 def _size_mb(folder: Path) -> float:
-    """Of what no other version shares, as optimised ones share their weights."""
-    files = [file.stat() for file in folder.rglob("*") if file.is_file()]
-    return round(sum(file.st_size for file in files if file.st_nlink == 1) / 1e6, 1)
+    """What goes with it: a variant's weights are the same files as those of the version that it is of."""
+    there = [file.lstat() for file in folder.rglob("*")]
+    return round(sum(each.st_size for each in there if S_ISREG(each.st_mode) and each.st_nlink == 1) / 1e6, 1)
 
 
 def gpu_numbers(said: str) -> tuple[int, ...]:

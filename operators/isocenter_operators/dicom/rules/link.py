@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,9 @@ def link_problems(result: Dataset, others: Mapping[str, Dataset]) -> Iterator[Pr
     if missing:
         text = f"are made to {len(missing)} instances that are not among the given ones of their series"
         yield warning("references", text)
-    told: dict[Problem, None] = {}
+    told = dict.fromkeys(
+        _name_problems(result, [others[each.uid] for each in references if each.uid in others])
+    )
     for each in references:
         if each.uid in others:
             told |= dict.fromkeys(_reference_problems(result, each, others[each.uid]))
@@ -80,8 +82,6 @@ def _reference_problems(result: Dataset, reference: _Reference, other: Dataset) 
         yield error("StudyInstanceUID", "is not that of the instance that is referred to")
     if result.get("PatientID") != other.get("PatientID"):
         yield error("PatientID", "is not that of the instance that is referred to")
-    if not same_name(result.get("PatientName"), other.get("PatientName")):
-        yield error("PatientName", "is not that of the instance that is referred to")
     frames = int(other.get("NumberOfFrames") or 1)
     if any(not 1 <= number <= frames for number in reference.frames):
         yield error("ReferencedFrameNumber", "names a frame that the instance does not have")
@@ -89,6 +89,15 @@ def _reference_problems(result: Dataset, reference: _Reference, other: Dataset) 
         segments = {int(segment.get("SegmentNumber", -1)) for segment in other.SegmentSequence}
         if not segments.issuperset(reference.segments):
             yield error("ReferencedSegmentNumber", "names a segment that the instance does not have")
+
+
+def _name_problems(result: Dataset, referred: Sequence[Dataset]) -> Iterator[Problem]:
+    """Systems of one study may write one patient's name in two ways; that of none of them is another's."""
+    same = [same_name(result.get("PatientName"), other.get("PatientName")) for other in referred]
+    if same and not any(same):
+        yield error("PatientName", "is not that of the instance that is referred to")
+    elif not all(same):
+        yield warning("PatientName", "is not that of all the instances that are referred to")
 
 
 def _tracking_problems(report: Dataset, others: Mapping[str, Dataset]) -> Iterator[Problem]:
