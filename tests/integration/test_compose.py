@@ -1,6 +1,6 @@
 """What docker/compose.yaml describes, as processes on loopback: the containers' commands with their environments.
 
-No container engine is needed, and none is tried: whether the images can be built is not shown here.
+No container engine is needed, and none is tried here: test_images.py does that where the images are.
 """
 
 from __future__ import annotations

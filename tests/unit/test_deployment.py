@@ -55,6 +55,20 @@ def test_the_dockerfile_is_clean() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_the_images_get_all_that_the_service_needs() -> None:
+    """What the service imports is a dependency of its own, so that no other package has to bring it by chance."""
+    told = subprocess.run(
+        [sys.executable, ROOT / "docker" / "needed.py", ROOT / "pyproject.toml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    names = {re.split(r"[^A-Za-z0-9._-]", each)[0] for each in told}
+    assert {"click", "dbos", "httpx", "monai", "pydantic-settings", "torch", "uvicorn"} <= names
+    assert not {"isocenter", "nvidia-pytriton", "mypy"} & names
+    assert "--requirement needed.txt" in targets()["python"]
+
+
 def test_every_base_and_image_is_pinned() -> None:
     bases = re.findall(r"^ARG (?:DEBIAN|TRITON|ORTHANC)=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
     froms = re.findall(r"^FROM (\S+) AS", DOCKERFILE.read_text(), re.MULTILINE)
