@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from engines import ENGINES, command, require_containers, running_engine
 from unit.map_cases import ALLOWED, ATTEMPTS, COPY, PYTHON, Recipe, add_program, add_python, good
@@ -75,6 +77,16 @@ class Machine:
     def containers(self) -> list[str]:
         return command(self.engine, "ps", "--all", "--format", "{{.Names}}").stdout.split()
 
+    def processes(self) -> list[str]:
+        """What keeps this engine's containers, whether it knows them or not."""
+        (folder,) = set(re.findall(r"isocenter-\w+", os.environ[f"ISOCENTER_{self.engine.upper()}"]))
+        found = []
+        for each in psutil.process_iter(["name", "cmdline"]):
+            words = " ".join(each.info["cmdline"] or ())
+            if each.info["name"].startswith(("conmon", "containerd-shim")) and folder in words:
+                found.append(words)
+        return found
+
 
 @pytest.fixture(scope="module", params=ENGINES)
 def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -88,9 +100,13 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def machine(started: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """It has to be left without a container."""
+    """It has to be left without a container, and without the processes of one that the engine lost sight of."""
     yield Machine(started.engine, started.package, started.images, tmp_path)
     assert started.containers() == []
+    give_up = time.monotonic() + 10
+    while started.processes() and time.monotonic() < give_up:
+        time.sleep(0.1)
+    assert started.processes() == []
 
 
 def test_what_it_writes_arrives_and_is_checked(machine: Machine) -> None:

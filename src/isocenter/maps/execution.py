@@ -32,6 +32,7 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 _LOOK_S = 0.1
 _LOOK_AT_REST_S = 1.0
 _LISTEN_S = 5.0
+_LEAVES_AFTER = 10  # times that it is asked
 _TAIL = 20  # lines
 _LINE_AT_MOST = 4096  # bytes of a line that are kept
 _LOG_AT_MOST = 64 << 20  # bytes
@@ -60,8 +61,8 @@ class Command:
 
     log: the file for all it says. output: the folder that it may write to. engine_limits: it is an engine, which sees
     to memory and CPU itself, and gets this process's environment. say: called with each line.
-    checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: what else ends it,
-    once the command is gone. memory_exceeded: of an engine, whether what failed had asked for too much.
+    checkpoint: called again and again; what it raises ends the run, and is raised by `execute`. end: of an engine, what
+    ends the container that the command runs. memory_exceeded: of an engine, whether what failed had asked for too much.
     standby: it is started in advance, and its standard input tells it to begin; its time counts from then.
     """
 
@@ -122,15 +123,14 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     try:
         ending = watch.until_end(command.checkpoint, command.standby)
     finally:
-        broken_off = process.poll() is None
+        if command.end is not None and process.poll() is None:
+            _leave(process, command.end)
         with suppress(ProcessLookupError):
             process.kill()  # its child is the first process of a namespace, and ends with it
         process.wait()
         if process.stdin is not None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
-        if command.end is not None and broken_off:
-            command.end()
         exceeded = group is not None and group.memory_exceeded
         if group is not None:
             group.end()
@@ -144,6 +144,20 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     if output is not None and output.exceeded():  # at its end, or as it was ended
         ending = "wrote too much"
     return Execution(ending, code, watch.seconds, guard, watch.peak, tuple(listener.tail))
+
+
+def _leave(process: subprocess.Popen[bytes], end: Callable[[], None]) -> None:
+    """Have an engine's command end itself, and what it runs or is about to run.
+
+    Killed while it makes a container, Podman leaves one alive that it does not know any more.
+    """
+    process.terminate()
+    for _ in range(_LEAVES_AFTER):
+        end()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_LOOK_S)
+            break
+    end()  # what was made in the meantime
 
 
 def _listeners(command: Command) -> Sequence[Callable[[str], None]]:
