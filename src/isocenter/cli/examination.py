@@ -20,6 +20,7 @@ from isocenter.map_reference import is_package
 from isocenter.maps.sandbox import ENGINES, works
 from isocenter.pacs import Orthanc
 from isocenter.peer import FolderPeer
+from isocenter.route_models import missing_models
 from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter.stack import ports
@@ -65,6 +66,7 @@ def examine(settings: Settings) -> list[Finding]:
         _shared_memory(),
         _stack_limit(),
         _applications(settings),
+        _route_models(settings),
         _packages(settings),
         *_folder_peers(settings),
         *(_service(settings) if there else _ports(settings)),
@@ -159,6 +161,15 @@ def _applications(settings: Settings) -> Finding:
         return ", ".join(f"{app.name} {app.version}" for app in catalog.all())
 
     return _attempt("applications and rules", installed)
+
+
+def _route_models(settings: Settings) -> Finding:
+    what = "the routes' models"
+    try:
+        missing = missing_models(settings)
+    except IsocenterError as error:
+        return Finding(what, False, "can not be asked", str(error))
+    return Finding(what, not missing, f"{len(missing)} missing" if missing else "there", "; ".join(missing))
 
 
 def _packages(settings: Settings) -> Finding:

@@ -22,6 +22,7 @@ from isocenter.gateway.rules_api import RulesAPI
 from isocenter.gateway.viewer import Viewer
 from isocenter.hung_shadows import HungShadows
 from isocenter.pacs import Orthanc
+from isocenter.route_models import RouteModels
 from isocenter.settings import GatewaySettings, Settings
 from isocenter_operators.errors import IsocenterError, Unavailable
 
@@ -53,6 +54,11 @@ def create_app(
 
     checks = {"orthanc": orthanc_missing, "router": router_missing, "viewer": viewer_missing}
 
+    hung_shadows, route_models = HungShadows(settings.data_dir), RouteModels(settings)
+
+    def warnings() -> list[str]:
+        return [*route_models.told(), *hung_shadows.told()]
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
@@ -60,7 +66,7 @@ def create_app(
 
     return Starlette(
         routes=[
-            *API(router, jobs, checks, couriers, HungShadows(settings.data_dir).told).routes,
+            *API(router, jobs, checks, couriers, warnings).routes,
             *RulesAPI(settings, router.study).routes,
             Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
             Route("/app-config.js", viewer.configuration),

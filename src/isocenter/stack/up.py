@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from isocenter.catalog import Catalog
+from isocenter.route_models import missing_models
 from isocenter.rules import refuse_wrong_rules
 from isocenter.secret_files import SUFFIX
 from isocenter.settings import Settings
@@ -25,6 +26,7 @@ from isocenter.stack.supervisor import Supervisor
 from isocenter.stack.triton import triton_child
 from isocenter.stack.triton_process import remove_leftovers
 from isocenter.worker import presence
+from isocenter_operators.errors import IsocenterError
 from isocenter_operators.inference.shared_memory import remove_abandoned
 
 __all__ = ["Stack", "addresses", "stack"]
@@ -47,6 +49,7 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
     """
     catalog = Catalog.of(settings)
     refuse_wrong_rules(settings, settings.file, catalog)
+    _tell_missing_models(settings, say)
     with exclusively(settings):
         settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)
         ports.require_free(ports.needed(settings))
@@ -76,6 +79,15 @@ def wait(supervisor: Supervisor, stop: threading.Event) -> None:
     while not stop.wait(0.5):
         if supervisor.failure is not None:
             raise supervisor.failure
+
+
+def _tell_missing_models(settings: Settings, say: Callable[[str], None]) -> None:
+    """Before the first study does. What the other routes need is there, so nothing is kept from starting."""
+    try:
+        for each in missing_models(settings):
+            say(each)
+    except IsocenterError as error:  # a Triton elsewhere may come up later
+        say(f"which models the routes have can not be asked: {error}")
 
 
 def _give_back_shared_memory() -> None:
