@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class Archive:
     study_uid: str = ""
     series_uids: tuple[str, ...] = ()  # empty: every series of the study
     credentials: Credentials | None = None
+    tls: ssl.SSLContext | None = None  # for https; None: the authorities that everybody believes
 
 
 @dataclass(frozen=True)

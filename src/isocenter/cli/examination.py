@@ -28,7 +28,7 @@ from isocenter.stack.orthanc import configuration, orthanc_program
 from isocenter.stack.running import running
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter.worker import presence
-from isocenter_operators.errors import IsocenterError
+from isocenter_operators.errors import ConfigurationError, IsocenterError
 
 if TYPE_CHECKING:
     from isocenter_operators.inference.endpoint import Endpoint
@@ -216,9 +216,12 @@ def _service(settings: Settings) -> Iterator[Finding]:
 
 
 def _archive(settings: Settings) -> Finding:
-    with Orthanc(settings.orthanc, timeout_s=2) as orthanc:
-        missing = orthanc.ready()
-        seen = missing or f"{settings.orthanc.rest_url}, Orthanc {orthanc.system()['Version']}"
+    try:
+        with Orthanc(settings.orthanc, timeout_s=2) as orthanc:
+            missing = orthanc.ready()
+            seen = missing or f"{settings.orthanc.rest_url}, Orthanc {orthanc.system()['Version']}"
+    except ConfigurationError as error:
+        return Finding("Orthanc serves", False, "not asked", str(error))
     return Finding("Orthanc serves", missing is None, seen, "start it, or correct orthanc.url")
 
 

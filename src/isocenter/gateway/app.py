@@ -24,7 +24,7 @@ from isocenter.hung_shadows import HungShadows
 from isocenter.pacs import Orthanc
 from isocenter.route_models import RouteModels
 from isocenter.settings import GatewaySettings, Settings
-from isocenter_operators.errors import IsocenterError, Unavailable
+from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
 
 __all__ = ["create_app"]
 
@@ -40,8 +40,11 @@ def create_app(
     viewer = Viewer(settings.gateway.viewer)
 
     def orthanc_missing() -> str | None:
-        with Orthanc(settings.orthanc, timeout_s=1.5) as orthanc:
-            return orthanc.ready()
+        try:
+            with Orthanc(settings.orthanc, timeout_s=1.5) as orthanc:
+                return orthanc.ready()
+        except ConfigurationError as error:  # a file of orthanc.tls has gone
+            return str(error)
 
     def viewer_missing() -> str | None:
         return None if viewer.installed else f"OHIF is not in {viewer.folder}: run `make ohif`"

@@ -49,6 +49,7 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
     """
     catalog = Catalog.of(settings)
     refuse_wrong_rules(settings, settings.file, catalog)
+    settings.orthanc.context()  # whose files must be there
     _tell_missing_models(settings, say)
     with exclusively(settings):
         settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)
@@ -102,8 +103,10 @@ def _absolute(settings: Settings) -> Settings:
     triton = settings.triton.model_copy(
         update={"model_repository": settings.triton.model_repository.resolve()}
     )
-    program = settings.orthanc.program
-    orthanc = settings.orthanc.model_copy(update={"program": program and program.absolute()})
+    program, tls = settings.orthanc.program, settings.orthanc.tls
+    orthanc = settings.orthanc.model_copy(
+        update={"program": program and program.absolute(), "tls": tls and tls.absolute()}
+    )
     return settings.model_copy(
         update={
             "data_dir": settings.data_dir.resolve(),
