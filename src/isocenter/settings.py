@@ -254,6 +254,8 @@ class LimitSettings(_Section):
 
     free_disk_mb: int = Field(default=1024, ge=0)  # below this no work is taken
     jobs_kept_days: float = Field(default=30.0, gt=0)
+    # What is known of a study from when it was found not to be in the archive any more.
+    gone_studies_kept_days: float = Field(default=365.0, gt=0)
     jobs_kept_mb: int = Field(default=5120, ge=0)  # of the jobs' folders, the oldest go first
     shadows_kept_mb: int = Field(default=5120, ge=0)  # of what shadow versions have found, likewise
 
