@@ -23,7 +23,7 @@ from isocenter_operators.folder_sink import FolderSinkOperator
 from isocenter_operators.folder_source import FolderSourceOperator
 from isocenter_operators.frames import empty_frames
 from isocenter_operators.prior_source import PriorSourceOperator
-from isocenter_operators.run import Archive, Outcome, Record, Run, StoredInstance
+from isocenter_operators.run import GROUP_KEYS, Archive, Outcome, Record, Run, StoredInstance
 
 __all__ = ["Application"]
 
@@ -117,7 +117,7 @@ class Application(DeployApplication):
                 "label": group.label,
                 "notes": [*map(self._told, group.notes)],
                 **_place(group),
-                **group.as_dict(),
+                **_said(group),
             }
             for group in self.record.findings.groups
         )
@@ -145,6 +145,14 @@ class Application(DeployApplication):
     def _told(self, text: str) -> str:
         """What a person is told, with the UIDs that they know."""
         return text if self._pseudonyms is None else self._pseudonyms.told(text)
+
+
+def _said(group: MeasurementGroup) -> Mapping[str, Any]:
+    """Its numbers and answers. A model names its outputs as it likes: one called "box" is not where a box lies."""
+    said = group.as_dict()
+    free = {name: value for name, value in said.items() if name not in GROUP_KEYS}
+    taken = {name: value for name, value in said.items() if name in GROUP_KEYS}
+    return {**free, "measurements": taken} if taken else free
 
 
 def _place(group: MeasurementGroup) -> Mapping[str, Any]:

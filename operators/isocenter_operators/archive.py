@@ -39,7 +39,7 @@ def retrieve(archive: Archive) -> list[Dataset]:
     Raises InputError where it has none, ArchiveUnavailable or DeadlineExceeded.
     """
     instances: list[Dataset] = []
-    with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client:
+    with DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials, tls=archive.tls) as client:
         series_uids = archive.series_uids or tuple(
             str(found["0020000E"]["Value"][0]) for found in client.search_series(archive.study_uid)
         )
@@ -72,7 +72,7 @@ def store(
     try:
         with (
             record.step("store"),
-            DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials) as client,
+            DICOMwebClient(archive.dicomweb_url, credentials=archive.credentials, tls=archive.tls) as client,
         ):
             client.store(instances, encoded)
     finally:

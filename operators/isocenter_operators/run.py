@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from isocenter_operators.dicom.deidentify import Deidentification
     from isocenter_operators.inference.endpoint import Endpoint
 
-__all__ = ["Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
+__all__ = ["GROUP_KEYS", "Archive", "Folder", "Outcome", "Record", "Run", "StoredInstance"]
+
+# What a group of an outcome says besides its measurements; one whose name is among these stands below "measurements".
+GROUP_KEYS = frozenset({"label", "notes", "box", "measurements"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Archive:
     study_uid: str = ""
     series_uids: tuple[str, ...] = ()  # empty: every series of the study
     credentials: Credentials | None = None
+    tls: ssl.SSLContext | None = None  # for https; None: the authorities that everybody believes
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ class Outcome:
     reason: str  # why not applicable; "" when done
     groups: tuple[
         Mapping[str, Any], ...
-    ]  # per region: {"label": ..., "notes": [...], measurement name: value}; see `Application.execute` for a box's
+    ]  # per region: {"label": ..., "notes": [...], measurement name: value}; see `GROUP_KEYS` for names that are taken,
+    # and `Application.execute` for a box's
     notes: tuple[str, ...]
     results: tuple[StoredInstance, ...]
     seconds: Mapping[str, float]  # where the time went: {"fetch": 0.5, ...}

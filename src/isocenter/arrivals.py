@@ -47,6 +47,12 @@ _verdict = sa.Table(
     sa.Column("job_id", sa.String),
     sa.Column("reason", sa.String, nullable=False),
 )
+_gone = sa.Table(
+    "isocenter_gone",
+    _tables,
+    sa.Column("study_uid", sa.String, primary_key=True),
+    sa.Column("since", sa.Float, nullable=False),  # when it was first found gone; seconds since 1970
+)
 _MANY = 500  # parameters of one statement; SQLite takes no more than 999 everywhere
 
 
@@ -200,6 +206,36 @@ class Arrivals:
             connection.execute(sa.delete(_arrival).where(_arrival.c.resource == resource))
             connection.execute(sa.delete(_verdict).where(_verdict.c.subject == resource))
 
+    def judged_and_gone(self, after: str, limit: int) -> list[str]:
+        """Studies of which something was decided and no series is known any more, in order, from behind `after`."""
+        subject = _verdict.c.subject
+        none = [~sa.exists().where(each == subject) for each in (_arrival.c.resource, _arrival.c.study_uid)]
+        query = sa.select(subject).where(subject > after, *none).distinct().order_by(subject).limit(limit)
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    def gone_since(self, study_uids: Sequence[str], now: float) -> dict[str, float]:
+        """Those of these studies of which no series is known, with when that was first found, which is noted."""
+        found: dict[str, float] = {}
+        with self._engine.begin() as connection:
+            for start in range(0, len(study_uids), _MANY):
+                some = study_uids[start : start + _MANY]
+                there = sa.select(_arrival.c.study_uid).where(_arrival.c.study_uid.in_(some))
+                gone = set(some) - set(connection.execute(there).scalars())
+                rows = connection.execute(sa.select(_gone).where(_gone.c.study_uid.in_(gone))).all()
+                known = {row.study_uid: row.since for row in rows}
+                if new := sorted(gone - known.keys()):
+                    connection.execute(sa.insert(_gone), [{"study_uid": uid, "since": now} for uid in new])
+                found |= dict.fromkeys(new, now) | known
+        return found
+
+    def forget_study(self, study_uid: str) -> None:
+        """Nothing is known of it any more, unless a series of it has come meanwhile."""
+        series = sa.exists().where(_arrival.c.study_uid == study_uid)
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(_verdict).where(_verdict.c.subject == study_uid, ~series))
+            connection.execute(sa.delete(_gone).where(_gone.c.study_uid == study_uid, ~series))
+
     def _sequence(self, log: str) -> int | None:
         query = sa.select(_position.c.sequence).where(_position.c.log == log)
         with self._engine.connect() as connection:
@@ -248,6 +284,7 @@ def _note(connection: sa.Connection, series: ArchiveSeries, now: float, *, creat
     }
     if known is None:
         connection.execute(sa.insert(_arrival).values(resource=series.resource, ours=False, **values))
+        connection.execute(sa.delete(_gone).where(_gone.c.study_uid == series.study_uid))
     else:
         connection.execute(sa.update(_arrival).where(here).values(**values))
     if created:

@@ -27,12 +27,17 @@ _MANUFACTURER = Algorithm("", "").manufacturer
 
 
 class Holdings:
-    """The archive. Every call raises ArchiveUnavailable, or another Unavailable, when it is away."""
+    """The archive. Every call raises ArchiveUnavailable, or another Unavailable, when it is away.
+
+    Raises ConfigurationError for files of `orthanc.tls` that can not be used.
+    """
 
     def __init__(self, settings: Settings) -> None:
         orthanc = settings.orthanc
         self.orthanc = Orthanc(orthanc)
-        self.dicomweb = DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials)
+        self.dicomweb = DICOMwebClient(
+            orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from isocenter_operators.dicom.findings import Box
 
-__all__ = ["NO_MEASUREMENTS", "FoundGroup"]
+__all__ = ["FoundGroup", "notes_of", "said_in"]
 
-NO_MEASUREMENTS = frozenset({"label", "notes", "box"})  # of the names in a group
+# What each key is where it is the group's own (`isocenter_operators.run.GROUP_KEYS`), and no measurement that an
+# earlier release has written over it.
+_OWN = {"label": str, "notes": Sequence, "box": Mapping, "measurements": Mapping}
 
 # Boxes of jobs that were done by an earlier release, which did not note where they lie.
 _SIZES = {"width_mm", "depth_mm", "height_mm"}
 _NUMBERED = re.compile(r"(.+) \d+")
+
+
+def said_in(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The measurements and answers of a group, by name."""
+    said = {name: value for name, value in group.items() if not _is_own(name, value)}
+    below = group.get("measurements")
+    return {**said, **below} if isinstance(below, Mapping) else said
+
+
+def notes_of(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The notes of all groups, each with what it is about."""
+    return [
+        f"{group['label']}: {note}"
+        for group in groups
+        if _is_own("notes", notes := group.get("notes", ()))
+        for note in notes
+    ]
+
+
+def _is_own(name: str, value: Any) -> bool:
+    own = _OWN.get(name)
+    return own is not None and isinstance(value, own) and not (own is Sequence and isinstance(value, str))
 
 
 @dataclass(frozen=True)
@@ -35,9 +59,9 @@ class FoundGroup:
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> Self:
         label, place = str(group["label"]), group.get("box")
-        said = {name: value for name, value in group.items() if name not in NO_MEASUREMENTS}
+        said = said_in(group)
         box = None
-        if place is not None:
+        if isinstance(place, Mapping):
             kind, box = str(place["kind"]), Box(_three(place["centre_mm"]), _three(place["size_mm"]))
         else:
             numbered = _NUMBERED.fullmatch(label) if said.keys() >= _SIZES else None

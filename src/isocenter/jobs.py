@@ -270,7 +270,7 @@ class Jobs:
     def forget(self, before: datetime) -> int:
         """Delete the records of jobs that ended before this time, and of shadows; how many attempts at jobs that were.
 
-        The ledger keeps its line of each: it says what belongs in the archive.
+        The ledger keeps its line of each, as long as the archive may hold its study: it says what belongs there.
         """
         deleted = kept = 0
         with self._database() as (client, ledger):
@@ -293,6 +293,17 @@ class Jobs:
                 kept += len(page) - len(old)
                 if len(page) < _PAGE:
                     return deleted
+
+    def forget_study(self, study_uid: str, before: float) -> bool:
+        """Delete the ledger's lines of a study too, which the archive does not hold any more. False where a job of it
+        has not ended before this time (seconds since 1970), is still to be seen to, or has a record in the queue: under
+        its number the next attempt would never be made."""
+        with self._database() as (client, ledger):
+            for entry in ledger.of_study(study_uid):
+                ids = [attempt_id(entry.job_id, number) for number in range(1, entry.attempt + 1)]
+                if any(rows(client, ids[at : at + _PAGE]) for at in range(0, len(ids), _PAGE)):
+                    return False
+            return ledger.forget_study(study_uid, before)
 
     def _with_notes(self, jobs: Sequence[Job]) -> Sequence[Job]:
         """The jobs, each with how the note on it in its study stands."""

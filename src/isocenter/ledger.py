@@ -410,6 +410,28 @@ class Ledger:
         with self._engine.begin() as connection:
             connection.execute(sa.update(job_table).where(same).values(posted=True))
 
+    def ended_studies(self, before: float, after: str, limit: int) -> list[str]:
+        """Studies all of whose jobs ended before this time (seconds since 1970), in order, from behind `after`."""
+        ended = sa.func.max(sa.func.coalesce(job_table.c.ended, before))
+        query = sa.select(job_table.c.study_uid).where(job_table.c.study_uid > after)
+        query = query.group_by(job_table.c.study_uid).having(ended < before)
+        with self._engine.connect() as connection:
+            return list(connection.execute(query.order_by(job_table.c.study_uid).limit(limit)).scalars())
+
+    def forget_study(self, study_uid: str, before: float) -> bool:
+        """Delete the lines of a study that the archive does not hold. False, and nothing is deleted, where a job of it
+        has not ended before this time (seconds since 1970), or something is still to be done about one."""
+        of_study = job_table.c.study_uid == study_uid
+        unended = job_table.c.state.is_(None) | (sa.func.coalesce(job_table.c.ended, before) >= before)
+        needed = sa.select(job_table.c.job_id).where(of_study, unended | sa.or_(*TO_BE_SETTLED.values()))
+        with self._alone() as connection:
+            if connection.execute(needed.limit(1)).first() is not None:
+                return False
+            if not notices.forget_study(connection, study_uid):
+                return False
+            connection.execute(sa.delete(job_table).where(of_study))
+        return True
+
     @contextmanager
     def _alone(self) -> Iterator[sa.Connection]:
         """A transaction for what is read and then written: it waits until no other one of these goes on."""

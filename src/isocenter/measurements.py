@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from isocenter.job_groups import NO_MEASUREMENTS
+from isocenter.job_groups import said_in
 
 __all__ = ["measurement_table", "measurement_title"]
 
@@ -16,11 +16,15 @@ _UNITS["percent"] = "%"
 
 def measurement_table(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The header, with the units, and the rows; "-" where there is no number and no answer."""
-    names = [name for name in (groups[0] if groups else {}) if name not in NO_MEASUREMENTS]
+    said = [said_in(group) for group in groups]
+    names = list(said[0]) if said else []
     header = ["", *map(measurement_title, names)]
     return [
         header,
-        *([str(group["label"]), *(_cell(group.get(name)) for name in names)] for group in groups),
+        *(
+            [str(group["label"]), *(_cell(values.get(name)) for name in names)]
+            for group, values in zip(groups, said, strict=True)
+        ),
     ]
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from isocenter.database import engine
 from isocenter.route import OutcomeWanted, Superseded
 
-__all__ = ["Ending", "Notice", "Notices", "note_destinations", "note_end", "tables"]
+__all__ = ["Ending", "Notice", "Notices", "forget_study", "note_destinations", "note_end", "tables"]
 
 Ending = Literal["done", "not_applicable", "refused", "failed"]
 
@@ -130,6 +130,16 @@ def note_end(
             posted=True,
         )
     )
+
+
+def forget_study(connection: sa.Connection, study_uid: str) -> bool:
+    """Delete the notices of a study. False, and nothing is deleted, where one is still to be seen to."""
+    of_study = _notice.c.study_uid == study_uid
+    needed = sa.select(_notice.c.job_id).where(of_study, (_notice.c.open == sa.true()) | _to_post)
+    if connection.execute(needed.limit(1)).first() is not None:
+        return False
+    connection.execute(sa.delete(_notice).where(of_study))
+    return True
 
 
 def note_destinations(connection: sa.Connection, job_id: str) -> None:

@@ -13,6 +13,7 @@ import httpx
 from pydicom.datadict import keyword_for_tag
 
 from isocenter.settings import OrthancSettings
+from isocenter_operators.dicomweb.trust import distrust
 from isocenter_operators.errors import ArchiveUnavailable
 
 __all__ = ["ArchiveInstance", "ArchiveSeries", "Change", "ChangeLog", "Orthanc", "SeriesInstance"]
@@ -72,17 +73,21 @@ class ArchiveInstance:
 
 
 class Orthanc:
-    """Orthanc's REST API. Every call raises ArchiveUnavailable when Orthanc is away or refuses."""
+    """Orthanc's REST API. Every call raises ArchiveUnavailable when Orthanc is away or refuses.
+
+    Raises ConfigurationError for files of `orthanc.tls` that can not be used.
+    """
 
     def __init__(self, settings: OrthancSettings, timeout_s: float = 10.0) -> None:
         self._url = settings.rest_url
-        credentials = settings.credentials
+        credentials, tls = settings.credentials, settings.context()
         self._http = httpx.Client(
             base_url=self._url,
             timeout=timeout_s,
             auth=(credentials.username, credentials.password) if credentials else None,
             # Orthanc gzips for whoever accepts it, which costs ten times the transfer itself.
             headers={"Accept-Encoding": "identity"},
+            verify=True if tls is None else tls,
             trust_env=False,
         )
 
@@ -289,6 +294,8 @@ class Orthanc:
             status = error.response.status_code
             hint = "; check orthanc.username and orthanc.password" if status in {401, 403} else ""
             return ArchiveUnavailable(f"Orthanc at {self._url} answered {status} to {path}{hint}")
+        if said := distrust(error):
+            return ArchiveUnavailable(f"Orthanc at {self._url}: {said}; check orthanc.tls")
         return ArchiveUnavailable(
             f"Orthanc at {self._url} does not answer ({type(error).__name__}); is it running?"
         )

@@ -36,6 +36,12 @@ class TLS(_Part):
     certificate: Path | None = None  # ours, where the other side asks for it
     key: Path | None = None
 
+    def absolute(self) -> Self:
+        """The same files, from wherever they are read."""
+        return self.model_copy(
+            update={name: file.absolute() for name, file in dict(self).items() if file is not None}
+        )
+
     def context(self, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> ssl.SSLContext:
         """For connections that we open: the other side must show a certificate for its address that `ca` vouches for.
 

@@ -8,6 +8,7 @@ that names it.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -94,6 +95,8 @@ class OrthancSettings(_Section):
     """The archive. With `url` it is one that is already there; without, an embedded one is started."""
 
     url: str | None = None
+    # Whom we believe over https, and who we are; None: the authorities that everybody believes.
+    tls: TLS | None = None
     host: str = _LOOPBACK
     http_port: int = 8042
     dicom_port: int = 4242
@@ -119,6 +122,21 @@ class OrthancSettings(_Section):
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password: set both, or neither")
         return self
+
+    @model_validator(mode="after")
+    def _tls_is_https(self) -> Self:
+        if self.tls is not None and urlsplit(self.url or "").scheme != "https":
+            raise ValueError("tls: is for an archive elsewhere, whose url begins with https://")
+        return self
+
+    def context(self) -> ssl.SSLContext | None:
+        """For the clients of the archive; None: what they do of themselves. Raises ConfigurationError."""
+        if self.tls is None:
+            return None
+        try:
+            return self.tls.context()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"orthanc.{error}") from error
 
     @property
     def embedded(self) -> bool:
@@ -236,6 +254,8 @@ class LimitSettings(_Section):
 
     free_disk_mb: int = Field(default=1024, ge=0)  # below this no work is taken
     jobs_kept_days: float = Field(default=30.0, gt=0)
+    # What is known of a study from when it was found not to be in the archive any more.
+    gone_studies_kept_days: float = Field(default=365.0, gt=0)
     jobs_kept_mb: int = Field(default=5120, ge=0)  # of the jobs' folders, the oldest go first
     shadows_kept_mb: int = Field(default=5120, ge=0)  # of what shadow versions have found, likewise
 

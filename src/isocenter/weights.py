@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from isocenter_operators.errors import ConfigurationError
@@ -14,14 +14,16 @@ from isocenter_operators.manifest import AppManifest
 __all__ = ["digest_of", "weights_of"]
 
 _CHUNK = 1 << 20
+_State = tuple[tuple[str, int, int, int, int, int], ...]
 
 
 def weights_of(app: AppManifest, repositories: Sequence[Path]) -> dict[str, str]:
     """The SHA-256 of each of the application's models in Triton model repositories; what none holds is left out.
 
-    Each folder is read once in the life of a process: no version's is ever changed, another version is added instead.
+    A folder is read once for as long as its files stay what they are: one that was removed, and imported again under
+    its name, is another.
 
-    Raises ConfigurationError where the application states other weights, or a file can not be read.
+    Raises ConfigurationError where the application states other weights, or a file can not be read or is just written.
     """
     weights = dict(app.weights)
     for model, version in app.models.items():
@@ -29,7 +31,7 @@ def weights_of(app: AppManifest, repositories: Sequence[Path]) -> dict[str, str]
         folder = next((each for each in folders if each.is_dir()), None)
         if folder is None:
             continue
-        found = _once(folder)
+        found = _digest(folder)
         if weights.get(model, found) != found:
             raise ConfigurationError(
                 f"{app.folder / 'app.yaml'}: isocenter.models.{model}: states weights {weights[model][:12]}..., but "
@@ -41,9 +43,48 @@ def weights_of(app: AppManifest, repositories: Sequence[Path]) -> dict[str, str]
     return weights
 
 
-@cache
-def _once(folder: Path) -> str:
+def _digest(folder: Path) -> str:
+    seen = _state(folder)
+    digest = _once(folder, seen)
+    if _state(folder) != seen:
+        raise ConfigurationError(
+            f"{folder} was changed while it was read: its weights are known when it is whole",
+            path=str(folder),
+        )
+    return digest
+
+
+@lru_cache(maxsize=256)
+def _once(folder: Path, state: _State) -> str:
     return digest_of(folder)
+
+
+def _state(folder: Path) -> _State:
+    """Changes whenever a file does, without any being read. The time of the last change of an inode is in it because a
+    copy may be given the size and the time of what it is written over."""
+    return tuple(
+        (
+            file.relative_to(folder).as_posix(),
+            at.st_dev,
+            at.st_ino,
+            at.st_size,
+            at.st_mtime_ns,
+            at.st_ctime_ns,
+        )
+        for file in sorted(_files(folder))
+        for at in (_looked_at(file),)
+    )
+
+
+def _looked_at(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{file}: can not be read: {error.strerror}", path=str(file))
 
 
 def digest_of(folder: Path) -> str:
@@ -61,7 +102,7 @@ def digest_of(folder: Path) -> str:
                 while chunk := content.read(_CHUNK):
                     digest.update(chunk)
         except OSError as error:
-            raise ConfigurationError(f"{file}: can not be read: {error.strerror}", path=str(file)) from error
+            raise _unreadable(file, error) from error
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from pydicom import Dataset, dcmread
 
+from isocenter.gone_studies import GoneStudies
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
 from isocenter.route import Route
@@ -330,6 +332,58 @@ def test_what_even_the_log_did_not_tell_is_found_by_comparing(
         wait_for(lambda: len(jobs.list()) == 3 and not router.settling())
         assert {each.series_uid: each.instances for each in router.newest()} == {"1.2.4": 3, "1.2.7": 2}
         assert {job.id: job.attempts for job in jobs.list()}[known.id] == known.attempts
+
+
+def test_only_a_study_that_is_gone_is_forgotten_and_one_that_comes_again_is_done_once(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs
+) -> None:
+    ledger, gone = Ledger(settings.database), GoneStudies(settings, jobs)
+    much_later = time.time() + 10 * 365 * 86400
+
+    def attempts() -> list[int]:
+        return [each.attempt for each in ledger.newest(10)]
+
+    def end_all() -> None:
+        """By hand, and then long ago: nothing but the ledger knows of it any more."""
+        for job in jobs.list():
+            jobs.cancel(job.id)
+        jobs.forget(datetime.now(UTC) + timedelta(days=1))
+        assert jobs.list() == []
+
+    def compared(count: int) -> None:
+        """All that the archive holds is compared with what is known, and the log tells nothing."""
+        httpx.delete(f"{settings.orthanc.rest_url}/changes").raise_for_status()
+        with routed(settings, {}) as router:
+            time.sleep(2)
+            wait_for(lambda: not router.settling())
+            assert len(router.newest()) == count
+
+    with routed(settings, {}) as router:
+        send("thin", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
+    end_all()
+    assert [gone.forget(much_later) for _ in range(2)] == [0, 0]  # the archive holds it
+    compared(1)
+    assert attempts() == [1]
+    send("thin", 3, 3)
+    compared(1)
+    assert attempts() == [1, 1]  # of three images
+    end_all()
+
+    (study,) = httpx.get(f"{settings.orthanc.rest_url}/studies").json()
+    httpx.delete(f"{settings.orthanc.rest_url}/studies/{study}").raise_for_status()
+    assert gone.forget(much_later) == 0  # nobody has looked
+    compared(0)
+    assert gone.forget() == 0  # since now
+    assert gone.forget(time.time() + 364 * 86400) == 0
+    assert attempts() == [1, 1]
+    assert gone.forget(much_later) == 1
+    assert attempts() == []
+    with routed(settings, {}) as router:
+        send("thin", 1, 3)
+        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
+    compared(1)
+    assert attempts() == [1]
 
 
 def test_without_room_on_the_disk_nothing_is_begun_and_nothing_is_lost(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from trivial_app import Workers, ended, install, spec
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
 from isocenter.settings import Settings
+from isocenter.worker import presence
+from isocenter.worker.heartbeat import BEAT_S
 from isocenter_operators.dicom.identity import Algorithm
 
 pytestmark = pytest.mark.integration
@@ -66,3 +70,29 @@ def test_a_call_that_lets_no_python_run_costs_its_worker_and_not_the_job(
     entry = Ledger(settings.database).entry(job_id)
     assert entry is not None
     assert entry.deaths == 1
+
+
+def test_a_worker_shows_that_it_lives_for_as_long_as_it_takes_jobs(
+    jobs: Jobs, settings: Settings, tmp_path: Path
+) -> None:
+    """Whose threads look into the queues is known by DBOS's names for them, which another release may change."""
+    workers = Workers(settings, tmp_path)
+    file = settings.data_dir / "run" / f"{settings.worker.name}.pid"
+    try:
+        worker = workers.start()
+        while not file.exists():
+            assert worker.poll() is None
+            time.sleep(0.05)
+        seen, until = set(), time.monotonic() + 3.5 * BEAT_S
+        while time.monotonic() < until:
+            seen.add(file.stat().st_mtime)
+            time.sleep(0.1)
+        assert len(seen) >= 3  # the third beat is the first that would miss a thread
+        assert presence.missing(settings) is None
+        assert "nobody takes jobs" not in workers.log.read_text()
+        worker.send_signal(signal.SIGSTOP)
+        os.utime(file, (time.time() - 1,) * 2)  # as it is a minute later
+        time.sleep(2 * BEAT_S)
+        assert "the worker hangs" in str(presence.missing(settings))
+    finally:
+        workers.end()

@@ -12,17 +12,21 @@ import pytest
 from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
 
+from isocenter.cli.output import groups_table
 from isocenter.cli.shadow_report import BoxesOfStudy, shadow_report, shadow_told
 from isocenter.cli.version_report import arms_of, arms_told
 from isocenter.job import Job
 from isocenter.measurements import measurement_table
 from isocenter.settings import Settings
-from isocenter.shadows import ComparedAnswer, ComparedNumber, ComparedSegment, Comparison, Run, Shadows
+from isocenter.shadows import ComparedAnswer, ComparedNumber, ComparedSegment, Comparison, Shadows
+from isocenter.shadows import Run as ComparedRun
 from isocenter.worker.agreement import Agreement, agreement, groups_agreement
-from isocenter_operators.dicom.findings import Box
+from isocenter.worker.runner import as_json
+from isocenter_operators.application import Application
+from isocenter_operators.dicom.findings import Box, Code, Findings, Measurement, MeasurementGroup
 from isocenter_operators.dicom.results.box_overlap import box_overlaps
 from isocenter_operators.errors import InputError
-from isocenter_operators.run import Outcome, StoredInstance
+from isocenter_operators.run import Folder, Outcome, Run, StoredInstance
 
 _Group = dict[str, Any]
 
@@ -167,8 +171,8 @@ def compared(number: int, **agreed: Any) -> Comparison:
         job_id=f"{number:064x}",
         study_uid=f"1.2.{number}",
         ended=float(number),
-        shown=Run(version="1", **done),
-        shadow=Run(version="2", **done),
+        shown=ComparedRun(version="1", **done),
+        shadow=ComparedRun(version="2", **done),
         **({"whole": True} | agreed),
     )
 
@@ -311,6 +315,56 @@ def test_boxes_that_another_version_has_replaced_are_still_what_this_one_found()
         {},
     )
     assert one.boxes == two.boxes == {"Lung nodule": 1.0}
+
+
+class Named(Application):
+    """Finds the numbers that a model calls as a group calls its own parts, and one that it does not."""
+
+    names = ("Box", "Label", "Notes", "Measurements", "Score")
+    values = (5.0, 6.0, 7.0, float("nan"), 9.0)
+
+    def run(self) -> None:
+        numbers = tuple(
+            Measurement(name.lower(), Code("1", "99X", name), value, Code("1", "UCUM", "no units"))
+            for name, value in zip(self.names, self.values, strict=True)
+        )
+        about = MeasurementGroup(
+            "Heart", Code("2", "99X", "Heart"), measurements=numbers, notes=("Careful.",)
+        )
+        self.record.findings = Findings((about,))
+
+
+def test_a_number_that_is_called_like_a_part_of_its_group_is_a_number(tmp_path: Path) -> None:
+    task = Run(source=Folder(tmp_path), sink=Folder(tmp_path))
+    (group,) = as_json(Named(task).execute())["groups"]
+    assert (group["label"], group["notes"], group["score"]) == ("Heart", ["Careful."], 9.0)
+    said = {"box": 5.0, "label": 6.0, "notes": 7.0, "measurements": None}
+    assert group["measurements"] == said
+    assert "box" not in group
+
+    json.dumps(group, allow_nan=False)
+    assert measurement_table([group]) == [
+        ["", "score", "box", "label", "notes", "measurements"],
+        ["Heart", "9.0", "5.0", "6.0", "7.0", "-"],
+    ]
+    assert groups_table([group])[-1] == "Heart: Careful."
+    found = groups_agreement([group], [{**group, "measurements": {**said, "box": 5.5}}])
+    assert found.boxes == ()
+    assert ComparedNumber(label="Heart", name="box", shown=5, shadow=5.5) in found.numbers
+    told = "\n".join(shadow_told(shadow_report("2", [compared(1, **found.as_update())])))
+    assert "Heart: box" in told
+    (arm,) = arms_of([job(1, "1", group)], "lung", {})
+    assert arm.medians["Heart"] == {"score": 9.0, "box": 5.0, "label": 6.0, "notes": 7.0}
+    assert arm.boxes == {}
+
+
+def test_a_number_that_an_earlier_release_wrote_over_a_part_of_its_group_stays_readable() -> None:
+    earlier = {"label": "Heart", "notes": 7.0, "box": 5.0, "measurements": "Yes", "score": 9.0}
+    assert groups_table([earlier])[1].split() == ["Heart", "7.0", "5.0", "Yes", "9.0"]
+    (arm,) = arms_of([job(1, "1", earlier)], "lung", {})
+    assert arm.medians == {"Heart": {"notes": 7.0, "box": 5.0, "score": 9.0}}
+    found = groups_agreement([earlier], [{"label": "Heart", "notes": [], "measurements": {"box": 5.0}}])
+    assert ComparedNumber(label="Heart", name="box", shown=5, shadow=5) in found.numbers
 
 
 def test_where_a_box_lies_is_no_column_of_a_table() -> None:

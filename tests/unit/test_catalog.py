@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,55 @@ def test_an_application_has_the_weights_that_the_embedded_server_loads(tmp_path:
     (apps / "liver" / "app.yaml").write_text(described % (stated % ("f" * 64)))
     with pytest.raises(ConfigurationError, match=r"models.liver_net: states weights ffffffffffff\.\.\."):
         Catalog.weighed(embedded).get("liver")
+
+
+@pytest.mark.parametrize("how", ["imported again", "written over"])
+def test_other_weights_under_the_same_name_are_noticed_by_a_process_that_runs(
+    tmp_path: Path, how: str
+) -> None:
+    apps, repository = tmp_path / "apps", tmp_path / "models"
+    write(apps, "liver", "application: {title: L, version: '2'}\nisocenter: {models: {liver_net: 3}}")
+    folder = model(repository, b"weights")
+    settings = Settings(apps_dir=apps, triton=TritonSettings(model_repository=repository))
+    before = Catalog.weighed(settings).get("liver").algorithm.weights
+    file = folder / "weights" / "net.pt"
+    at = file.stat()
+    if how == "imported again":
+        shutil.rmtree(repository / "liver_net")
+        model(repository, b"Weights")
+    else:
+        file.write_bytes(b"Weights")
+    os.utime(file, ns=(at.st_atime_ns, at.st_mtime_ns))  # as `cp -p` and archives keep it
+    after = Catalog.weighed(settings).get("liver").algorithm.weights
+    assert after == {"liver_net": digest_of(folder)} != before
+
+
+def test_weights_that_do_not_change_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apps, repository = tmp_path / "apps", tmp_path / "models"
+    write(apps, "liver", "application: {title: L, version: '2'}\nisocenter: {models: {liver_net: 3}}")
+    folder = model(repository, b"weights")
+    settings = Settings(apps_dir=apps, triton=TritonSettings(model_repository=repository))
+    first = Catalog.weighed(settings).get("liver")
+    monkeypatch.setattr("isocenter.weights.digest_of", lambda _: pytest.fail("read again"))
+    (folder / "__pycache__" / "late.pyc").write_bytes(b"which the server writes")
+    assert Catalog.weighed(settings).get("liver") == first
+
+
+def test_weights_that_change_while_they_are_read_are_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps, repository = tmp_path / "apps", tmp_path / "models"
+    write(apps, "liver", "application: {title: L, version: '2'}\nisocenter: {models: {liver_net: 3}}")
+    folder = model(repository, b"weights")
+
+    def written_meanwhile(_: Path) -> str:
+        (folder / "weights" / "net.pt").write_bytes(b"others, and more")
+        return "0" * 64
+
+    monkeypatch.setattr("isocenter.weights.digest_of", written_meanwhile)
+    settings = Settings(apps_dir=apps, triton=TritonSettings(model_repository=repository))
+    with pytest.raises(ConfigurationError, match="was changed while it was read"):
+        Catalog.weighed(settings).get("liver")
 
 
 def test_the_applications_of_this_project_are_described(tmp_path: Path) -> None:

@@ -47,6 +47,27 @@ def test_a_call_that_hangs_ends_the_process(call: str) -> None:
     assert ("a job has not ended after 0.5 s" in said) == (call == LETS_GO)
 
 
+def test_a_worker_in_which_no_python_runs_ends_outside_a_job_too() -> None:
+    code, said, took_s = ran(f"""
+        watchdog._GRACE_S = 0.5
+        def stirring():
+            while True:
+                watchdog.stir(2.0)
+                time.sleep(0.2)
+        threading.Thread(target=stirring, daemon=True).start()
+        with watchdog.at_most(600):  # a job may
+            ctypes.PyDLL(None).sleep(3)
+        time.sleep(2.5)  # so may a worker that waits
+        print("ready", flush=True)
+        def hanging():
+            {HOLDS}
+        hanging()
+    """)
+    assert code == 1
+    assert 1 < took_s < 15
+    assert "in hanging" in said
+
+
 def test_of_several_jobs_the_first_that_is_due_counts_and_one_that_ends_is_not_watched_any_more() -> None:
     code, said, took_s = ran(f"""
         watchdog._GRACE_S = 0.2

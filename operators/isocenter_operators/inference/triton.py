@@ -156,6 +156,22 @@ class TritonClient:
             raise InferenceUnavailable(self.why_not_ready(model) or f"{model!r} has no version", model=model)
         return str(max(metadata.versions, key=int))
 
+    def versions(self) -> dict[str, list[str]]:
+        """Of each model in the server's repository the versions that would take a request now, in order.
+
+        Raises InferenceUnavailable, and DeadlineExceeded where the server says nothing.
+        """
+        try:
+            index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
+        except InferenceServerException as error:
+            raise translated(error, "", self.url, self._silent("")) from error
+        found: dict[str, list[str]] = {}
+        for entry in index.models:
+            ready = found.setdefault(entry.name, [])
+            if entry.state == "READY":
+                ready.append(entry.version)
+        return {name: sorted(ready, key=int) for name, ready in found.items()}
+
     def ready(self, model: str, version: str = "") -> bool:
         """See InferenceClient.ready."""
         return self.why_not_ready(model, version) is None

@@ -169,7 +169,9 @@ def _not_there(job: Job, settings: Settings) -> list[str]:
     from isocenter_operators.dicomweb.client import DICOMwebClient
 
     orthanc = settings.orthanc
-    with DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials) as client:
+    with DICOMwebClient(
+        orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
+    ) as client:
         return [
             result["sop_instance_uid"]
             for result in job.results

@@ -20,6 +20,7 @@ from isocenter.map_reference import is_package
 from isocenter.maps.sandbox import ENGINES, works
 from isocenter.pacs import Orthanc
 from isocenter.peer import FolderPeer
+from isocenter.route_models import missing_models
 from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter.stack import ports
@@ -27,7 +28,7 @@ from isocenter.stack.orthanc import configuration, orthanc_program
 from isocenter.stack.running import running
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter.worker import presence
-from isocenter_operators.errors import IsocenterError
+from isocenter_operators.errors import ConfigurationError, IsocenterError
 
 if TYPE_CHECKING:
     from isocenter_operators.inference.endpoint import Endpoint
@@ -65,6 +66,7 @@ def examine(settings: Settings) -> list[Finding]:
         _shared_memory(),
         _stack_limit(),
         _applications(settings),
+        _route_models(settings),
         _packages(settings),
         *_folder_peers(settings),
         *(_service(settings) if there else _ports(settings)),
@@ -161,6 +163,15 @@ def _applications(settings: Settings) -> Finding:
     return _attempt("applications and rules", installed)
 
 
+def _route_models(settings: Settings) -> Finding:
+    what = "the routes' models"
+    try:
+        missing = missing_models(settings)
+    except IsocenterError as error:
+        return Finding(what, False, "can not be asked", str(error))
+    return Finding(what, not missing, f"{len(missing)} missing" if missing else "there", "; ".join(missing))
+
+
 def _packages(settings: Settings) -> Finding:
     """What MONAI Application Packages are run by; needed where a route names one."""
     named = any(is_package(name) for route in settings.routes for name in route.applications)
@@ -205,9 +216,12 @@ def _service(settings: Settings) -> Iterator[Finding]:
 
 
 def _archive(settings: Settings) -> Finding:
-    with Orthanc(settings.orthanc, timeout_s=2) as orthanc:
-        missing = orthanc.ready()
-        seen = missing or f"{settings.orthanc.rest_url}, Orthanc {orthanc.system()['Version']}"
+    try:
+        with Orthanc(settings.orthanc, timeout_s=2) as orthanc:
+            missing = orthanc.ready()
+            seen = missing or f"{settings.orthanc.rest_url}, Orthanc {orthanc.system()['Version']}"
+    except ConfigurationError as error:
+        return Finding("Orthanc serves", False, "not asked", str(error))
     return Finding("Orthanc serves", missing is None, seen, "start it, or correct orthanc.url")
 
 

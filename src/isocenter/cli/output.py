@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from isocenter.job_groups import notes_of
 from isocenter.measurements import measurement_table
 
 __all__ = [
@@ -69,8 +70,7 @@ def groups_table(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """The measurements: a row for each region, a column for each number, its unit in the header."""
     header, *rows = measurement_table(groups)
     lines = table(header, rows, right=range(1, len(header)))
-    notes = [f"{group['label']}: {note}" for group in groups for note in group.get("notes", ())]
-    return [*lines, *notes]
+    return [*lines, *notes_of(groups)]
 
 
 def seconds_table(seconds: Mapping[str, float]) -> list[str]:

@@ -138,7 +138,9 @@ def _readable(files: Iterable[Path], sent: Sent) -> Iterator[tuple[Path, FileDat
 
 
 def _stow(instances: Iterable[tuple[Path, FileDataset]], orthanc: OrthancSettings, sent: Sent) -> None:
-    with DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials) as client:
+    with DICOMwebClient(
+        orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
+    ) as client:
         remaining = iter(instances)
         while batch := list(itertools.islice(remaining, _BATCH)):
             try:

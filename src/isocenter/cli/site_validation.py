@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from scipy.stats import beta, binom
 
 from isocenter.cli.site_cases import Case, reference_of
+from isocenter.job_groups import said_in
 from isocenter_operators.errors import GeometryError, InputError, IsocenterError
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _compared(
 
 
 def _differences(case: Case, groups: Sequence[Mapping[str, Any]]) -> tuple[Difference, ...]:
-    regions = {str(group["label"]): group for group in groups}
+    regions = {str(group["label"]): said_in(group) for group in groups}
     return tuple(
         Difference(
             each.region,

@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = Settings.load(parser.parse_args(arguments).config)
         refuse_wrong_rules(settings, settings.file, Catalog.of(settings))
+        settings.orthanc.context()  # whose files must be there
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -22,8 +22,9 @@ from isocenter.gateway.rules_api import RulesAPI
 from isocenter.gateway.viewer import Viewer
 from isocenter.hung_shadows import HungShadows
 from isocenter.pacs import Orthanc
+from isocenter.route_models import RouteModels
 from isocenter.settings import GatewaySettings, Settings
-from isocenter_operators.errors import IsocenterError, Unavailable
+from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
 
 __all__ = ["create_app"]
 
@@ -39,8 +40,11 @@ def create_app(
     viewer = Viewer(settings.gateway.viewer)
 
     def orthanc_missing() -> str | None:
-        with Orthanc(settings.orthanc, timeout_s=1.5) as orthanc:
-            return orthanc.ready()
+        try:
+            with Orthanc(settings.orthanc, timeout_s=1.5) as orthanc:
+                return orthanc.ready()
+        except ConfigurationError as error:  # a file of orthanc.tls has gone
+            return str(error)
 
     def viewer_missing() -> str | None:
         return None if viewer.installed else f"OHIF is not in {viewer.folder}: run `make ohif`"
@@ -53,6 +57,11 @@ def create_app(
 
     checks = {"orthanc": orthanc_missing, "router": router_missing, "viewer": viewer_missing}
 
+    hung_shadows, route_models = HungShadows(settings.data_dir), RouteModels(settings)
+
+    def warnings() -> list[str]:
+        return [*route_models.told(), *hung_shadows.told()]
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
@@ -60,7 +69,7 @@ def create_app(
 
     return Starlette(
         routes=[
-            *API(router, jobs, checks, couriers, HungShadows(settings.data_dir).told).routes,
+            *API(router, jobs, checks, couriers, warnings).routes,
             *RulesAPI(settings, router.study).routes,
             Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
             Route("/app-config.js", viewer.configuration),

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from isocenter.cleaning import Cleaning
 from isocenter.database import database_error
+from isocenter.gone_studies import AT_MOST, GoneStudies
 from isocenter.jobs import Jobs
 from isocenter.onward import Outbox
 from isocenter.replacement import Replacement
@@ -26,6 +27,8 @@ log = logging.getLogger("isocenter.housekeeping")
 
 _REPLACE_EVERY_S = 1.0
 _CLEAN_EVERY_S = 600.0
+_FORGET_FIRST_S = 3600.0  # when the archive was compared with what is known of it
+_FORGET_EVERY_S = 86400.0
 _AFTER_TROUBLE_S = 5.0
 
 
@@ -40,6 +43,7 @@ class Housekeeping:
         self._stop = threading.Event()
         self._trouble: dict[str, str] = {}
         self._clean_at = time.monotonic()
+        self._forget_at = time.monotonic() + _FORGET_FIRST_S
         self._thread = threading.Thread(target=self._work, name="housekeeping", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +62,9 @@ class Housekeeping:
             if time.monotonic() >= self._clean_at:
                 self._clean_at = time.monotonic() + _CLEAN_EVERY_S
                 well &= self._done("old jobs", self._clean)
+            if time.monotonic() >= self._forget_at:
+                self._forget_at = time.monotonic() + _FORGET_EVERY_S
+                well &= self._done("studies that are gone", self._forget)
             pause_s = _REPLACE_EVERY_S if well else _AFTER_TROUBLE_S
 
     def _clean(self) -> None:
@@ -66,6 +73,10 @@ class Housekeeping:
         self._jobs.forget(before)
         self._jobs.mend()
         Outbox(self._settings.database).forget(before)
+
+    def _forget(self) -> None:
+        if GoneStudies(self._settings, self._jobs).forget() >= AT_MOST:
+            self._forget_at = time.monotonic() + _CLEAN_EVERY_S
 
     def _done(self, what: str, do: Callable[[], object]) -> bool:
         """Whether it could be done; where not, the reason is logged once."""

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 
 from isocenter.arrivals import Arrival
 from isocenter.job import Job
+from isocenter.job_groups import notes_of
 from isocenter.measurements import measurement_table
 from isocenter.rules import OUR_OWN
 
@@ -161,8 +162,7 @@ def _row_of_arrival(arrival: Arrival) -> str:
 def _outcome(job: Job) -> str:
     lines = [_superseded(job.superseded_by)] if job.superseded_by else []
     lines += [escape(job.reason)] if job.reason else []
-    notes = [f"{group['label']}: {note}" for group in job.groups for note in group.get("notes", ())]
-    lines += [f"<small>{escape(note)}</small>" for note in (*notes, *job.notes)]
+    lines += [f"<small>{escape(note)}</small>" for note in (*notes_of(job.groups), *job.notes)]
     stored = ", ".join(escape(result.get("modality", "?")) for result in job.results)
     if stored:
         lines.append(f"<small>stored: {stored}</small>")

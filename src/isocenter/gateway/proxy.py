@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from isocenter.gateway.marking import Listing, Marking, listing_of, marked
 from isocenter.route import Superseded
 from isocenter.settings import OrthancSettings
+from isocenter_operators.dicomweb.trust import distrust
 from isocenter_operators.errors import Unavailable
 
 __all__ = ["DICOMwebProxy"]
@@ -59,10 +60,11 @@ class DICOMwebProxy:
     def __init__(self, settings: OrthancSettings, marking: Marking | None = None) -> None:
         self._settings = settings
         self._marking = marking
-        credentials = settings.credentials
+        credentials, tls = settings.credentials, settings.context()
         self._http = httpx.AsyncClient(
             auth=(credentials.username, credentials.password) if credentials else None,
             timeout=httpx.Timeout(120.0, connect=3.0),
+            verify=True if tls is None else tls,
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=20.0),
             trust_env=False,
         )
@@ -149,6 +151,8 @@ class DICOMwebProxy:
         where = self._settings.rest_url
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return JSONResponse({"error": f"Orthanc at {where} did not answer in time: try again later"}, 504)
+        if said := distrust(error):
+            return JSONResponse({"error": f"Orthanc at {where}: {said}; check orthanc.tls"}, 502)
         return JSONResponse(
             {
                 "error": f"Orthanc at {where} does not answer: see that it runs (`isocenter doctor`), then try again"

@@ -121,7 +121,9 @@ class Courier:
         self._spool.mkdir(parents=True, exist_ok=True)
         with (
             TemporaryDirectory(dir=self._spool) as folder,
-            DICOMwebClient(orthanc.dicomweb_url, credentials=orthanc.credentials) as archive,
+            DICOMwebClient(
+                orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
+            ) as archive,
         ):
             sender.send(fetch(archive, wanted, Path(folder)), delivery)
 

@@ -200,7 +200,8 @@ class _Gathering:
 
 
 def _own(settings: Settings) -> DICOMwebArchive:
-    return DICOMwebArchive("the archive", settings.orthanc.dicomweb_url, settings.orthanc.credentials)
+    orthanc = settings.orthanc
+    return DICOMwebArchive("the archive", orthanc.dicomweb_url, orthanc.credentials, tls=orthanc.context())
 
 
 def _examination(ours: DICOMwebArchive, spec: JobSpec) -> Examination | str:

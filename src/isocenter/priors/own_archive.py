@@ -41,6 +41,7 @@ class OwnArchive:
             study_uid,
             tuple(each.uid for each in wanted),
             credentials=self._settings.credentials,
+            tls=self._settings.context(),
         )
 
     def _found(self, study_uid: str, series: Attributes) -> Found:

@@ -51,7 +51,8 @@ def _unknown_application(name: str, applications: Collection[str]) -> str:
     if is_package(name):
         return f"there is no package {name} here; `isocenter map add FILE` takes one in, `isocenter map list` has those"
     near = get_close_matches(name, applications, 1)
-    return f"there is no application {name!r} in apps_dir" + (f"; did you mean {near[0]}?" if near else "")
+    there = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(applications)) or 'none'}"
+    return f"there is no application {name!r} in apps_dir; {there}"
 
 
 def refuse_wrong_rules(settings: Settings, file: Path | None, catalog: Catalog) -> None:

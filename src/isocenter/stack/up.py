@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from isocenter.catalog import Catalog
+from isocenter.route_models import missing_models
 from isocenter.rules import refuse_wrong_rules
 from isocenter.secret_files import SUFFIX
 from isocenter.settings import Settings
@@ -25,6 +26,7 @@ from isocenter.stack.supervisor import Supervisor
 from isocenter.stack.triton import triton_child
 from isocenter.stack.triton_process import remove_leftovers
 from isocenter.worker import presence
+from isocenter_operators.errors import IsocenterError
 from isocenter_operators.inference.shared_memory import remove_abandoned
 
 __all__ = ["Stack", "addresses", "stack"]
@@ -47,6 +49,8 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
     """
     catalog = Catalog.of(settings)
     refuse_wrong_rules(settings, settings.file, catalog)
+    settings.orthanc.context()  # whose files must be there
+    _tell_missing_models(settings, say)
     with exclusively(settings):
         settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)
         ports.require_free(ports.needed(settings))
@@ -78,6 +82,15 @@ def wait(supervisor: Supervisor, stop: threading.Event) -> None:
             raise supervisor.failure
 
 
+def _tell_missing_models(settings: Settings, say: Callable[[str], None]) -> None:
+    """Before the first study does. What the other routes need is there, so nothing is kept from starting."""
+    try:
+        for each in missing_models(settings):
+            say(each)
+    except IsocenterError as error:  # a Triton elsewhere may come up later
+        say(f"which models the routes have can not be asked: {error}")
+
+
 def _give_back_shared_memory() -> None:
     """A child that is ended at once can not give its regions back itself."""
     remove_leftovers()
@@ -90,8 +103,10 @@ def _absolute(settings: Settings) -> Settings:
     triton = settings.triton.model_copy(
         update={"model_repository": settings.triton.model_repository.resolve()}
     )
-    program = settings.orthanc.program
-    orthanc = settings.orthanc.model_copy(update={"program": program and program.absolute()})
+    program, tls = settings.orthanc.program, settings.orthanc.tls
+    orthanc = settings.orthanc.model_copy(
+        update={"program": program and program.absolute(), "tls": tls and tls.absolute()}
+    )
     return settings.model_copy(
         update={
             "data_dir": settings.data_dir.resolve(),

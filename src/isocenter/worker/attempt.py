@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +26,13 @@ from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter.worker import packaged, retries, runner
 from isocenter.worker.gate import Gate
+from isocenter.worker.presence import beat
 from isocenter.worker.shadowing import shadows_of
 from isocenter.worker.spare import Spares
 from isocenter.worker.strays import Strays
 from isocenter.worker.stuck_model import Found, end_stuck_call
 from isocenter.worker.task import archive_of, deidentification_of, priors_of
-from isocenter.worker.watchdog import at_most
+from isocenter.worker.watchdog import at_most, longest_s
 from isocenter_operators.errors import (
     Cancelled,
     ConfigurationError,
@@ -269,6 +270,8 @@ def _run(work: Work, spec: JobSpec, attempt: int) -> _Answer:
     folder = work.settings.data_dir / "jobs" / spec.identity.job_id
     try:
         with at_most(work.settings.worker.longest_attempt_s):
+            with suppress(OSError):  # before the graph, which may let no other thread run
+                beat(work.settings, longest_s())
             task = _task(work, spec, attempt, app, folder)
             stored = catalog.stored(app)
             outcome = (

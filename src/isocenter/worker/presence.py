@@ -1,16 +1,21 @@
 """How a worker shows that it is there: a file in the data folder with its process number, and when that was started.
 
 In a container every life of a worker has the same number: a file that a killed one has left is told by the other.
+Its time of change is that until which the worker need not be heard of again: to set it takes no room on a full disk.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from isocenter.settings import Settings
 
-__all__ = ["announce", "missing", "withdraw"]
+__all__ = ["announce", "beat", "missing", "withdraw"]
+
+_SILENT_S = 60.0  # at most; a busy machine may let it wait
 
 
 def _file(settings: Settings) -> Path:
@@ -23,7 +28,15 @@ def announce(settings: Settings) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".{os.getpid()}")
     draft.write_text(f"{os.getpid()} {_started(os.getpid())}")
+    os.utime(draft, (until := time.time() + _SILENT_S, until))
     draft.replace(file)
+
+
+def beat(settings: Settings, at_work_s: float = 0.0) -> None:
+    """Say that this process goes on; it may be silent for so long besides, in a job. Raises OSError."""
+    until = time.time() + _SILENT_S + at_work_s
+    with suppress(FileNotFoundError):  # it is leaving, or has not said that it takes jobs
+        os.utime(_file(settings), (until, until))
 
 
 def withdraw(settings: Settings) -> None:
@@ -32,11 +45,15 @@ def withdraw(settings: Settings) -> None:
 
 def missing(settings: Settings) -> str | None:
     """None while a worker is there, otherwise one sentence."""
+    file = _file(settings)
     try:
-        pid, started = map(int, _file(settings).read_text().split())
+        pid, started = map(int, file.read_text().split())
+        silent_s = time.time() - file.stat().st_mtime
     except (FileNotFoundError, ValueError):
         return "the worker is still loading its applications"
-    return None if _started(pid) == started else "the worker has ended"
+    if _started(pid) != started:
+        return "the worker has ended"
+    return f"the worker hangs: it was silent for {silent_s + _SILENT_S:.0f} s" if silent_s > 0 else None
 
 
 def _started(pid: int) -> int:

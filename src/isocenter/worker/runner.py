@@ -123,6 +123,10 @@ def stored_as_json(results: Sequence[StoredInstance]) -> list[dict[str, str]]:
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        name: _plain(value)
+        if isinstance(value, Mapping)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
         for name, value in group.items()
     }

@@ -18,9 +18,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from isocenter.catalog import Catalog
 from isocenter.database import database_error, prepare
 from isocenter.heap import keep_little
-from isocenter.queues import POLL_S, queues
+from isocenter.queues import POLL_S, SHADOWS, queues
 from isocenter.settings import Settings
 from isocenter.worker.attendance import Attendance
+from isocenter.worker.heartbeat import Heartbeat
 from isocenter.worker.presence import announce, withdraw
 from isocenter.worker.stack_limit import enlarge_stack
 from isocenter.worker.sweeping import start_sweeping
@@ -153,9 +154,8 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     register(work)
     shadowing.register(settings, work.jobs, work.gate, work.inference)
     DBOS.launch()
-    for queue in queues(
-        Catalog.of(settings).sound(), [each.name for each in DBOS.list_queues()], settings.worker
-    ):
+    served = queues(Catalog.of(settings).sound(), [each.name for each in DBOS.list_queues()], settings.worker)
+    for queue in served:
         DBOS.register_queue(
             queue.name,
             worker_concurrency=queue.in_worker,
@@ -168,6 +168,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     if attendance is not None:
         attendance.start()
         start_sweeping(settings)
+    Heartbeat(settings, [SHADOWS, *(queue.name for queue in served)]).start()
 
 
 def _life() -> str:

@@ -17,11 +17,13 @@ __all__ = ["archive_of", "deidentification_of", "priors_of"]
 
 
 def archive_of(settings: Settings, spec: JobSpec) -> Archive:
+    """Raises ConfigurationError for files of `orthanc.tls` that can not be used."""
     return Archive(
         settings.orthanc.dicomweb_url,
         spec.study_uid,
         spec.series_uids,
         credentials=settings.orthanc.credentials,
+        tls=settings.orthanc.context(),
     )
 
 

@@ -1,8 +1,8 @@
-"""Ends the worker when a graph hangs, for nothing can interrupt one; the supervisor starts another.
+"""Ends the worker when a graph hangs, for nothing can interrupt one, or when no Python runs; another one is started.
 
 A thread of Python can not do it alone: a call that holds the interpreter's lock stops that too. So faulthandler's own
 thread, which needs no lock, is set a little later; it writes where each thread stands, no values, and ends the process.
-It knows one time only: that of the block that is to end first.
+It knows one time only: that of the block that is to end first; where none is open, by which Python has to have run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["at_most"]
+__all__ = ["at_most", "longest_s", "stir"]
 
 log = logging.getLogger("isocenter.worker")
 
@@ -24,6 +24,7 @@ _GRACE_S = 2.0  # in which Python may say it in a sentence
 
 _setting = threading.Lock()
 _ends: list[float] = []  # of the blocks that are open, by time.monotonic()
+_still_s: list[float] = []  # how long no Python may run while none is open; empty: as long as it likes
 
 
 @contextmanager
@@ -41,6 +42,19 @@ def at_most(limit_s: float) -> Iterator[None]:
         _close(end)
 
 
+def stir(still_s: float) -> None:
+    """Python runs. End the process when it was not said again within `still_s`, unless a block is open."""
+    with _setting:
+        _still_s[:] = [still_s]
+        _set()
+
+
+def longest_s() -> float:
+    """How long the blocks that are open may go on yet; 0 where none is."""
+    with _setting:
+        return max(0.0, max(_ends, default=0.0) - time.monotonic())
+
+
 def _open(end: float) -> None:
     with _setting:
         _ends.append(end)
@@ -56,6 +70,8 @@ def _close(end: float) -> None:
 def _set() -> None:
     if _ends:
         faulthandler.dump_traceback_later(max(0.001, min(_ends) - time.monotonic()), exit=True, file=_LOG)
+    elif _still_s:
+        faulthandler.dump_traceback_later(_still_s[0], exit=True, file=_LOG)
     else:
         faulthandler.cancel_dump_traceback_later()
 
