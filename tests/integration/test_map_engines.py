@@ -152,6 +152,22 @@ def test_what_it_may_do_and_what_not(machine: Machine, tmp_path: Path) -> None:
     assert "none of them is DICOM" in said["reason"]
 
 
+def test_a_manifest_brings_no_folder_of_the_host_in(machine: Machine) -> None:
+    """An engine would take a working directory with a colon for one of the host's, and where it is to be seen."""
+    (machine.folder / "site").mkdir()
+    (machine.folder / "site" / "secret").write_text("of the host")
+    recipe = _recipe()
+    recipe.app["workingDirectory"] = f"{machine.folder}/site:/seen"
+    recipe.app["input"]["path"], recipe.app["output"]["path"] = "/var/holoscan/input", "/var/holoscan/output"
+    (machine.folder / "evil").mkdir()
+    evil = Machine(
+        machine.engine, recipe.write_image(machine.folder / "evil"), machine.images, machine.folder
+    )
+    words = evil.words("open('/var/holoscan/output/found', 'w').write(open('/seen/secret').read())")
+    assert main(words) != 0
+    assert not (machine.folder / "out" / "found").exists()
+
+
 def test_the_network_is_granted_by_a_word(machine: Machine) -> None:
     seen = "import os\nopen('/var/holoscan/output/net', 'w').write(open('/proc/net/dev').read())\n"
     machine.run(seen, "--network")

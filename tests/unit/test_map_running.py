@@ -535,6 +535,50 @@ def test_where_an_engine_can_start_nothing_another_way_is_taken(
     assert f"docker could not start it, so {EITHER} ran it" in document["notes"]
 
 
+@pytest.mark.parametrize("exit_code", [126, 127])
+def test_what_began_to_write_is_not_run_again_into_the_same_folder(
+    exit_code: int, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell ends so too when a command of its script is missing: the results of two runs would lie side by side."""
+    (tmp_path / "bin").mkdir()
+    engine = tmp_path / "bin" / "docker"
+    engine.write_text(
+        f"#!/bin/sh\ncase $1 in info|image) exit 0;; run) "
+        f'for file in "{tmp_path}"/out/.map-*/output; do echo half > "$file/of the first"; done; exit {exit_code};; '
+        "esac\n"
+    )
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    image = _shell_image(tmp_path, SHELL)
+    with redirect_stdout(io.StringIO()) as said:
+        code = main(["map", "run", str(image), "-i", str(images), "-o", str(tmp_path / "out"), "--json"])
+    document = json.loads(said.getvalue())
+    assert (code, document["engine"], document["exit_code"]) == (1, "docker", exit_code)
+    assert not (tmp_path / "out" / "result.dcm").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        ("workingDirectory", "/etc:/seen"),
+        ("input", "/in:/seen"),
+        ("output", "/out,source=/etc"),
+        ("output", "/out\nput"),
+    ],
+)
+def test_a_path_that_an_engine_would_take_for_several_is_refused(
+    part: str, path: str, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--volume /etc:/seen` is the host's own folder, and can be written."""
+
+    def change(recipe: Recipe) -> None:
+        recipe.app.update({part: path if part == "workingDirectory" else {**recipe.app[part], "path": path}})
+
+    package = _package(tmp_path, COPY, change)
+    assert main(["map", "run", str(package), "-i", str(images), "-o", str(tmp_path / "out")]) != 0
+    assert "its maker has to name another" in capsys.readouterr().err
+
+
 def test_an_engine_is_given_the_image_that_was_looked_at_under_no_others_name(tmp_path: Path) -> None:
     """An archive may tell an engine of another image than its index does, and call it as one of the site's."""
     image = open_image(_shell_image(tmp_path, SHELL))
