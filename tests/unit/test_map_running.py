@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -226,6 +227,16 @@ def test_a_link_in_the_output_is_not_followed(engine: str, tmp_path: Path, image
     code, said = _run(_package(tmp_path, program), images, engine=engine)
     assert code == 0
     assert len(said["results"]) == 1
+
+
+def test_what_it_wrote_is_data_and_gives_nobody_a_right(tmp_path: Path, images: Path) -> None:
+    """A program that anybody here could start, with the rights of whoever ran the package, would be a way in."""
+    program = COPY + "for file in target.iterdir(): file.chmod(0o6755)\n"
+    program += "(target / 'hidden').write_text('x')\n(target / 'hidden').chmod(0)\n"
+    code, said = _run(_package(tmp_path, program), images)
+    assert code == 0, said
+    modes = {stat.S_IMODE(Path(each["path"]).stat().st_mode) for each in said["results"]}
+    assert modes == {0o644, 0o600}
 
 
 @pytest.mark.parametrize("engine", ENGINES)
