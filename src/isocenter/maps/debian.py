@@ -123,8 +123,7 @@ def _bootstrap(recipe: Recipe, root: Path, log: Path, tell: Callable[[str], None
         text=True,
         errors="replace",
     ) as process:
-        for line in process.stdout or ():
-            line = without_credentials(line)
+        for line in map(without_credentials, process.stdout or ()):
             said.append(line.rstrip())
             if line.startswith(_SAID):
                 tell(line.removeprefix(_SAID).rstrip().rstrip("."))
@@ -134,8 +133,8 @@ def _bootstrap(recipe: Recipe, root: Path, log: Path, tell: Callable[[str], None
             -3:
         ]
         raise Unavailable(
-            f"debootstrap could not make {recipe.suite}: {without_credentials(' / '.join(last))}; without a network, give a base that "
-            "was made elsewhere: --base"
+            f"debootstrap could not make {recipe.suite}: {without_credentials(' / '.join(last))}; without a network, "
+            "give a base that was made elsewhere: --base"
         )
 
 

@@ -45,8 +45,8 @@ class Sources:
             security = self.security or re.sub(r"/debian(?=/|$)", "/debian-security", mirror)
             if security == mirror and not self.security:
                 raise ConfigurationError(
-                    f"--mirror {without_credentials(mirror)}: say where the security updates are, by --security-mirror; Debian's own are at "
-                    "http://deb.debian.org/debian-security"
+                    f"--mirror {without_credentials(mirror)}: say where the security updates are, by "
+                    "--security-mirror; Debian's own are at http://deb.debian.org/debian-security"
                 )
         option = "[check-valid-until=no] " if "snapshot" in mirror else ""  # of a day that is over
         return (
