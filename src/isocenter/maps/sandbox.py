@@ -237,7 +237,7 @@ def _by_sandbox(engine: Engine, package: Package, folders: Folders, wish: Wish, 
         if command.standby is not None:
             cell = replace(cell, environment={**cell.environment, VARIABLE: "1"})
         words = (
-            bubblewrap.command_of(cell)
+            bubblewrap.command_of(cell, folders.work)
             if engine == "bubblewrap"
             else namespaces.command_of(cell, folders.work)
         )
