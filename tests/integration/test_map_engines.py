@@ -77,6 +77,9 @@ class Machine:
     def containers(self) -> list[str]:
         return command(self.engine, "ps", "--all", "--format", "{{.Names}}").stdout.split()
 
+    def volumes(self) -> list[str]:
+        return command(self.engine, "volume", "ls", "--quiet").stdout.split()
+
     def processes(self) -> list[str]:
         """What keeps this engine's containers, whether it knows them or not."""
         (folder,) = set(re.findall(r"isocenter-\w+", os.environ[f"ISOCENTER_{self.engine.upper()}"]))
@@ -100,13 +103,15 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def machine(started: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """It has to be left without a container, and without the processes of one that the engine lost sight of."""
+    """It has to be left without a container, without the processes of one that the engine lost sight of, and without
+    what lay in the working directory of one."""
     yield Machine(started.engine, started.package, started.images, tmp_path)
     assert started.containers() == []
     give_up = time.monotonic() + 10
     while started.processes() and time.monotonic() < give_up:
         time.sleep(0.1)
     assert started.processes() == []
+    assert started.volumes() == []
 
 
 def test_what_it_writes_arrives_and_is_checked(machine: Machine) -> None:

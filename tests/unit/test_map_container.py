@@ -109,5 +109,5 @@ def test_a_container_that_a_dead_worker_left_is_ended(
     container.end_noted(tmp_path)
     assert (tmp_path / "asked").read_text().splitlines() == [
         "kill isocenter-map-0",
-        "rm --force isocenter-map-0",
+        "rm --force --volumes isocenter-map-0",
     ]

@@ -320,6 +320,13 @@ def test_memory_is_watched_where_no_group_can_be_made(
     assert done.memory_peak > 64 << 20
 
 
+def test_a_log_that_can_not_be_written_changes_nothing_else() -> None:
+    """As where the disk is full: what it said last is known all the same, and it is not made to fail."""
+    command = execution.Command([str(PYTHON), "-c", "for n in range(3): print(n, flush=True)"], Path("/dev/full"))
+    done = execution.execute(command, Limits(memory=256 << 20, cpu=1, shared_memory=1 << 20))
+    assert (done.exit_code, list(done.tail)) == (0, ["0", "1", "2"])
+
+
 def test_what_a_worker_has_set_for_itself_is_not_the_packages(tmp_path: Path) -> None:
     """Signals that are blocked, as a worker's are, would never reach a package; nor may its memory's limit."""
     program = "import resource\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0])\n"

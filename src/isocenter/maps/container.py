@@ -178,7 +178,7 @@ def end(engine: str, name: str) -> None:
                     timeout=_TRY_S,
                     check=False,
                 )
-                for words in (["kill", name], ["rm", "--force", name])
+                for words in (["kill", name], ["rm", "--force", "--volumes", name])
             )
         except (subprocess.TimeoutExpired, OSError):
             return

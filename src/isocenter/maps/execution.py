@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import IO, Literal
 
@@ -252,7 +253,7 @@ class _Watch:
 
 
 class _Listener:
-    """Reads what a process says, so that it never waits for somebody to listen."""
+    """Reads what a process says, so that it never waits for somebody to listen, and where no log can be written."""
 
     def __init__(self, stream: IO[bytes], log: Path, say: Sequence[Callable[[str], None]]) -> None:
         self.tail: deque[str] = deque(maxlen=_TAIL)
@@ -267,12 +268,18 @@ class _Listener:
 
     def _listen(self) -> None:
         written = 0
-        with self._stream, self._log.open("ab") as log:
+        with self._stream, self._opened() as log:
             while line := self._stream.readline(_LINE_AT_MOST):
                 if written < _LOG_AT_MOST:
-                    written += log.write(line)
-                    log.flush()
+                    with suppress(OSError):  # the disk is full
+                        written += log.write(line)
                 told = line.decode("utf-8", "replace").rstrip()
                 self.tail.append(told)
                 for say in self._say:
                     say(told)
+
+    def _opened(self) -> FileIO:
+        try:
+            return self._log.open("ab", buffering=0)
+        except OSError:
+            return Path(os.devnull).open("ab", buffering=0)
