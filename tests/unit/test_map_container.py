@@ -51,6 +51,20 @@ def test_docker_makes_no_empty_folder_where_it_has_not_the_images() -> None:
     assert [word for word, before in zip(words[1:], words, strict=False) if before == "--volume"] == ["/work"]
 
 
+@pytest.mark.parametrize(
+    ("options", "user"),
+    [("[name=seccomp,profile=default]", "--user=1234:1234"), ("[name=rootless]", "--user=0:0")],
+)
+def test_whoever_runs_docker_owns_what_it_writes(
+    options: str, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a Docker that an ordinary user runs, root is that user, and every other number is nobody's."""
+    _engine(tmp_path, f"echo '{options}'", monkeypatch)
+    for asked in ("geteuid", "getuid", "getgid"):
+        monkeypatch.setattr(os, asked, lambda: 1234)
+    assert user in container.command_of("docker", _container(tmp_path), LIMITS)
+
+
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_nothing_is_fetched_to_be_run(engine: str) -> None:
     assert "--pull=never" in container.command_of(engine, _container(Path("/data")), LIMITS)

@@ -322,7 +322,9 @@ def test_memory_is_watched_where_no_group_can_be_made(
 
 def test_a_log_that_can_not_be_written_changes_nothing_else() -> None:
     """As where the disk is full: what it said last is known all the same, and it is not made to fail."""
-    command = execution.Command([str(PYTHON), "-c", "for n in range(3): print(n, flush=True)"], Path("/dev/full"))
+    command = execution.Command(
+        [str(PYTHON), "-c", "for n in range(3): print(n, flush=True)"], Path("/dev/full")
+    )
     done = execution.execute(command, Limits(memory=256 << 20, cpu=1, shared_memory=1 << 20))
     assert (done.exit_code, list(done.tail)) == (0, ["0", "1", "2"])
 
@@ -330,6 +332,7 @@ def test_a_log_that_can_not_be_written_changes_nothing_else() -> None:
 def test_what_a_worker_has_set_for_itself_is_not_the_packages(tmp_path: Path) -> None:
     """Signals that are blocked, as a worker's are, would never reach a package; nor may its memory's limit."""
     program = "import resource\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0])\n"
+    program += "print(resource.getrlimit(resource.RLIMIT_CORE))\n"  # a crash leaves no image on the disk
     program += "print(open('/proc/self/status').read().split('SigBlk:')[1].split()[0])\n"
     before = resource.getrlimit(resource.RLIMIT_DATA)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
@@ -340,7 +343,7 @@ def test_what_a_worker_has_set_for_itself_is_not_the_packages(tmp_path: Path) ->
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    assert list(done.tail) == [str(before[1]), "0" * 16]
+    assert list(done.tail) == [str(before[1]), "(0, 0)", "0" * 16]
 
 
 def test_it_ends_with_whoever_started_it(tmp_path: Path, images: Path) -> None:

@@ -95,7 +95,10 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
         container.name,
         "--read-only",
         "--cap-drop=ALL",
+        "--log-driver=none",  # it is heard here, and has a log here; an engine's own has no end
     ]
+    if engine == "podman":
+        words.append("--http-proxy=false")  # else it is given those of whoever runs it, with their passwords
     words += [
         "--security-opt=no-new-privileges",
         f"--memory={limits.memory}",
@@ -109,12 +112,7 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
     words.append("--network=bridge" if container.network else "--network=none")
     if container.gpus:
         words.append("--gpus=all" if engine == "docker" else "--device=nvidia.com/gpu=all")
-    if os.geteuid() != 0:
-        words.append(f"--user={os.getuid()}:{os.getgid()}")
-        if engine == "podman":
-            words.append("--userns=keep-id")
-    else:
-        words.append(f"--user={container.user.uid}:{container.user.gid}")
+    words += _as_user(engine, container.user)
     for target in container.scratch:
         words.append(f"--tmpfs={target}:rw,mode=1777,size={container.scratch_size}")
     # An anonymous volume begins with what the image has in the folder, and goes with the container.
@@ -131,6 +129,18 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
     else:
         words.append(container.image)
     return words
+
+
+def _as_user(engine: str, user: User) -> list[str]:
+    """Whom it runs as. Where an ordinary user runs the engine, that is he: what it writes has to be his."""
+    if os.geteuid() == 0:
+        return [f"--user={user.uid}:{user.gid}"]
+    here = f"--user={os.getuid()}:{os.getgid()}"
+    if engine == "podman":
+        return [here, "--userns=keep-id"]
+    asked = [*engine_of(engine).words, "info", "--format", "{{.SecurityOptions}}"]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=_TRY_S, check=False)
+    return ["--user=0:0"] if "name=rootless" in told.stdout else [here]  # root in there is he out here
 
 
 def _bound(engine: str, source: Path, target: str, *more: str) -> list[str]:

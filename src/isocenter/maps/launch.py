@@ -32,6 +32,7 @@ def main() -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for ignored_by_python in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(ignored_by_python, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash would leave patients' images on the disk
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
     command = sys.argv[separator + 1 :]
