@@ -33,7 +33,6 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from isocenter.database_url import bounded
 from isocenter.peer import TLS, Peer, Profile
 from isocenter.route import Route
 from isocenter.secret_files import with_files
@@ -353,6 +352,9 @@ class Settings(BaseSettings):
         """The database's URL, for SQLAlchemy and DBOS."""
         if self.database_url is None:
             return f"sqlite:///{(self.data_dir / 'isocenter.sqlite').resolve()}"
+        # Not above: SQLAlchemy is the service's, and a package with a Triton of its own reads settings without it.
+        from isocenter.database_url import bounded
+
         return bounded(self.database_url)
 
     @property

@@ -77,6 +77,9 @@ class Machine:
     def containers(self) -> list[str]:
         return command(self.engine, "ps", "--all", "--format", "{{.Names}}").stdout.split()
 
+    def volumes(self) -> list[str]:
+        return command(self.engine, "volume", "ls", "--quiet").stdout.split()
+
     def processes(self) -> list[str]:
         """What keeps this engine's containers, whether it knows them or not."""
         (folder,) = set(re.findall(r"isocenter-\w+", os.environ[f"ISOCENTER_{self.engine.upper()}"]))
@@ -100,13 +103,15 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def machine(started: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """It has to be left without a container, and without the processes of one that the engine lost sight of."""
+    """It has to be left without a container, without the processes of one that the engine lost sight of, and without
+    what lay in the working directory of one."""
     yield Machine(started.engine, started.package, started.images, tmp_path)
     assert started.containers() == []
     give_up = time.monotonic() + 10
     while started.processes() and time.monotonic() < give_up:
         time.sleep(0.1)
     assert started.processes() == []
+    assert started.volumes() == []
 
 
 def test_what_it_writes_arrives_and_is_checked(machine: Machine) -> None:
@@ -118,8 +123,11 @@ def test_what_it_writes_arrives_and_is_checked(machine: Machine) -> None:
     assert Path(result["path"]).stat().st_uid == os.getuid()
 
 
-def test_what_it_may_do_and_what_not(machine: Machine, tmp_path: Path) -> None:
+def test_what_it_may_do_and_what_not(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each attempt is seen to fail, and each of what it needs to work, in one run."""
+    monkeypatch.setenv("http_proxy", "http://user:password@proxy")
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     bystander = subprocess.Popen(["sleep", "60"])
@@ -142,14 +150,30 @@ def test_what_it_may_do_and_what_not(machine: Machine, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "out" / "found.json").read_text())
     assert (found.pop("user"), found.pop("interfaces")) == (1000, ["lo"])
     assert set(found.pop("rights")) == {"0" * 16}
-    assert not {
-        name for name in found.pop("environment") if name.startswith(("ISOCENTER", "CONTAINERS", "DOCKER"))
-    }
+    environment = found.pop("environment")
+    assert not {name for name in environment if name.startswith(("ISOCENTER", "CONTAINERS", "DOCKER"))}
+    assert "http_proxy" not in environment
     worked = {name for name, worked in found.items() if worked}
     if machine.engine == "podman":  # it lets a package make a user namespace, in which it has rights
         worked -= {"to be root elsewhere"}
     assert worked == set(ALLOWED)
     assert "none of them is DICOM" in said["reason"]
+
+
+def test_a_manifest_brings_no_folder_of_the_host_in(machine: Machine) -> None:
+    """An engine would take a working directory with a colon for one of the host's, and where it is to be seen."""
+    (machine.folder / "site").mkdir()
+    (machine.folder / "site" / "secret").write_text("of the host")
+    recipe = _recipe()
+    recipe.app["workingDirectory"] = f"{machine.folder}/site:/seen"
+    recipe.app["input"]["path"], recipe.app["output"]["path"] = "/var/holoscan/input", "/var/holoscan/output"
+    (machine.folder / "evil").mkdir()
+    evil = Machine(
+        machine.engine, recipe.write_image(machine.folder / "evil"), machine.images, machine.folder
+    )
+    words = evil.words("open('/var/holoscan/output/found', 'w').write(open('/seen/secret').read())")
+    assert main(words) != 0
+    assert not (machine.folder / "out" / "found").exists()
 
 
 def test_the_network_is_granted_by_a_word(machine: Machine) -> None:
@@ -204,7 +228,9 @@ def test_ctrl_c_leaves_no_container(machine: Machine) -> None:
     )
     assert running.stderr is not None
     assert running.stderr.readline() == "| here\n"
-    assert len(machine.containers()) == 1
+    (name,) = machine.containers()
+    log = command(machine.engine, "logs", name)
+    assert "here" not in log.stdout + log.stderr  # the engine keeps none, which would have no end
     running.send_signal(signal.SIGINT)
     _, rest = running.communicate(timeout=60)
     assert (running.returncode, rest.strip()) == (130, "interrupted")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,21 @@ def test_other_weights_than_it_was_packed_with_are_refused(
 ) -> None:
     assert alone.main([str(app)]) == 2
     assert "states weights" in capfd.readouterr().err
+
+
+def test_it_needs_nothing_that_only_the_service_has() -> None:
+    """A package brings the dependencies of its models, and not those of the service."""
+    service = (
+        "click",
+        "cryptography",
+        "dbos",
+        "pynetdicom",
+        "rich",
+        "sqlalchemy",
+        "starlette",
+        "uvicorn",
+    )
+    program = f"import sys\nsys.modules.update(dict.fromkeys({service}))\nimport isocenter.stack.alone\n"
+    program += "from isocenter.settings import Settings\nSettings()\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -616,6 +616,37 @@ def test_a_base_without_its_updates_is_not_made(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "etc/hosts").read_text() == "of the base\n"
 
 
+def test_a_mirrors_password_gets_into_no_base_and_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "http://{}pacs/debian"
+    secret = Recipe("bookworm", (), address.format("user:of@mirror@"))
+    (tmp_path / "etc/apt").mkdir(parents=True)
+    used: list[str] = []
+
+    def run(_: list[str], **__: object) -> Namespace:
+        used.append((tmp_path / "etc/apt/sources.list").read_text())
+        return Namespace(
+            returncode=code, stdout="Err:1 http://user:of@mirror@pacs/debian bookworm InRelease\n"
+        )
+
+    monkeypatch.setattr("isocenter.maps.security_updates.subprocess.run", run)
+    monkeypatch.setattr("isocenter.maps.security_updates.namespaces.available", lambda: False)
+    code = 100
+    with pytest.raises(Unavailable, match="http://pacs/debian") as told:
+        Sources("bookworm", secret.mirror).bring_up_to_date(tmp_path, print)
+    assert "of@mirror" not in str(told.value)
+    monkeypatch.setattr(
+        "isocenter.maps.security_updates.subprocess.run",
+        lambda *_, **__: Namespace(returncode=0, stdout=""),
+    )
+    Sources("bookworm", secret.mirror).bring_up_to_date(tmp_path, print)
+    assert all("user:of@mirror@pacs" in each for each in used)
+    kept = (tmp_path / "etc/apt/sources.list").read_text()
+    assert kept.splitlines() == list(Sources("bookworm", address.format("")).lines)
+    assert secret.name == Recipe("bookworm", (), address.format("")).name
+
+
 def test_a_base_that_can_not_be_made_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(ConfigurationError, match="apt-get install debootstrap"):

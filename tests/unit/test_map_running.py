@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -228,6 +229,16 @@ def test_a_link_in_the_output_is_not_followed(engine: str, tmp_path: Path, image
     assert len(said["results"]) == 1
 
 
+def test_what_it_wrote_is_data_and_gives_nobody_a_right(tmp_path: Path, images: Path) -> None:
+    """A program that anybody here could start, with the rights of whoever ran the package, would be a way in."""
+    program = COPY + "for file in target.iterdir(): file.chmod(0o6755)\n"
+    program += "(target / 'hidden').write_text('x')\n(target / 'hidden').chmod(0)\n"
+    code, said = _run(_package(tmp_path, program), images)
+    assert code == 0, said
+    modes = {stat.S_IMODE(Path(each["path"]).stat().st_mode) for each in said["results"]}
+    assert modes == {0o644, 0o600}
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_it_is_ended_when_its_time_is_over_and_all_it_started_too(
     engine: str, tmp_path: Path, images: Path
@@ -309,9 +320,19 @@ def test_memory_is_watched_where_no_group_can_be_made(
     assert done.memory_peak > 64 << 20
 
 
+def test_a_log_that_can_not_be_written_changes_nothing_else() -> None:
+    """As where the disk is full: what it said last is known all the same, and it is not made to fail."""
+    command = execution.Command(
+        [str(PYTHON), "-c", "for n in range(3): print(n, flush=True)"], Path("/dev/full")
+    )
+    done = execution.execute(command, Limits(memory=256 << 20, cpu=1, shared_memory=1 << 20))
+    assert (done.exit_code, list(done.tail)) == (0, ["0", "1", "2"])
+
+
 def test_what_a_worker_has_set_for_itself_is_not_the_packages(tmp_path: Path) -> None:
     """Signals that are blocked, as a worker's are, would never reach a package; nor may its memory's limit."""
     program = "import resource\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0])\n"
+    program += "print(resource.getrlimit(resource.RLIMIT_CORE))\n"  # a crash leaves no image on the disk
     program += "print(open('/proc/self/status').read().split('SigBlk:')[1].split()[0])\n"
     before = resource.getrlimit(resource.RLIMIT_DATA)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
@@ -322,7 +343,7 @@ def test_what_a_worker_has_set_for_itself_is_not_the_packages(tmp_path: Path) ->
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    assert list(done.tail) == [str(before[1]), "0" * 16]
+    assert list(done.tail) == [str(before[1]), "(0, 0)", "0" * 16]
 
 
 def test_it_ends_with_whoever_started_it(tmp_path: Path, images: Path) -> None:
@@ -533,6 +554,50 @@ def test_where_an_engine_can_start_nothing_another_way_is_taken(
     document = json.loads(said.getvalue())
     assert (code, document["engine"]) == (0, EITHER)
     assert f"docker could not start it, so {EITHER} ran it" in document["notes"]
+
+
+@pytest.mark.parametrize("exit_code", [126, 127])
+def test_what_began_to_write_is_not_run_again_into_the_same_folder(
+    exit_code: int, tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell ends so too when a command of its script is missing: the results of two runs would lie side by side."""
+    (tmp_path / "bin").mkdir()
+    engine = tmp_path / "bin" / "docker"
+    engine.write_text(
+        f"#!/bin/sh\ncase $1 in info|image) exit 0;; run) "
+        f'for file in "{tmp_path}"/out/.map-*/output; do echo half > "$file/of the first"; done; exit {exit_code};; '
+        "esac\n"
+    )
+    engine.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    image = _shell_image(tmp_path, SHELL)
+    with redirect_stdout(io.StringIO()) as said:
+        code = main(["map", "run", str(image), "-i", str(images), "-o", str(tmp_path / "out"), "--json"])
+    document = json.loads(said.getvalue())
+    assert (code, document["engine"], document["exit_code"]) == (1, "docker", exit_code)
+    assert not (tmp_path / "out" / "result.dcm").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        ("workingDirectory", "/etc:/seen"),
+        ("input", "/in:/seen"),
+        ("output", "/out,source=/etc"),
+        ("output", "/out\nput"),
+    ],
+)
+def test_a_path_that_an_engine_would_take_for_several_is_refused(
+    part: str, path: str, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--volume /etc:/seen` is the host's own folder, and can be written."""
+
+    def change(recipe: Recipe) -> None:
+        recipe.app.update({part: path if part == "workingDirectory" else {**recipe.app[part], "path": path}})
+
+    package = _package(tmp_path, COPY, change)
+    assert main(["map", "run", str(package), "-i", str(images), "-o", str(tmp_path / "out")]) != 0
+    assert "its maker has to name another" in capsys.readouterr().err
 
 
 def test_an_engine_is_given_the_image_that_was_looked_at_under_no_others_name(tmp_path: Path) -> None:

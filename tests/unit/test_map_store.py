@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from isocenter.maps.store import MapStore
 from isocenter.maps.unpacked import forget_old, in_use, unpacked
 from isocenter.route import Route
 from isocenter.settings import MapSettings, Settings
-from isocenter_operators.errors import ConfigurationError, InputError
+from isocenter_operators.errors import ConfigurationError, InputError, StorageFull
 
 
 @pytest.fixture
@@ -61,6 +62,25 @@ def test_a_package_is_taken_in_and_found_by_its_digest(image: Path, store: MapSt
     assert store.all() == []
     with pytest.raises(ConfigurationError, match="there is no package with the digest"):
         store.get(stored.digest)
+
+
+def test_where_the_disk_fills_nothing_is_left_of_a_package(
+    image: Path, store: MapStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_: Path, target: Path) -> None:
+        target.write_bytes(b"the first half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    abandoned = store.folder / f".sha256-{'0' * 64}.part"  # by one that was killed
+    abandoned.mkdir(parents=True)
+    (abandoned / "image.oci").write_bytes(b"the first half")
+    with monkeypatch.context() as full:
+        full.setattr("isocenter.maps.store.shutil.copyfile", fill)
+        with pytest.raises(StorageFull, match="No space left"):
+            store.add(image)
+    assert not list(store.folder.glob(".sha256-*"))
+    assert store.all() == []
+    assert store.open(store.add(image)).digest
 
 
 def test_a_package_that_can_not_be_taken_out_is_not_said_to_be_gone(

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from isocenter.maps.sandbox import Wish
 from isocenter.maps.standby import STANDBY_LABEL, STANDBY_VALUE, Standby
 from isocenter.settings import Settings
 from isocenter.worker import packaged, spare
-from isocenter.worker.run_folder import run_folder
+from isocenter.worker.run_folder import clear_abandoned, run_folder
 from isocenter.worker.spare import Spares
 from isocenter_operators.errors import Cancelled
 from isocenter_operators.run import Record
@@ -237,6 +238,41 @@ def test_none_is_kept_where_none_is_wanted_or_memory_is_short_or_a_package_runs(
     assert not _runs(settings)
 
 
+def test_one_that_waits_makes_room_when_memory_becomes_short(
+    settings: Settings, spares: Spares, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a job of an application that is no package, or of another worker: nobody asks for this one meanwhile."""
+    spares.prepare(package, WISH)
+    folder = _ready(settings)
+    time.sleep(1.5)
+    assert folder.exists()
+    monkeypatch.setattr(spare, "memory_left", lambda: 100 << 20)
+    _until(lambda: [] if folder.exists() else [folder])
+    assert not _inside(settings)
+
+
+def test_waiting_for_one_that_starts_leaves_a_job_its_time(
+    data: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own run may take nine tenths of the longest attempt, and who takes longer costs the worker its life."""
+    monkeypatch.setattr(Standby, "hear", lambda *_: None)  # whatever it says, it is not ready
+    spares = Spares(Settings(data_dir=data, maps={"warm_s": 60}, worker={"longest_attempt_s": 20}))
+    spares.prepare(package, WISH)
+    began = time.monotonic()
+    assert spares.take(package, WISH, None) is None
+    assert time.monotonic() - began < 5
+
+
+def test_that_none_can_be_started_is_no_jobs_fault(
+    spares: Spares, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    spares.prepare(package, WISH)
+
+
 def test_one_of_another_package_is_ended(
     settings: Settings, spares: Spares, package: Package, tmp_path: Path
 ) -> None:
@@ -311,5 +347,12 @@ def test_nothing_of_it_outlives_its_worker(settings: Settings, image: Path) -> N
     assert not any(map(_lives, inside))
     assert folder.exists()  # empty, until the next run
     assert not list((folder / "input").iterdir())
-    with run_folder(settings):
-        assert not folder.exists()
+    left = folder / "input" / "image.dcm"  # as of a run that was in the middle of a job
+    left.write_bytes(b"of a patient")
+    clear_abandoned(settings)  # as the next worker starts
+    assert not folder.exists()
+    with run_folder(settings) as running:
+        left = running.read / "image.dcm"
+        left.write_bytes(b"of a patient")
+        clear_abandoned(settings)
+        assert left.exists()  # that run is not over

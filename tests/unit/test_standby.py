@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from isocenter.maps import cgroup
+from isocenter.maps import cgroup, execution
 from isocenter.maps.execution import Command, Execution, execute
 from isocenter.maps.limits import Limits
 from isocenter.maps.standby import Standby
@@ -27,11 +27,18 @@ def start(tmp_path: Path) -> Started:
     """Runs a program from a thread of its own; what it came to is in the list, then."""
 
     def started(
-        program: str, *, idle_s: float = 60, time_s: float | None = None, memory: int = 1 << 30
+        program: str,
+        *,
+        idle_s: float = 60,
+        time_s: float | None = None,
+        memory: int = 1 << 30,
+        output: int | None = None,
+        has_room: Callable[[int], bool] = lambda _: True,
     ) -> tuple[Standby, list[Execution]]:
-        standby, done = Standby(idle_s), []
-        command = Command([sys.executable, "-c", program], tmp_path / "log", standby=standby)
-        limits = Limits(memory=memory, cpu=1, shared_memory=1 << 20, time_s=time_s)
+        standby, done = Standby(idle_s, has_room), []
+        written = None if output is None else tmp_path / "output"
+        command = Command([sys.executable, "-c", program], tmp_path / "log", output=written, standby=standby)
+        limits = Limits(memory=memory, cpu=1, shared_memory=1 << 20, time_s=time_s, output=output or 1 << 30)
         threading.Thread(target=lambda: done.append(execute(command, limits))).start()
         return standby, done
 
@@ -100,6 +107,53 @@ def test_its_memory_is_watched_while_it_waits(
     standby, done = start(f"held = bytearray(256 << 20)\n{WAITS}", memory=128 << 20)
     assert _ended(done).ending == "never begun"
     assert not standby.claim()
+
+
+def test_what_it_writes_is_counted_while_it_waits(start: Started, tmp_path: Path) -> None:
+    """Else it would have ten minutes to fill the disk."""
+    (tmp_path / "output").mkdir()
+    program = f"open({str(tmp_path / 'output' / 'a')!r}, 'wb').write(bytes(16 << 20))\n{WAITS}"
+    standby, done = start(program, output=8 << 20)
+    assert _ended(done).ending == "wrote too much"
+    assert not standby.claim()
+
+
+def test_it_is_ended_where_others_need_the_memory_unless_it_is_claimed(start: Started) -> None:
+    for claimed, ending in ((False, "never begun"), (True, "ended")):
+        room: list[bool] = []
+        standby, done = start(WAITS, has_room=lambda _, room=room: not room)
+        assert standby.wait("starting", 20) == "ready"
+        assert not claimed or standby.claim()
+        room.append(False)
+        time.sleep(1.5)
+        assert standby.begin() is claimed
+        assert _ended(done).ending == ending
+
+
+def test_where_all_memory_is_taken_it_is_the_first_to_go(start: Started) -> None:
+    """By the kernel's own choice; whoever was let begin in it is run again."""
+    asks = "import os\nprint('score', open('/proc/self/oom_score_adj').read(), flush=True)\n"
+    standby, done = start(asks + WAITS)
+    assert standby.wait("starting", 20) == "ready"
+    assert standby.begin()
+    assert "score 1000" in _ended(done).tail
+
+
+def test_what_starts_as_its_starter_dies_ends_too(tmp_path: Path) -> None:
+    """Before it could ask the kernel to be told of that."""
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(execution._LAUNCH),
+        "1",
+        "0",
+        "--",
+        "touch",
+        str(tmp_path / "ran"),
+    ]
+    assert subprocess.run(words, check=False).returncode != 0
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_the_first_result_would_read_is_read_before() -> None:

@@ -6,13 +6,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
+from isocenter.maps import seccomp
 from isocenter.maps.cell import Cell
 from isocenter.maps.mounts import Mount
 
 __all__ = ["available", "command_of"]
 
 _TRY_S = 20.0
+_FILTER = 9  # the number of the open file that bubblewrap reads it from, and closes
 
 
 def available() -> bool:
@@ -26,10 +29,13 @@ def available() -> bool:
         return False
 
 
-def command_of(cell: Cell) -> list[str]:
-    """The command that runs the cell. It ends with its parent, and all that was started in it with it."""
+def command_of(cell: Cell, folder: Path) -> list[str]:
+    """The command that runs the cell. It ends with its parent, and all that was started in it with it.
+
+    folder: an empty one of this run, where the filter of its calls is left.
+    """
     words = [
-        "bwrap",
+        *_filtered(folder),
         "--unshare-user",
         "--unshare-pid",
         "--unshare-ipc",
@@ -50,6 +56,16 @@ def command_of(cell: Cell) -> list[str]:
     for name, value in cell.environment.items():
         words += ["--setenv", name, value]
     return [*words, "--chdir", cell.directory, "--", *cell.arguments]
+
+
+def _filtered(folder: Path) -> list[str]:
+    """What begins the command. The filter begins to hold after bubblewrap has done its work."""
+    program = seccomp.program()
+    if not program:
+        return ["bwrap"]
+    file = folder / "calls.bpf"
+    file.write_bytes(program)
+    return ["sh", "-c", f'exec {_FILTER}<"$0" "$@"', str(file), "bwrap", "--seccomp", str(_FILTER)]
 
 
 @cache

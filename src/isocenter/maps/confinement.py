@@ -26,12 +26,20 @@ _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 32, 4096, 16384, 1 << 18
 # <linux/sched.h>
 _NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000
 # <sys/prctl.h>
-_SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 4, 38
+_SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVILEGES = 4, 22, 38
+_FILTER, _INSTRUCTION = 2, 8  # <linux/seccomp.h>, <linux/filter.h>; bytes
 # <linux/sockios.h>, <net/if.h>
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 1
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _FAILED = 126  # what a shell answers when it can not run a command
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog, of <linux/filter.h>."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -159,8 +167,16 @@ def _become(plan: dict[str, Any]) -> None:
     _check(_libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0), "prctl")
     # Who is not root in his namespace loses all rights in it by this.
     environment = plan["environment"]
+    _filter_calls(bytes.fromhex(plan["filter"]))
     program = shutil.which(plan["arguments"][0], path=environment.get("PATH")) or plan["arguments"][0]
     os.execve(program, plan["arguments"], environment)
+
+
+def _filter_calls(program: bytes) -> None:
+    """From here on, and in all that comes of this process."""
+    if program:
+        given = _Program(len(program) // _INSTRUCTION, program)
+        _check(_libc.prctl(_SET_SECCOMP, _FILTER, ctypes.byref(given), 0, 0), "prctl")
 
 
 def _mount(source: str, place: str, kind: str, flags: int, options: str) -> None:

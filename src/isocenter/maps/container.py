@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import subprocess
 import threading
@@ -17,13 +19,14 @@ from isocenter.maps.limits import Limits
 from isocenter.maps.oci import Image
 from isocenter.maps.user import User
 
-__all__ = ["Container", "available", "command_of", "end", "load", "memory_exceeded"]
+__all__ = ["Container", "available", "command_of", "end", "end_noted", "load", "memory_exceeded", "note"]
 
 _TRY_S = 20.0
 _LOAD_S = 1800.0
 _LOOKS, _BETWEEN_LOOKS_S = 3, 0.5
 _EVENTS_LATE_S = 0.5
 _NAME = "localhost/isocenter-map"  # the tag is the image's ID
+_NOTE = "container"
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,15 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
         *engine_of(engine).words,
         "run",
         "--rm",
+        "--pull=never",
         "--name",
         container.name,
         "--read-only",
         "--cap-drop=ALL",
+        "--log-driver=none",  # it is heard here, and has a log here; an engine's own has no end
     ]
+    if engine == "podman":
+        words.append("--http-proxy=false")  # else it is given those of whoever runs it, with their passwords
     words += [
         "--security-opt=no-new-privileges",
         f"--memory={limits.memory}",
@@ -105,21 +112,16 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
     words.append("--network=bridge" if container.network else "--network=none")
     if container.gpus:
         words.append("--gpus=all" if engine == "docker" else "--device=nvidia.com/gpu=all")
-    if os.geteuid() != 0:
-        words.append(f"--user={os.getuid()}:{os.getgid()}")
-        if engine == "podman":
-            words.append("--userns=keep-id")
-    else:
-        words.append(f"--user={container.user.uid}:{container.user.gid}")
+    words += _as_user(engine, container.user)
     for target in container.scratch:
         words.append(f"--tmpfs={target}:rw,mode=1777,size={container.scratch_size}")
     # An anonymous volume begins with what the image has in the folder, and goes with the container.
     if container.working_directory != "/":
         words += ["--volume", container.working_directory]
     for target, source in container.read.items():
-        words += ["--volume", f"{source}:{target}:ro"]
+        words += _bound(engine, source, target, "readonly")
     for target, source in container.write.items():
-        words += ["--volume", f"{source}:{target}:rw"]
+        words += _bound(engine, source, target)
     for name, value in container.environment.items():
         words += ["--env", f"{name}={value}"]
     if container.arguments:
@@ -127,6 +129,31 @@ def command_of(engine: str, container: Container, limits: Limits) -> list[str]:
     else:
         words.append(container.image)
     return words
+
+
+def _as_user(engine: str, user: User) -> list[str]:
+    """Whom it runs as. Where an ordinary user runs the engine, that is he: what it writes has to be his."""
+    if os.geteuid() == 0:
+        return [f"--user={user.uid}:{user.gid}"]
+    here = f"--user={os.getuid()}:{os.getgid()}"
+    if engine == "podman":
+        return [here, "--userns=keep-id"]
+    asked = [*engine_of(engine).words, "info", "--format", "{{.SecurityOptions}}"]
+    told = subprocess.run(asked, capture_output=True, text=True, timeout=_TRY_S, check=False)
+    return ["--user=0:0"] if "name=rootless" in told.stdout else [here]  # root in there is he out here
+
+
+def _bound(engine: str, source: Path, target: str, *more: str) -> list[str]:
+    """A folder of this machine's. An engine on another one, or beside the container that this process is in, does not
+    have it, and says so: asked with `--volume`, Docker would make an empty one there, and the images would be missing.
+    """
+    if engine != "docker":
+        return ["--volume", f"{source}:{target}:{'ro' if more else 'rw'}"]
+    fields = io.StringIO()
+    csv.writer(fields, lineterminator="").writerow(
+        ["type=bind", f"source={source}", f"target={target}", *more]
+    )
+    return ["--mount", fields.getvalue()]
 
 
 def memory_exceeded(engine: str, name: str, since: float) -> bool:
@@ -139,26 +166,44 @@ def memory_exceeded(engine: str, name: str, since: float) -> bool:
     until = time.time() + _EVENTS_LATE_S
     words = [*engine_of(engine).words, "events", "--since", f"{since:.3f}", "--until", f"{until:.3f}"]
     words += ["--filter", f"container={name}", "--filter", "event=oom", "--format", "{{.Action}}"]
-    told = subprocess.run(words, capture_output=True, text=True, timeout=_TRY_S, check=False)
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, timeout=_TRY_S, check=False)
+    except subprocess.TimeoutExpired:
+        return False
     return "oom" in told.stdout.split()
 
 
 def end(engine: str, name: str) -> None:
-    """End and remove a container whose run was broken off. Nothing happens where there is none.
+    """End and remove a container whose run was broken off. Nothing happens where there is none, or no engine answers.
 
     The engine may just be making it, and goes on with that when nobody waits any more: so it is looked for again.
     """
     for _ in range(_LOOKS):
-        killed, removed = (
-            subprocess.run(
-                [*engine_of(engine).words, *words],
-                capture_output=True,
-                text=True,
-                timeout=_TRY_S,
-                check=False,
+        try:
+            killed, removed = (
+                subprocess.run(
+                    [*engine_of(engine).words, *words],
+                    capture_output=True,
+                    text=True,
+                    timeout=_TRY_S,
+                    check=False,
+                )
+                for words in (["kill", name], ["rm", "--force", "--volumes", name])
             )
-            for words in (["kill", name], ["rm", "--force", name])
-        )
+        except (subprocess.TimeoutExpired, OSError):
+            return
         if killed.returncode == 0 or name in removed.stdout:
             return
         time.sleep(_BETWEEN_LOOKS_S)
+
+
+def note(work: Path, engine: str, name: str) -> None:
+    """Leave word of a container beside what is written of its run: whoever started it may be killed, and it goes on."""
+    (work / _NOTE).write_text(f"{engine} {name}")
+
+
+def end_noted(work: Path) -> None:
+    """End the container that was left word of, where it still runs."""
+    with suppress(OSError, ValueError):
+        engine, name = (work / _NOTE).read_text().split()
+        end(engine, name)

@@ -19,7 +19,7 @@ from isocenter.maps.base import open_base
 from isocenter.maps.image_config import History
 from isocenter.maps.image_writer import Draft, write_image
 from isocenter.maps.layer import epoch_of
-from isocenter.maps.security_updates import Sources
+from isocenter.maps.security_updates import Sources, without_credentials
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
 __all__ = ["Recipe", "debian_base"]
@@ -55,7 +55,8 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        text = "\n".join((_RECIPE, self.suite, self.mirror, self.security, *self.packages))
+        where = map(without_credentials, (self.mirror, self.security))
+        text = "\n".join((_RECIPE, self.suite, *where, *self.packages))
         return f"{self.suite}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def file(self, cache: Path) -> Path:
@@ -122,7 +123,7 @@ def _bootstrap(recipe: Recipe, root: Path, log: Path, tell: Callable[[str], None
         text=True,
         errors="replace",
     ) as process:
-        for line in process.stdout or ():
+        for line in map(without_credentials, process.stdout or ()):
             said.append(line.rstrip())
             if line.startswith(_SAID):
                 tell(line.removeprefix(_SAID).rstrip().rstrip("."))
@@ -132,8 +133,8 @@ def _bootstrap(recipe: Recipe, root: Path, log: Path, tell: Callable[[str], None
             -3:
         ]
         raise Unavailable(
-            f"debootstrap could not make {recipe.suite}: {' / '.join(last)}; without a network, give a base that "
-            "was made elsewhere: --base"
+            f"debootstrap could not make {recipe.suite}: {without_credentials(' / '.join(last))}; without a network, "
+            "give a base that was made elsewhere: --base"
         )
 
 

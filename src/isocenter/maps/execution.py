@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import IO, Literal
 
@@ -32,11 +33,14 @@ _LAUNCH = Path(__file__).with_name("launch.py")
 _LOOK_S = 0.1
 _LOOK_AT_REST_S = 1.0
 _LISTEN_S = 5.0
-_LEAVES_AFTER = 10  # times that it is asked
+_LEAVES_WITHIN_S = 30.0
 _TAIL = 20  # lines
 _LINE_AT_MOST = 4096  # bytes of a line that are kept
 _LOG_AT_MOST = 64 << 20  # bytes
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")  # what a sandbox needs to be started
+_FIRST_TO_GO = (
+    1000  # where the machine's memory is at an end, by proc(5): a run in it would only be run again
+)
 _KILLED = 137  # by SIGKILL, as shells and engines tell it
 
 
@@ -95,10 +99,11 @@ def _bound_to(limits: Limits) -> list[str]:
     return ["taskset", "--cpu-list", ",".join(map(str, mine[:count]))]
 
 
-def _launched(words: Sequence[str], group: Cgroup | None) -> list[str]:
+def _launched(words: Sequence[str], group: Cgroup | None, *, in_advance: bool) -> list[str]:
     """The command, in the group from its first instruction on."""
     entrances = map(str, group.entrances) if group is not None else ()
-    return [sys.executable, "-I", "-S", str(_LAUNCH), *entrances, "--", *words]
+    mine = [str(os.getpid()), str(_FIRST_TO_GO if in_advance else 0)]
+    return [sys.executable, "-I", "-S", str(_LAUNCH), *mine, *entrances, "--", *words]
 
 
 def _environment() -> dict[str, str]:
@@ -109,7 +114,7 @@ def _environment() -> dict[str, str]:
 def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: MemoryGuard) -> Execution:
     bound = _bound_to(limits) if guard == "watching its processes" else []
     process = subprocess.Popen(
-        _launched([*bound, *command.words], group),
+        _launched([*bound, *command.words], group, in_advance=command.standby is not None),
         env=None if command.engine_limits else _environment(),
         stdin=subprocess.DEVNULL if command.standby is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -125,6 +130,8 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     finally:
         if command.end is not None and process.poll() is None:
             _leave(process, command.end)
+        elif command.end is not None and process.returncode < 0:
+            command.end()  # the command was killed, and what it ran goes on
         with suppress(ProcessLookupError):
             process.kill()  # its child is the first process of a namespace, and ends with it
         process.wait()
@@ -138,7 +145,9 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
     if guard == "the engine" and ending == "ended" and code != 0:
         # Nobody but the kernel ends a container so.
-        exceeded = code == _KILLED or (command.memory_exceeded is not None and command.memory_exceeded())
+        exceeded = process.returncode == _KILLED or (
+            command.memory_exceeded is not None and command.memory_exceeded()
+        )
     if ending == "ended" and code != 0 and exceeded:
         ending = "out of memory"
     if output is not None and output.exceeded():  # at its end, or as it was ended
@@ -152,7 +161,8 @@ def _leave(process: subprocess.Popen[bytes], end: Callable[[], None]) -> None:
     Killed while it makes a container, Podman leaves one alive that it does not know any more.
     """
     process.terminate()
-    for _ in range(_LEAVES_AFTER):
+    give_up = time.monotonic() + _LEAVES_WITHIN_S
+    while time.monotonic() < give_up:
         end()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_LOOK_S)
@@ -210,7 +220,7 @@ class _Watch:
                 return "timed out"
             if self._look() and self._count:
                 return "out of memory"
-            if self._output is not None and self._output.exceeded(self._process.pid):
+            if self._wrote_too_much():
                 return "wrote too much"
 
     def _begun(self, standby: Standby) -> bool:
@@ -218,10 +228,11 @@ class _Watch:
         state, idle = standby.state, time.monotonic() + standby.idle_s
         while state in ("starting", "ready"):
             state = standby.wait(state, _LOOK_S if state == "starting" else _LOOK_AT_REST_S)
-            if self._process.poll() is not None or (self._look() and self._count):
+            if self._process.poll() is not None or (self._look() and self._count) or self._wrote_too_much():
                 standby.end()
                 return False
-            if time.monotonic() > idle and standby.end_idle():
+            unwelcome = time.monotonic() > idle or not standby.has_room(self._process.pid)
+            if unwelcome and standby.end_idle():
                 return False
         if state == "begun":
             assert self._process.stdin is not None
@@ -229,6 +240,9 @@ class _Watch:
                 self._process.stdin.write(f"{BEGIN}\n".encode())
                 self._process.stdin.flush()
         return state == "begun"
+
+    def _wrote_too_much(self) -> bool:
+        return self._output is not None and self._output.exceeded(self._process.pid)
 
     def _look(self) -> bool:
         """Whether it holds more than it may."""
@@ -239,7 +253,7 @@ class _Watch:
 
 
 class _Listener:
-    """Reads what a process says, so that it never waits for somebody to listen."""
+    """Reads what a process says, so that it never waits for somebody to listen, and where no log can be written."""
 
     def __init__(self, stream: IO[bytes], log: Path, say: Sequence[Callable[[str], None]]) -> None:
         self.tail: deque[str] = deque(maxlen=_TAIL)
@@ -254,12 +268,18 @@ class _Listener:
 
     def _listen(self) -> None:
         written = 0
-        with self._stream, self._log.open("ab") as log:
+        with self._stream, self._opened() as log:
             while line := self._stream.readline(_LINE_AT_MOST):
                 if written < _LOG_AT_MOST:
-                    written += log.write(line)
-                    log.flush()
+                    with suppress(OSError):  # the disk is full
+                        written += log.write(line)
                 told = line.decode("utf-8", "replace").rstrip()
                 self.tail.append(told)
                 for say in self._say:
                     say(told)
+
+    def _opened(self) -> FileIO:
+        try:
+            return self._log.open("ab", buffering=0)
+        except OSError:
+            return Path(os.devnull).open("ab", buffering=0)

@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from isocenter.maps import seccomp
 from isocenter.maps.cell import Cell
 
 __all__ = ["available", "command_of"]
@@ -50,6 +51,7 @@ def command_of(cell: Cell, folder: Path) -> list[str]:
         "uid": cell.user.uid,
         "gid": cell.user.gid,
         "network": cell.network,
+        "filter": seccomp.program().hex(),
     }
     file = folder / "plan.json"
     file.write_text(json.dumps(plan))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import posixpath
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -58,6 +59,7 @@ _REASON_AT_MOST = 300  # characters
 _SCRATCH = ("/tmp", "/var/tmp", "/run")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _MIB = 1 << 20
+_SEVERAL = re.compile(r"[:,\"\x00-\x1f\x7f]")  # by which engines tell the parts of a mount from one another
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def run_package(
     Raises InputError for a package that can not be run, and ConfigurationError for a machine that can not run it.
     """
     _same_machine(package)
-    _require_absolute(package)
+    _require_plain(package)
     engine = chosen_engine(wish, package)
     log = folders.work / "log.txt"
     command = Command((), log, output=folders.write, say=say, checkpoint=checkpoint, standby=standby)
@@ -197,13 +199,20 @@ def run_package(
         raise ConfigurationError(f"{engine} starts nothing in advance")
     report = _by_container(engine, package, folders, wish, command)
     other: Engine | None = next((each for each in _SANDBOXES if works(each)), None)
-    if wish.engine is not None or other is None or (report is not None and not report.not_started):
+    if wish.engine is not None or other is None or (report is not None and _ran(report, folders)):
         if report is None:
             raise ConfigurationError(f"{engine} does not take {package.source}; try another --engine")
         return report
+    if report is not None and report.limits.time_s is not None:
+        wish = replace(wish, time_s=max(1.0, report.limits.time_s - report.execution.seconds))
     # An engine may answer and yet not be able to start anything, as in a container that lets it do too little.
     report = _by_sandbox(other, package, folders, wish, command)
     return replace(report, notes=(f"{engine} could not start it, so {other} ran it", *report.notes))
+
+
+def _ran(report: Report, folders: Folders) -> bool:
+    """Also what ended as if it could not be started has run, where it wrote something: no second run adds to that."""
+    return not report.not_started or any(folders.write.iterdir())
 
 
 def _by_container(
@@ -215,6 +224,7 @@ def _by_container(
         return None
     limits = limits_of(package, wish)
     made = _container(package, image, folders, limits, wish)
+    container.note(folders.work, engine, made.name)
     execution = execute(_in_container(engine, made, limits, command), limits)
     return Report(engine, limits, execution, _notes(package, wish))
 
@@ -227,7 +237,7 @@ def _by_sandbox(engine: Engine, package: Package, folders: Folders, wish: Wish, 
         if command.standby is not None:
             cell = replace(cell, environment={**cell.environment, VARIABLE: "1"})
         words = (
-            bubblewrap.command_of(cell)
+            bubblewrap.command_of(cell, folders.work)
             if engine == "bubblewrap"
             else namespaces.command_of(cell, folders.work)
         )
@@ -267,15 +277,27 @@ def _same_machine(package: Package) -> None:
         )
 
 
-def _require_absolute(package: Package) -> None:
-    """Where a relative one leads depends on where it is asked from, and that may be outside of the sandbox."""
-    working = package.application.working_directory_in(package.layout)
-    if not posixpath.isabs(working):
-        raise InputError(
-            f"{package.source}: its working directory {working!r} is no absolute path: its maker has to begin it "
-            "with /",
-            path=package.source,
-        )
+def _require_plain(package: Package) -> None:
+    """Where a relative path leads depends on where it is asked from, and that may be outside of the sandbox. Of one
+    with a colon engines take the first half for a folder of the host's."""
+    application, layout = package.application, package.layout
+    paths = {
+        "working directory": application.working_directory_in(layout),
+        "input": application.input_path(layout),
+        "output": application.output_path(layout),
+    }
+    for what, path in paths.items():
+        if not posixpath.isabs(path):
+            raise InputError(
+                f"{package.source}: its {what} {path!r} is no absolute path: its maker has to begin it with /",
+                path=package.source,
+            )
+        if _SEVERAL.search(path):
+            raise InputError(
+                f"{package.source}: its {what} {path!r} has a colon, a comma, a quote or a control character in it, by "
+                "which engines tell folders apart: its maker has to name another",
+                path=package.source,
+            )
 
 
 def _notes(package: Package, wish: Wish) -> tuple[str, ...]:

@@ -14,12 +14,13 @@ from pathlib import Path
 from isocenter.maps import namespaces
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
-__all__ = ["Sources"]
+__all__ = ["Sources", "without_credentials"]
 
 _DEBIAN = "http://deb.debian.org/debian"
 _UBUNTU = "http://archive.ubuntu.com/ubuntu"
 _UBUNTU_SUITES = ("jammy", "noble")
 _SAID_AT_MOST = 3  # lines
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 _APT = (
     *("apt-get", "--quiet", "--yes", "--no-install-recommends"),
     *("-o", "APT::Sandbox::User=root", "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Use-Pty=false"),
@@ -44,8 +45,8 @@ class Sources:
             security = self.security or re.sub(r"/debian(?=/|$)", "/debian-security", mirror)
             if security == mirror and not self.security:
                 raise ConfigurationError(
-                    f"--mirror {mirror}: say where the security updates are, by --security-mirror; Debian's own are at "
-                    "http://deb.debian.org/debian-security"
+                    f"--mirror {without_credentials(mirror)}: say where the security updates are, by "
+                    "--security-mirror; Debian's own are at http://deb.debian.org/debian-security"
                 )
         option = "[check-valid-until=no] " if "snapshot" in mirror else ""  # of a day that is over
         return (
@@ -57,13 +58,22 @@ class Sources:
     def bring_up_to_date(self, root: Path, tell: Callable[[str], None]) -> None:
         """Install what is newer there than in `root`, which names these sources from then on. As root.
 
+        User and password of a mirror are used here, and stand nowhere afterwards: the root goes into images.
+
         Raises Unavailable where apt can not.
         """
-        (root / "etc/apt/sources.list").write_text("".join(f"{line}\n" for line in self.lines))
+        text, file = "".join(f"{line}\n" for line in self.lines), root / "etc/apt/sources.list"
+        file.write_text(text)
         with _this_machines_names(root):
             tell("Installing updates")
             for step in ("update", "dist-upgrade", "clean"):
                 _apt(root, step)
+        file.write_text(without_credentials(text))
+
+
+def without_credentials(text: str) -> str:
+    """The text with no user and no password in its addresses."""
+    return _CREDENTIALS.sub("", text)
 
 
 @contextmanager
@@ -104,4 +114,6 @@ def _apt(root: Path, step: str) -> None:
     missed = [line for line in lines if line.startswith(("W: Failed to fetch", "Err:"))]
     if done.returncode != 0 or missed:
         said = " / ".join((missed or lines)[-_SAID_AT_MOST:])
-        raise Unavailable(f"the base could not be brought up to date: apt-get {step}: {said}")
+        raise Unavailable(
+            f"the base could not be brought up to date: apt-get {step}: {without_credentials(said)}"
+        )

@@ -7,6 +7,7 @@ it is let begin once, and ends after that. No process sees the images of two run
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 from isocenter_operators import standby
@@ -23,9 +24,13 @@ State = Literal["starting", "ready", "begun", "over"]
 class Standby:
     """One wait. Safe for threads: one runs the package, another one will need it."""
 
-    def __init__(self, idle_s: float) -> None:
-        """idle_s: for how long it waits at most, unless somebody has claimed it."""
+    def __init__(self, idle_s: float, has_room: Callable[[int], bool] = lambda _: True) -> None:
+        """Unless somebody has claimed it, it waits for `idle_s` at most, and only as long as there is room for it.
+
+        has_room: asked now and then, with the number of its first process.
+        """
         self.idle_s = idle_s
+        self.has_room = has_room
         self._changed = threading.Condition()
         self._state: State = "starting"
         self._claimed = False
@@ -36,7 +41,7 @@ class Standby:
             return self._state
 
     def end_idle(self) -> bool:
-        """It has waited long enough: whether it is over, as it is unless somebody has claimed it."""
+        """It has waited long enough, or is in the way: whether it is over, as it is unless somebody has claimed it."""
         with self._changed:
             if not self._claimed:
                 self._become("over")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from isocenter.maps.package import Package, open_package
 from isocenter.maps.signature import signer
 from isocenter.maps.unpacked import forget
-from isocenter_operators.errors import ConfigurationError, InputError
+from isocenter_operators.errors import ConfigurationError, InputError, StorageFull
 
 __all__ = ["MapStore", "StoredMap"]
 
@@ -82,7 +82,8 @@ class MapStore:
 
         vouched: it is an application of Isocenter, and what it says of itself is to be believed (`believed`).
 
-        Raises InputError for an image that can not be run, ConfigurationError for one that is not trusted.
+        Raises InputError for an image that can not be run, ConfigurationError for one that is not trusted, StorageFull
+        where there is no room for it; nothing of it is left then.
         """
         package = open_package(source)
         if package.image is None:
@@ -99,15 +100,26 @@ class MapStore:
     def _put(self, source: Path, stored: StoredMap) -> None:
         """Beside the others, or instead of what lies under this digest; an image that is whole stays where it is, for a
         job may be reading it."""
-        place = self.place(stored)
-        part = place.with_name(f".{place.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # of a process that died in the middle
-        part.mkdir(parents=True)
-        record = part / _RECORD
+        for abandoned in self.folder.glob(
+            ".sha256-*.part"
+        ):  # of processes that died in the middle: this one is alone
+            shutil.rmtree(abandoned, ignore_errors=True)
+        part = self.place(stored).with_name(f".{self.place(stored).name}.part")
+        try:
+            self._take_in(source, stored, part)
+        except OSError as error:
+            raise StorageFull(
+                f"{self.folder}: the package could not be taken in: {error.strerror or error}"
+            ) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _take_in(self, source: Path, stored: StoredMap, part: Path) -> None:
+        place, record = self.place(stored), part / _RECORD
+        part.mkdir()
         record.write_text(stored.model_dump_json(indent=2) + "\n")
         if _is_whole(place / _IMAGE, stored.digest):
             record.replace(place / _RECORD)
-            part.rmdir()
             return
         if source.is_dir():
             shutil.copytree(source, part / _IMAGE)

@@ -51,6 +51,8 @@ def collect(output: Path, folder: Path) -> list[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.replace(place)
+            # It is data: nobody gains a right by it, and whoever has it can read it.
+            place.chmod(stat.S_IMODE(place.stat().st_mode) & 0o666 | 0o600)
             if os.geteuid() == 0:  # an engine's user may have the number of somebody here
                 os.chown(place, 0, 0)
         except OSError as error:

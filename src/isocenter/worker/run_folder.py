@@ -9,12 +9,13 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from isocenter.maps import container
 from isocenter.maps.sandbox import Folders
 from isocenter.maps.store import MapStore
 from isocenter.maps.written import discard
 from isocenter.settings import Settings
 
-__all__ = ["another_try", "run_folder", "store_of"]
+__all__ = ["another_try", "clear_abandoned", "run_folder", "store_of"]
 
 _LOCK, _DOOR = ".lock", ".runs.lock"
 _AGAIN = "output-again"
@@ -27,11 +28,11 @@ def run_folder(settings: Settings) -> Iterator[Folders]:
     place.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         # Together, so that nobody clears a folder away whose lock is not held yet.
-        with (settings.maps_dir / _DOOR).open("w") as door:
-            flock(door, LOCK_EX)
+        with _door(settings):
             _clear(place)
             store_of(settings).forget_unpacked()
-            folder = Path(held.enter_context(TemporaryDirectory(prefix="run-", dir=place.resolve())))
+            made_folder = TemporaryDirectory(prefix="run-", dir=place.resolve(), ignore_cleanup_errors=True)
+            folder = Path(held.enter_context(made_folder))
             flock(held.enter_context((folder / _LOCK).open("w")), LOCK_EX)
         made = Folders(
             folder / "input", folder / "output", folder / "work", store_of(settings).cache.resolve()
@@ -44,6 +45,14 @@ def run_folder(settings: Settings) -> Iterator[Folders]:
         yield made
 
 
+def clear_abandoned(settings: Settings) -> None:
+    """Remove what workers that died have left of their runs: patients' images lie there, and no other run may come."""
+    place = settings.maps_dir / "runs"
+    if place.is_dir():
+        with _door(settings):
+            _clear(place)
+
+
 def another_try(folders: Folders) -> Folders:
     """The same images, with folders of its own for whatever comes of them this time; they go with the others."""
     made = replace(folders, write=folders.write.with_name(_AGAIN), work=folders.work.with_name("work-again"))
@@ -53,6 +62,13 @@ def another_try(folders: Folders) -> Folders:
 
 def store_of(settings: Settings) -> MapStore:
     return MapStore(settings.maps_dir, settings.maps.trusted_keys)
+
+
+@contextmanager
+def _door(settings: Settings) -> Iterator[None]:
+    with (settings.maps_dir / _DOOR).open("w") as door:
+        flock(door, LOCK_EX)
+        yield
 
 
 def _make(folders: Folders) -> None:
@@ -67,6 +83,8 @@ def _clear(place: Path) -> None:
         try:
             with (folder / _LOCK).open("w") as lock:
                 flock(lock, LOCK_EX | LOCK_NB)
+                for work in folder.glob("work*"):
+                    container.end_noted(work)  # else it runs on, with nobody to count its time
                 discard(folder)
         except OSError:
             continue  # somebody's

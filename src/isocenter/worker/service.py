@@ -71,6 +71,7 @@ def serve(settings: Settings) -> None:
         from isocenter.worker.memory import limit_memory
 
         limit_memory(settings)
+    _clear_abandoned(settings)
     _launch(settings, on_leave)
     announce(settings)
     log.info("ready")
@@ -114,6 +115,15 @@ def _warm_up(settings: Settings) -> None:
     # What was imported stays: without this, each full collection walks all of it in the middle of a job.
     gc.collect()
     gc.freeze()
+
+
+def _clear_abandoned(settings: Settings) -> None:
+    from isocenter.worker.run_folder import clear_abandoned
+
+    try:
+        clear_abandoned(settings)
+    except OSError as error:
+        log.warning("what an earlier run left stays for now: %s: %s", error.filename, error.strerror)
 
 
 def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:

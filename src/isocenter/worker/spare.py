@@ -17,6 +17,7 @@ from types import TracebackType
 import psutil
 
 from isocenter.maps.cgroup import memory_left
+from isocenter.maps.memory_watch import memory_of_tree
 from isocenter.maps.package import Package
 from isocenter.maps.sandbox import Folders, Report, Wish, limits_of, run_package, standby_engine
 from isocenter.maps.standby import Standby
@@ -32,6 +33,7 @@ log = logging.getLogger("isocenter.worker")
 
 _LOOK_S = 0.1
 _READY_WITHIN_S = 120.0  # of its start: one that starts is ahead of one that would, unless it hangs
+_OF_ATTEMPT = 1 / 20  # so much of the longest attempt a job waits at most; its own run may take nine tenths
 
 
 class Spare:
@@ -41,7 +43,8 @@ class Spare:
 
     def __init__(self, settings: Settings, package: Package, wish: Wish) -> None:
         self._settings, self._package, self._wish = settings, package, wish
-        self._standby = Standby(settings.maps.warm_s)
+        self._memory = limits_of(package, wish).memory
+        self._standby = Standby(settings.maps.warm_s, self._has_room)
         self._held = ExitStack()
         self._root: tuple[int, ...] = ()
         self._report: Report | None = None
@@ -63,8 +66,9 @@ class Spare:
         """Claim it, and wait until it is ready. False where it is not, or its package's files are others by now."""
         if not self._standby.claim():
             return False
-        state = self._standby.state
-        while state == "starting" and time.monotonic() < self._started + _READY_WITHIN_S:
+        state, longest_s = self._standby.state, _OF_ATTEMPT * self._settings.worker.longest_attempt_s
+        give_up = min(self._started + _READY_WITHIN_S, time.monotonic() + longest_s)
+        while state == "starting" and time.monotonic() < give_up:
             state = self._standby.wait(state, _LOOK_S)
             if checkpoint is not None:
                 checkpoint()
@@ -122,12 +126,17 @@ class Spare:
         cache = store_of(self._settings).cache.resolve()
         with in_use(self._package, cache):
             package = unpacked(self._package, cache)
-            if not _memory_suffices(limits_of(package, self._wish).memory):
+            if _memory_free() < self._memory:
                 return None
             self._root = _identity(package)
             self.folders = self._held.enter_context(run_folder(self._settings))
             wish = replace(self._wish, engine=engine)
             return run_package(package, self.folders, wish, checkpoint=self._go_on, standby=self._standby)
+
+    def _has_room(self, process: int) -> bool:
+        """Whether there still is as much memory as it may take, with what it holds: others are not to lack it."""
+        free = _memory_free()
+        return free >= self._memory or free + memory_of_tree(process) >= self._memory
 
     def _go_on(self) -> None:
         if self._unwanted.is_set():
@@ -176,7 +185,12 @@ class Spares:
             return
         with self._changing:
             if self._runs == 0 and (self._spare is None or not self._spare.waits):
-                self._spare = Spare(self._settings, package, wish)
+                try:
+                    self._spare = Spare(self._settings, package, wish)
+                except (
+                    RuntimeError
+                ) as error:  # no more threads: the job that is done is none the worse for it
+                    log.warning("no container of %s could be started in advance: %s", package.digest, error)
 
     def close(self) -> None:
         """End the one that there is."""
@@ -193,7 +207,8 @@ def _identity(package: Package) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_ctime_ns)
 
 
-def _memory_suffices(needed: int) -> bool:
-    """Whether the machine, and the container that this worker may be in, have so many bytes to spare."""
+def _memory_free() -> int:
+    """Bytes that the machine, and the container that this worker may be in, have to spare."""
+    free: int = psutil.virtual_memory().available
     left = memory_left()
-    return psutil.virtual_memory().available >= needed and (left is None or left >= needed)
+    return free if left is None else min(free, left)
