@@ -107,7 +107,7 @@ def test_triton_and_the_worker_are_one_user_so_that_they_share_memory() -> None:
                 there = services(profile)[triton]
                 assert (there["ipc"], service["depends_on"][triton]) == (
                     "shareable",
-                    {"condition": "service_healthy"},
+                    {"condition": "service_healthy", "restart": True},
                 )
                 assert "--allow-client-shm=true" in there["command"]
                 assert "user" not in service
