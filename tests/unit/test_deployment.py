@@ -149,7 +149,7 @@ def test_only_the_gateway_and_dicom_are_published(profile: str) -> None:
         if not all(networks[each].get("internal") for each in service["networks"])
     }
     assert not reached & {"postgres", "triton", "triton-gpu", "orthanc-1", "orthanc-2"}
-    # Docker publishes ports by a container's first network, in the order of names: an internal one has no way in or out.
+    # Docker publishes ports by a container's first network, in the order of names: an internal one has no way in.
     for name in reached:
         assert not networks[min(services(profile)[name]["networks"])].get("internal"), name
 

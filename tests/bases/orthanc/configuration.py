@@ -1,11 +1,12 @@
 """Writes /tmp/orthanc.json of ORTHANC__SECTION__KEY and of /run/secrets, by the rules that the true image documents.
 
-Files ORTHANC__... in /run/secrets are variables, files *.json are read first; a plugin is moved to its place where it is
-wanted, which ends with an error where that place can not be written.
+Files ORTHANC__... in /run/secrets are variables, files *.json are read first; a plugin is moved to its place where it
+is wanted, which ends with an error where that place can not be written.
 """
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 SHARE = Path("/usr/share/orthanc")
@@ -45,10 +46,8 @@ def merge(into, more):
 
 
 def set_variable(configuration, variable, value):
-    try:
+    with suppress(ValueError):
         value = json.loads(value)
-    except ValueError:
-        pass
     for part in reversed(variable.removeprefix("ORTHANC__").split("__")):
         value = {name_of(part): value}
     merge(configuration, value)

@@ -1,4 +1,4 @@
-"""Ends with 0 where Orthanc answers /changes, with port and password of /tmp/orthanc.json: as the true image's probe."""
+"""Ends with 0 where Orthanc answers /changes, as the true image's probe: with what /tmp/orthanc.json says."""
 
 import base64
 import json
