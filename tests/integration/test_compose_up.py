@@ -97,14 +97,26 @@ def test_one_machine(site: Site, studies: list[Path], tmp_path: Path) -> None:
     site.done(4)
     assert "isocenter.tensors." in site.compose("exec", "-T", "triton", "sh", "-c", "ls /dev/shm").stdout
 
+    # docs/install-offline.md: what is there already is enough.
     site.compose("down")
-    site.compose(*UP)
-    kept = site.done(4)
+    site.compose(*UP, "--pull", "never", "--no-build")
+    site.done(4)
     assert site.modalities() == results(4)
-    backed_up_and_restored(site, tmp_path, kept)
+
+    # docs/upgrade.md, with a job to do.
+    with (site.folder / "src" / "isocenter" / "__init__.py").open("a") as file:
+        file.write("\n# The next release.\n")
+    before = site.compose("images", "--quiet", "worker").stdout
+    site.compose("build")
     site.send(studies[4])
-    site.done(5)
-    assert site.modalities() == results(5)
+    site.compose(*UP)
+    assert site.compose("images", "--quiet", "worker").stdout != before
+    kept = site.done(5)
+
+    backed_up_and_restored(site, tmp_path, kept)
+    site.send(studies[5])
+    site.done(6)
+    assert site.modalities() == results(6)
 
 
 @pytest.mark.parametrize("site", ["scale"], indirect=True)
