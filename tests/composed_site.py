@@ -151,9 +151,9 @@ def fresh_site(folder: Path, profile: str, inside: list[str]) -> Site:
         check=True,
     )
     for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists():
+        if os.path.lexists(ROOT / name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
     site = Site(folder, profile, inside)
     site.run("docker/secrets.sh")
     return site
