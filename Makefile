@@ -11,6 +11,7 @@
 # make train       the demonstration network anew, measured: see docs/models.md
 # make orthanc-1.12   Debian 13's Orthanc beside the system's, for the tests; needs debootstrap and root
 # make engines     Docker and Podman beside the system's, for the tests; they are tried by root only
+# make compose     docker/compose.yaml started by Docker, as the guides say; twenty minutes, 12 GB, root only
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
 
@@ -19,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser orthanc-1.12 engines ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
+.PHONY: install system browser orthanc-1.12 engines compose ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -38,6 +39,10 @@ orthanc-1.12:
 
 engines:
 	@scripts/fetch_engines.sh
+
+compose: browser install engines
+	@scripts/fetch_compose.sh
+	$(BIN)/python -m pytest tests/integration/test_compose_up.py -q -m slow
 
 $(INSTALLED): requirements.lock pyproject.toml scripts/install_python.sh | system
 	@scripts/install_python.sh $(VENV)
@@ -66,10 +71,11 @@ types: $(INSTALLED)
 
 check: lint types
 
-# Where Orthanc 1.12, Docker and Podman can not be had, that is said, and the tests of them are skipped.
+# Where Orthanc 1.12, Docker, Podman and Compose can not be had, that is said, and the tests of them are skipped.
 test: browser install check
 	@scripts/fetch_orthanc_1_12.sh || true
 	@scripts/fetch_engines.sh || true
+	@scripts/fetch_compose.sh || true
 	$(BIN)/python -m pytest tests/unit -n 2 -q
 	$(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile
 	$(BIN)/python -m pytest tests/chaos -q

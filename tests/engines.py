@@ -1,7 +1,8 @@
 """Docker and Podman for tests: real ones, started here for the test alone, with folders of their own.
 
 They are this machine's, or what scripts/fetch_engines.sh has put into .cache/engines. Docker's daemon lives in
-namespaces of its own: its bridge, its mounts and its containers are not this machine's, and are gone with it.
+namespaces of its own: its bridge, its mounts and its containers are not this machine's, and are gone with it. Its
+containers reach nothing beyond the bridge, unless it is asked for a way out.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import psutil
 import pytest
 from commands import ROOT
 
-__all__ = ["ENGINES", "command", "require_containers", "running_engine"]
+__all__ = ["ENGINES", "command", "require_containers", "running_engine", "with_a_way_out"]
 
 ENGINES = ("docker", "podman")
 _UNPACKED = ROOT / ".cache" / "engines"
+_COMPOSE = ROOT / ".cache" / "compose"
 _STARTS_WITHIN_S = 60.0
 _ENDS_WITHIN_S = 20.0
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -74,7 +76,54 @@ def _find(to: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def _docker(folder: Path, to: pytest.MonkeyPatch) -> Iterator[None]:
+def with_a_way_out(data: Path | None) -> Iterator[list[str]]:
+    """Docker with Compose, whose containers reach what this machine reaches, by slirp4netns; its images are in `data`.
+
+    Yields the words before a command that is to run in its network, where its published ports are; skips the test
+    where it can not be had.
+    """
+    with (
+        TemporaryDirectory(prefix="isocenter-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as to,
+    ):
+        _find(to)
+        if os.geteuid() != 0:
+            pytest.skip("docker is started by root only in these tests")
+        if not _COMPOSE.exists():
+            pytest.skip(f"there is no {_COMPOSE}: scripts/fetch_compose.sh")
+        to.setenv("DOCKER_CONFIG", str(_COMPOSE))
+        with _docker(Path(folder), to, data, way_out=True) as process:
+            inside = str(psutil.Process(process.pid).children()[0].pid)
+            with _slirp(inside, Path(folder) / "slirp.log"):
+                yield ["nsenter", "--net", f"--target={inside}"]
+
+
+@contextmanager
+def _slirp(inside: str, log: Path) -> Iterator[None]:
+    """A way from the network namespace of that process to what this machine reaches, but not to its loopback."""
+    words = ["--configure", "--mtu=1500", "--disable-host-loopback", inside, "tap0"]
+    libraries = os.pathsep.join((str(_COMPOSE / "bin"), os.environ.get("LD_LIBRARY_PATH", "")))
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            [_COMPOSE / "bin" / "slirp4netns", *words],
+            env={**os.environ, "LD_LIBRARY_PATH": libraries},
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        time.sleep(1)
+        if process.poll() is not None:
+            pytest.skip(f"slirp4netns does not start here: {log.read_text(errors='replace')[-300:]}")
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def _docker(
+    folder: Path, to: pytest.MonkeyPatch, data: Path | None = None, *, way_out: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     if shutil.which("dockerd") is None:
         pytest.skip("there is no dockerd here, nor in .cache/engines: scripts/fetch_engines.sh")
     group = folder.name
@@ -91,7 +140,7 @@ def _docker(folder: Path, to: pytest.MonkeyPatch) -> Iterator[None]:
     daemon = [
         "dockerd",
         f"--host=unix://{folder}/socket",
-        f"--data-root={folder}/data",
+        f"--data-root={data or folder / 'data'}",
         f"--exec-root={folder}/exec",
     ]
     daemon += [
@@ -99,14 +148,18 @@ def _docker(folder: Path, to: pytest.MonkeyPatch) -> Iterator[None]:
         f"--cgroup-parent=/{group}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
     ]
-    daemon += ["--iptables=false"]  # so nothing is reached beyond the bridge
+    if way_out:
+        # The rules are the namespace's own, and so is loopback, on which ports are published.
+        daemon = ["sh", "-c", 'ip link set lo up && exec "$@"', "dockerd", *daemon]
+    else:
+        daemon += ["--iptables=false"]  # so nothing is reached beyond the bridge
     to.setenv("ISOCENTER_DOCKER", f"--host=unix://{folder}/socket")
     to.setenv("DOCKER_HOST", f"unix://{folder}/socket")  # for others' programs
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*namespaces, *daemon], stdout=log, stderr=subprocess.STDOUT)
     try:
         _await_docker(process, folder / "log")
-        yield
+        yield process
     finally:
         _end(process)
         _remove_groups(group)

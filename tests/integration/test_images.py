@@ -52,7 +52,7 @@ def _start(name: str, service: dict[str, Any], containers: Containers, prefix: s
         *(f"--security-opt={each}" for each in service["security_opt"]),
     ]
     words += [
-        f"--pids-limit={service['pids_limit']}",
+        f"--pids-limit={limits['pids']}",
         f"--cpus={limits['cpus']}",
         f"--memory={limits['memory']}",
     ]

@@ -107,7 +107,7 @@ def test_triton_and_the_worker_are_one_user_so_that_they_share_memory() -> None:
                 there = services(profile)[triton]
                 assert (there["ipc"], service["depends_on"][triton]) == (
                     "shareable",
-                    {"condition": "service_healthy"},
+                    {"condition": "service_healthy", "restart": True},
                 )
                 assert "--allow-client-shm=true" in there["command"]
                 assert "user" not in service
@@ -121,8 +121,11 @@ def test_every_service_is_confined(profile: str, name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert {"cpus", "memory"} <= service["deploy"]["resources"]["limits"].keys()
-    assert service["pids_limit"] > 0
+    limits = service["deploy"]["resources"]["limits"]
+    assert {"cpus", "memory"} <= limits.keys()
+    # Compose refuses the whole file where a limit stands in both places.
+    assert limits["pids"] > 0
+    assert not {"pids_limit", "mem_limit", "cpus"} & service.keys()
     assert service["restart"] == "unless-stopped"
     assert service["stop_grace_period"]
     assert not service.get("privileged")
@@ -146,6 +149,9 @@ def test_only_the_gateway_and_dicom_are_published(profile: str) -> None:
         if not all(networks[each].get("internal") for each in service["networks"])
     }
     assert not reached & {"postgres", "triton", "triton-gpu", "orthanc-1", "orthanc-2"}
+    # Docker publishes ports by a container's first network, in the order of names: an internal one has no way in.
+    for name in reached:
+        assert not networks[min(services(profile)[name]["networks"])].get("internal"), name
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from isocenter_operators.errors import StorageFull
 from isocenter_operators.inference import shared_memory
 from isocenter_operators.inference.regions import Layout, RegionPool
-from isocenter_operators.inference.shared_memory import Region, abandoned, hold, remove_abandoned
+from isocenter_operators.inference.shared_memory import Region, abandoned, hold, remove_abandoned, remove_own
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,22 @@ def test_a_region_is_used_again_and_the_longest_idle_goes_first() -> None:
     assert pool.take(30 << 20) is third
     pool.close()
     pool.give(third)  # what comes back after the end goes at once
+
+
+def test_a_process_removes_its_own_regions_and_not_those_of_its_number_in_another_container(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Region(1)
+    other_namespace = folder / "pid"
+    other_namespace.touch()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(shared_memory, "_NAMESPACE", other_namespace)
+        other = Region(1)
+    other_namespace.unlink()
+    remove_own()
+    assert [each.name for each in folder.iterdir()] == [other.name]
+    own.remove()
+    other.remove()
 
 
 def test_a_region_without_an_owner_is_known(folder: Path) -> None:

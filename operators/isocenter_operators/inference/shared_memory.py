@@ -2,7 +2,8 @@
 
 A region is a file in /dev/shm that its owner holds locked (flock(2)). The kernel drops the lock with the process,
 however that ends, so whoever obtains the lock knows that nobody uses the name any more; unlike a process ID this
-also holds between containers that share an IPC namespace. The ID stands in the name for people to read.
+also holds between containers that share an IPC namespace. The ID stands in the name for people to read, and with it
+the namespace that it is of: each container counts its processes from one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["PREFIX", "SHARED_MEMORY", "Region", "abandoned", "hold", "remove_aba
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "isocenter.tensors."
+_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def hold(path: Path) -> int:
@@ -66,8 +68,13 @@ def remove_abandoned(prefix: str = PREFIX) -> Iterator[str]:
 
 def remove_own() -> None:
     """Remove the regions of this process, before an end that lets nothing be finalized."""
-    for path in SHARED_MEMORY.glob(f"{PREFIX}{os.getpid()}.*"):
+    for path in SHARED_MEMORY.glob(f"{_own()}*"):
         path.unlink(missing_ok=True)
+
+
+def _own() -> str:
+    """What the names of this process's regions begin with."""
+    return f"{PREFIX}{os.getpid()}.{_NAMESPACE.stat().st_ino:x}."
 
 
 class Region:
@@ -77,7 +84,7 @@ class Region:
     """
 
     def __init__(self, size: int) -> None:
-        self.name = f"{PREFIX}{os.getpid()}.{secrets.token_hex(4)}"
+        self.name = f"{_own()}{secrets.token_hex(4)}"
         self.size = size
         path = SHARED_MEMORY / self.name
         self._descriptor = hold(path)

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Puts Docker Compose 2, as Debian 13 has it, into a folder of its own, for the tests: Debian 12's is too old for
+# docker/compose.yaml. With it slirp4netns, as this Debian has it, by which a Docker in a network namespace of its own gets
+# out. Both are unpacked and not installed; nothing of this machine changes.
+#
+#     scripts/fetch_compose.sh [FOLDER [MIRROR]]
+#
+# FOLDER is .cache/compose by default; some 60 MB. FOLDER is a DOCKER_CONFIG: with it `docker compose` is there. Where it
+# is there already, nothing is done. MIRROR is the one that apt has for this Debian. Ends with 1, and says why, where it can
+# not be made here.
+set -euo pipefail
+folder=${1:-.cache/compose}
+
+fail() {
+  echo "Docker Compose was not fetched: $1" >&2
+  echo "Without it the tests of it are skipped; all else works." >&2
+  exit 1
+}
+
+plugin=cli-plugins/docker-compose
+[ -x "$folder/$plugin" ] && exit 0
+command -v apt-get >/dev/null || fail "there is no apt-get here"
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -e "$keys" ] || fail "$keys is not here, by which Debian's packages are known (apt-get install debian-archive-keyring)"
+mirror=${2:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' |
+  grep --invert-match security | head -n 1)}
+[ -n "$mirror" ] || fail "apt knows no mirror of Debian (apt-get update)"
+
+mkdir -p "$(dirname "$folder")"
+work=$(mktemp -d -p "$(dirname "$folder")" .compose-XXXXXX)
+work=$(cd "$work" && pwd)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work"/apt/{lists,cache,etc}/partial "$work/apt/parts" "$work/cli-plugins" "$work/bin"
+echo "deb [signed-by=$keys] $mirror trixie main" >"$work/apt/sources.list"
+touch "$work/apt/status"
+echo "Fetching Debian 13's Docker Compose into $folder" >&2
+# apt with lists of its own, so that this machine's know nothing of another release.
+apt=(apt-get --quiet -o "Dir::Etc::sourcelist=$work/apt/sources.list" -o "Dir::Etc::sourceparts=$work/apt/parts"
+  -o "Dir::State::lists=$work/apt/lists" -o "Dir::State::status=$work/apt/status" -o "Dir::Cache=$work/apt/cache"
+  -o APT::Sandbox::User=root -o Acquire::Languages=none)
+"${apt[@]}" update >"$work/log" 2>&1 || fail "$(grep '^[EW]: ' "$work/log" | tail -n 1)"
+(cd "$work/apt" && "${apt[@]}" download docker-compose >>"$work/log" 2>&1 &&
+  apt-get download slirp4netns libslirp0 >>"$work/log" 2>&1) || fail "$(grep '^E: ' "$work/log" | tail -n 1)"
+for package in "$work"/apt/*.deb; do dpkg-deb --extract "$package" "$work/apt/root"; done
+cp "$work/apt/root/usr/libexec/docker/$plugin" "$work/$plugin"
+"$work/$plugin" version >"$work/log" 2>&1 || fail "it does not start: $(tail -n 1 "$work/log")"
+cp "$work/apt/root/usr/bin/slirp4netns" "$work"/apt/root/usr/lib/*-linux-gnu*/libslirp.so.0 "$work/bin/"
+LD_LIBRARY_PATH=$work/bin "$work/bin/slirp4netns" --version >>"$work/log" 2>&1 || fail "slirp4netns: $(tail -n 1 "$work/log")"
+told=$(head -n 1 "$work/log")
+rm -rf "$work/apt" "$work/log"
+chmod 755 "$work"
+rm -rf "$folder"
+mv "$work" "$folder"
+echo "$told is $folder/$plugin" >&2

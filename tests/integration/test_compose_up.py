@@ -1,0 +1,155 @@
+"""`docker compose up` of docker/compose.yaml, by Docker and Compose, and what the guides say of it, as they write it.
+
+    scripts/fetch_engines.sh; scripts/fetch_compose.sh
+    python -m pytest tests/integration/test_compose_up.py -m slow
+
+Some twenty minutes on two cores, and 12 GB. With ISOCENTER_DOCKER_DATA=FOLDER the images stay there for the next time.
+The images that ours are built from are stand-ins (tests/bases): what is on trial is ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from composed_site import Site, fresh_site, make_bases
+from engines import with_a_way_out
+
+from isocenter_operators.testing import thorax_phantom, write_series
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+UP = ("up", "--detach", "--wait")
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    kept = os.environ.get("ISOCENTER_DOCKER_DATA")
+    with with_a_way_out(Path(kept) if kept else None) as inside:
+        make_bases(tmp_path_factory.mktemp("bases"))
+        yield inside
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("studies")
+    thorax = thorax_phantom(size=(160, 160, 75), spacing_mm=(2.24, 2.24, 4.0))
+    for number in range(8):
+        write_series(thorax, folder / str(number), uid_seed=f"composed {number}")
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, inside: list[str], tmp_path: Path) -> Iterator[Site]:
+    site = fresh_site(tmp_path / "isocenter", request.param, inside)
+    site.compose("down", "--volumes", "--remove-orphans")
+    yield site
+    site.compose("down", "--volumes")
+
+
+def results(count: int) -> dict[str, int]:
+    """What the archive holds of so many studies that are done: the application's results beside the images."""
+    return dict.fromkeys(("CT", "SEG", "SR", "OT"), count)
+
+
+@pytest.mark.parametrize("site", ["cpu"], indirect=True)
+def test_one_machine(site: Site, studies: list[Path], tmp_path: Path) -> None:
+    site.compose("up", "--build", "--detach", "--wait")
+    assert len(site.health()) == 5
+    assert set(site.health().values()) == {"healthy"}
+
+    site.send(studies[0])
+    site.done(1)
+    assert site.modalities() == results(1)
+    # In memory that the worker shares with Triton, which is in a container of its own.
+    shared = site.compose("exec", "-T", "triton", "sh", "-c", "ls /dev/shm").stdout
+    assert "isocenter.tensors." in shared
+
+    # Nobody reaches what is not for them, nor writes where nothing is to be written.
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+    for service, host, port, reached in (
+        ("orthanc", "postgres", "5432", False),
+        ("triton", "orthanc", "8042", False),
+        ("worker", "postgres", "5432", True),
+        ("worker", "triton", "8001", True),
+    ):
+        asked = site.compose("exec", "-T", service, "python3", "-c", reach, host, port, check=False)
+        assert (asked.returncode == 0) == reached, (service, host)
+    for service in ("orthanc", "triton", "worker", "gateway", "postgres"):
+        assert site.compose("exec", "-T", service, "touch", "/usr/x", check=False).returncode != 0
+        rights = site.compose("exec", "-T", service, "grep", "Cap", "/proc/1/status").stdout.split()[1::2]
+        assert set(rights) == {"0" * 16}, service
+
+    # A worker that is killed with a job in hand, and one that is started again, do it all the same.
+    site.send(studies[1])
+    site.until(lambda: [each for each in site.jobs() if each["state"] == "running"], 1, 120)
+    site.kill("worker")
+    site.done(2)
+    site.send(studies[2])
+    site.compose("restart", "worker")
+    site.done(3)
+
+    # What Compose starts again with Triton shares memory with it.
+    site.compose("restart", "triton")
+    site.compose(*UP)
+    site.send(studies[3])
+    site.done(4)
+    assert "isocenter.tensors." in site.compose("exec", "-T", "triton", "sh", "-c", "ls /dev/shm").stdout
+
+    # docs/install-offline.md: what is there already is enough.
+    site.compose("down")
+    site.compose(*UP, "--pull", "never", "--no-build")
+    site.done(4)
+    assert site.modalities() == results(4)
+
+    # docs/upgrade.md, with a job to do.
+    with (site.folder / "src" / "isocenter" / "__init__.py").open("a") as file:
+        file.write("\n# The next release.\n")
+    before = site.compose("images", "--quiet", "worker").stdout
+    site.compose("build")
+    site.send(studies[4])
+    site.compose(*UP)
+    assert site.compose("images", "--quiet", "worker").stdout != before
+    kept = site.done(5)
+
+    backed_up_and_restored(site, tmp_path, kept)
+    site.send(studies[5])
+    site.done(6)
+    assert site.modalities() == results(6)
+
+
+@pytest.mark.parametrize("site", ["scale"], indirect=True)
+def test_two_orthancs_and_three_workers(site: Site, studies: list[Path], tmp_path: Path) -> None:
+    site.compose("up", "--build", "--detach", "--wait")
+    assert len(site.health()) == 9
+    assert set(site.health().values()) == {"healthy"}
+
+    for study in studies[:5]:
+        site.send(study)
+    site.done(5)
+    assert site.modalities() == results(5)
+
+    # One of each is away.
+    site.compose("stop", "orthanc-1")
+    site.kill("workers", 2)
+    site.send(studies[5])
+    kept = site.done(6)
+    site.compose(*UP)
+    assert site.modalities() == results(6)
+    backed_up_and_restored(site, tmp_path, kept)
+    site.send(studies[6])
+    site.done(7)
+    assert site.modalities() == results(7)
+
+
+def backed_up_and_restored(site: Site, folder: Path, kept: list[dict[str, object]]) -> None:
+    """docs/backup.md; everything is lost in between."""
+    held = site.modalities()
+    site.run("docker/backup.sh", str(folder / "backup"), site.profile)
+    assert site.run("docker/restore.sh", str(folder / "backup"), site.profile, check=False).returncode == 1
+    site.compose("down", "--volumes")
+    site.run("rm", "-r", "docker/secrets")
+    site.run("docker/restore.sh", str(folder / "backup"), site.profile)
+    assert site.jobs() == kept
+    assert site.modalities() == held
