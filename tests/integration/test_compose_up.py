@@ -130,17 +130,20 @@ def test_two_orthancs_and_three_workers(site: Site, studies: list[Path], tmp_pat
     site.done(5)
     assert site.modalities() == results(5)
 
-    # One of each is away.
+    # One of each is away: sent at once, and through a balancer that starts while it is.
     site.compose("stop", "orthanc-1")
     site.kill("workers", 2)
     site.send(studies[5])
-    kept = site.done(6)
-    site.compose(*UP)
-    assert site.modalities() == results(6)
-    backed_up_and_restored(site, tmp_path, kept)
+    site.done(6)
+    site.compose(*UP, "--no-deps", "--force-recreate", "balancer")
     site.send(studies[6])
-    site.done(7)
+    kept = site.done(7)
+    site.compose(*UP)
     assert site.modalities() == results(7)
+    backed_up_and_restored(site, tmp_path, kept)
+    site.send(studies[7])
+    site.done(8)
+    assert site.modalities() == results(8)
 
 
 def backed_up_and_restored(site: Site, folder: Path, kept: list[dict[str, object]]) -> None:
