@@ -68,7 +68,7 @@ class Service:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         return done.returncode, json.loads(done.stdout)
@@ -150,7 +150,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         )
     try:
         said = folder / "up.log"
-        wait_for(lambda: "ready after" in said.read_text() or up.poll() is not None, 90)
+        wait_for(lambda: "ready after" in said.read_text() or up.poll() is not None, 240)
         assert up.poll() is None, said.read_text()
         yield Service(folder, f"http://127.0.0.1:{gateway}", hook, environment)
     finally:

@@ -45,7 +45,7 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path, number: signal
 
 def _wait_for_the_graph(process: subprocess.Popen[str]) -> None:
     """Until the volume is on its way to the model: Holoscan runs then."""
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 180
     while not list(SHARED_MEMORY.glob(f"isocenter.tensors.{process.pid}.*")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < give_up

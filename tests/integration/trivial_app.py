@@ -143,7 +143,7 @@ class Workers:
                 process.wait(10)
 
 
-def wait_for(jobs: Jobs, job_id: str, condition: Callable[[Job], bool], within_s: float = 90) -> Job:
+def wait_for(jobs: Jobs, job_id: str, condition: Callable[[Job], bool], within_s: float = 180) -> Job:
     def job() -> Job | None:
         found = jobs.show(job_id)
         return found if found is not None and condition(found) else None
@@ -155,7 +155,7 @@ def ended(jobs: Jobs, job_id: str) -> Job:
     return wait_for(jobs, job_id, lambda job: job.over)
 
 
-def until(ask: Callable[[], _T | None], tell: Callable[[], str] = lambda: "", within_s: float = 90) -> _T:
+def until(ask: Callable[[], _T | None], tell: Callable[[], str] = lambda: "", within_s: float = 180) -> _T:
     """Wait until `ask` gives something, and give it."""
     deadline = time.monotonic() + within_s
     while True:

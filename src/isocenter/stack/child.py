@@ -29,7 +29,7 @@ class Child:
     log: Path
     ready: Callable[[], str | None]
     address: str  # what a person is told: "http://127.0.0.1:8042"
-    ready_within_s: float = 60.0
+    ready_within_s: float = 180.0  # on a machine that starts everything at once, or has little left
     stop_signal: signal.Signals = signal.SIGTERM
     stop_within_s: float = 10.0
     looks_before_restart: int = 12  # that find in a row, five seconds apart, that it does not serve any more
