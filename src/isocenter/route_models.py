@@ -73,7 +73,7 @@ def _lacks(route: Route, catalog: Catalog, where: str, there: _Versions) -> Iter
 def _in_folders(settings: Settings) -> tuple[str, _Versions]:
     repositories = [each.resolve() for each in settings.model_repositories]
     models = [file.parent for each in repositories for file in sorted(each.glob("*/config.pbtxt"))]
-    return str(repositories[0]), {model.name: versions_of(model) for model in reversed(models)}
+    return ", ".join(map(str, repositories)), {model.name: versions_of(model) for model in reversed(models)}
 
 
 def _on_triton(settings: Settings) -> tuple[str, _Versions]:

@@ -20,6 +20,7 @@ from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
 from isocenter.settings import Settings
 from isocenter.stack import running
+from isocenter.stack.running import exclusively, write
 from isocenter_operators.dicom.identity import Algorithm
 from isocenter_operators.dicom.rules.problem import Problem
 from isocenter_operators.testing import as_datasets, thorax_phantom
@@ -267,6 +268,18 @@ def test_the_doctor_fails_only_for_what_is_required(site: Path, capfd: pytest.Ca
     assert {"Python", "Orthanc", "tritonserver", "free disk", "port gateway.port"} <= set(names)
     (site / "isocenter.yaml").write_text("routes: [{name: r, application: gone}]")
     assert main(["doctor"]) == 1
+    assert "there is no application 'gone' in apps_dir" in capfd.readouterr().out
+
+
+def test_beside_a_stack_that_runs_the_doctor_judges_what_the_next_start_reads(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Else who edits, asks the doctor and starts anew has an outage."""
+    settings = Settings.load()
+    with exclusively(settings):
+        write(settings)
+        (site / "isocenter.yaml").write_text("routes: [{name: r, application: gone}]")
+        assert main(["doctor"]) == 1
     assert "there is no application 'gone' in apps_dir" in capfd.readouterr().out
 
 

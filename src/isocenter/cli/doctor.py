@@ -17,10 +17,17 @@ __all__ = ["command"]
 @options.config
 @options.json_option
 def command(config: Path | None, as_json: bool) -> int:
-    """Is everything this needs here, reachable and compatible? 1 when something required is missing."""
-    from isocenter.cli.examination import examine
+    """Is everything this needs here, reachable and compatible? 1 when something required is missing.
 
-    findings = examine(options.running_settings(config))
+    Beside a stack that runs, the configuration is judged as the next start will read it.
+    """
+    from isocenter.cli.examination import examine
+    from isocenter.settings import Settings
+    from isocenter.stack.running import running
+
+    settings = Settings.load(config)
+    serving = None if running(settings) is None else options.running_settings(config)
+    findings = examine(settings, serving)
     healthy = all(finding.ok or not finding.required for finding in findings)
     if as_json:
         print_json({"healthy": healthy, "checks": [asdict(finding) for finding in findings]})

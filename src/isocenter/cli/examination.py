@@ -25,7 +25,6 @@ from isocenter.rules import refuse_wrong_rules
 from isocenter.settings import Settings
 from isocenter.stack import ports
 from isocenter.stack.orthanc import configuration, orthanc_program
-from isocenter.stack.running import running
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter.worker import presence
 from isocenter_operators.errors import ConfigurationError, IsocenterError
@@ -51,9 +50,11 @@ class Finding:
     required: bool = True
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Every finding, in the order in which a person would repair them."""
-    there = running(settings) is not None
+def examine(settings: Settings, serving: Settings | None = None) -> list[Finding]:
+    """Every finding, in the order in which a person would repair them.
+
+    settings: what the next start will read. serving: those of a stack that runs already, as it has resolved them.
+    """
     return [
         _python(),
         _holoscan(),
@@ -69,7 +70,7 @@ def examine(settings: Settings) -> list[Finding]:
         _route_models(settings),
         _packages(settings),
         *_folder_peers(settings),
-        *(_service(settings) if there else _ports(settings)),
+        *(_ports(settings) if serving is None else _service(serving)),
     ]
 
 

@@ -123,10 +123,14 @@ def _bootstrap(recipe: Recipe, root: Path, log: Path, tell: Callable[[str], None
         text=True,
         errors="replace",
     ) as process:
+        told: set[str] = set()
         for line in map(without_credentials, process.stdout or ()):
             said.append(line.rstrip())
-            if line.startswith(_SAID):
-                tell(line.removeprefix(_SAID).rstrip().rstrip("."))
+            doing = line.removeprefix(_SAID).rstrip().rstrip(".")
+            verb = doing.partition(" ")[0]
+            if line.startswith(_SAID) and verb not in told:  # it does the same to hundreds of packages
+                told.add(verb)
+                tell(doing)
     if process.returncode != 0:
         log_there = root / "debootstrap/debootstrap.log"
         last = [*said, *(log_there.read_text(errors="replace").splitlines() if log_there.is_file() else ())][
