@@ -17,6 +17,7 @@ from result_cases import ALGORITHM, SEGMENTS, identity_of, phantom_case, seg_of
 
 from isocenter.cli import main
 from isocenter.cli.site_cases import Case, cases_below
+from isocenter.cli.site_report import not_as_expected
 from isocenter.cli.site_validation import CaseResult, examined, proportion, spread
 from isocenter_operators.dicom.results.rtstruct import structure_set
 from isocenter_operators.dicom.series.geometry import Volume
@@ -149,6 +150,7 @@ def test_what_is_measured_is_compared_with_what_was_expected(
     result = examined(case_of(folder, "plain", line), application(phantom), folder.parent / "out", {})
     assert [each.within for each in result.differences] == ([] if "status" in line else [within])
     assert result.as_expected is as_expected
+    assert bool(not_as_expected(result)) is (within is False or not as_expected)
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,19 @@ def command(config: Path | None, as_json: bool) -> int:
         )
     elif rows:
         cells = [
-            (each.reference, each.version, each.title, key.name if key else "", "yes" if used else "no")
+            (
+                each.reference,
+                each.version,
+                each.title,
+                key.name if key else "",
+                "yes" if each.vouched else "no",
+                "yes" if used else "no",
+            )
             for each, key, used in rows
         ]
-        print_lines(table(["application", "version", "title", "signed by", "in a route"], cells))
+        print_lines(
+            table(["application", "version", "title", "signed by", "vouched for", "in a route"], cells)
+        )
     else:
         print_lines(["none; `isocenter map add FILE` takes one in"])
     return 0

@@ -14,7 +14,7 @@ from typing import Any
 from isocenter.cli.site_validation import CaseResult, Interval, Spread, proportion, spread
 from isocenter.measurements import measurement_title
 
-__all__ = ["Circumstances", "Summary", "summary_of", "summary_told", "write_report"]
+__all__ = ["Circumstances", "Summary", "not_as_expected", "summary_of", "summary_told", "write_report"]
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #1c2126; }
@@ -219,7 +219,8 @@ def _summary_rows(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _case_row(result: CaseResult) -> list[str]:
+def not_as_expected(result: CaseResult) -> list[str]:
+    """A sentence for each thing that is not as it was expected of the case, or could not be compared."""
     off = [
         f"{each.region}: {measurement_title(each.measurement)} is {_value(each.measured, 2)}, "
         f"expected {each.expected:g} ± {each.tolerance:g}"
@@ -231,13 +232,17 @@ def _case_row(result: CaseResult) -> list[str]:
         off.append(f"expected to end as {_SHOWN.get(wanted, wanted)}")
     if result.not_compared:
         off.append(f"not compared: {result.not_compared}")
+    return off
+
+
+def _case_row(result: CaseResult) -> list[str]:
     dice = [f"Dice {each.label} {_value(each.dice, 3)}" for each in result.segments]
     return [
         result.case.name,
         _SHOWN.get(result.status, result.status),
         f"{result.seconds:.1f}",
         str(len(result.case.images)),
-        "; ".join([*([result.reason] if result.reason else []), *off, *dice]),
+        "; ".join([*([result.reason] if result.reason else []), *not_as_expected(result), *dice]),
     ]
 
 

@@ -16,7 +16,13 @@ from isocenter.cli import options
 from isocenter.cli.interruption import attended, signals_kept
 from isocenter.cli.output import print_json, print_lines, quiet_stdout, say
 from isocenter.cli.site_cases import COLUMNS, Case, cases_below
-from isocenter.cli.site_report import Circumstances, summary_of, summary_told, write_report
+from isocenter.cli.site_report import (
+    Circumstances,
+    not_as_expected,
+    summary_of,
+    summary_told,
+    write_report,
+)
 from isocenter.cli.site_validation import CaseResult, examined
 from isocenter_operators.errors import ConfigurationError
 from isocenter_operators.inference.shared_memory import remove_own
@@ -132,6 +138,8 @@ def _examined(
 
             results.append(attended(one))
             say(f"{case.name}: {results[-1].status}{': ' if results[-1].reason else ''}{results[-1].reason}")
+            for sentence in not_as_expected(results[-1]):
+                say(f"  {sentence}")
         machine = _machine(app, address)
     return results, machine
 
