@@ -10,11 +10,10 @@ from typing import Self
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from isocenter.pacs import ArchiveInstance, Orthanc
+from isocenter.pacs import ArchiveInstance, Orthanc, dicomweb_of
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter_operators.dicom.identity import Algorithm
-from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import IsocenterError
 
 __all__ = ["Holdings", "Instances"]
@@ -35,9 +34,7 @@ class Holdings:
     def __init__(self, settings: Settings) -> None:
         orthanc = settings.orthanc
         self.orthanc = Orthanc(orthanc)
-        self.dicomweb = DICOMwebClient(
-            orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
-        )
+        self.dicomweb = dicomweb_of(orthanc)
 
     def __enter__(self) -> Self:
         return self

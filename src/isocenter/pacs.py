@@ -13,10 +13,19 @@ import httpx
 from pydicom.datadict import keyword_for_tag
 
 from isocenter.settings import OrthancSettings
+from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.dicomweb.trust import distrust
 from isocenter_operators.errors import ArchiveUnavailable
 
-__all__ = ["ArchiveInstance", "ArchiveSeries", "Change", "ChangeLog", "Orthanc", "SeriesInstance"]
+__all__ = [
+    "ArchiveInstance",
+    "ArchiveSeries",
+    "Change",
+    "ChangeLog",
+    "Orthanc",
+    "SeriesInstance",
+    "dicomweb_of",
+]
 
 _LISTING_S = 60.0  # of thousands of files, which Orthanc opens one by one
 _ANSWERS_S = 5.0
@@ -70,6 +79,11 @@ class ArchiveInstance:
     series_uid: str
     sop_instance_uid: str
     manufacturer: str
+
+
+def dicomweb_of(settings: OrthancSettings) -> DICOMwebClient:
+    """The archive by DICOMweb. Raises ConfigurationError for files of `orthanc.tls` that can not be used."""
+    return DICOMwebClient(settings.dicomweb_url, credentials=settings.credentials, tls=settings.context())
 
 
 class Orthanc:

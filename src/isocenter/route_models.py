@@ -62,26 +62,27 @@ def _lacks(route: Route, catalog: Catalog, where: str, there: _Versions) -> Iter
             yield str(error)
             continue
         for model, version in app.models.items():
-            asked = f"its application {name} asks for version {version} of the model {model!r}, and {where}"
+            asked = f"its application {name} asks for version {version} of the model {model!r}; {where}"
             if model not in there:
-                yield f"{asked} has no such model, only {', '.join(sorted(there))}; its jobs will fail"
+                yield f"{asked} there is no such model, only {', '.join(sorted(there))}: its jobs can not run"
             elif version not in there[model]:
                 of_it = ", ".join(there[model]) or "none that can be used"
-                yield f"{asked} has of its versions only {of_it}; its jobs will fail"
+                yield f"{asked} there is of its versions only {of_it}: its jobs can not run"
 
 
 def _in_folders(settings: Settings) -> tuple[str, _Versions]:
     repositories = [each.resolve() for each in settings.model_repositories]
     models = [file.parent for each in repositories for file in sorted(each.glob("*/config.pbtxt"))]
-    return ", ".join(map(str, repositories)), {model.name: versions_of(model) for model in reversed(models)}
+    return f"in {', '.join(map(str, repositories))}", {
+        model.name: versions_of(model) for model in reversed(models)
+    }
 
 
 def _on_triton(settings: Settings) -> tuple[str, _Versions]:
-    from isocenter_operators.inference.triton import (
-        TritonClient,
-    )  # gRPC, which the embedded stack's gateway needs not
+    # Not above: with an embedded Triton the gateway needs no gRPC.
+    from isocenter_operators.inference.triton import TritonClient
 
     with TritonClient(
         settings.triton.endpoint, shared_memory=False, control_deadline_s=_ASK_WITHIN_S
     ) as client:
-        return f"Triton at {client.url}", client.versions()
+        return f"on Triton at {client.url}", client.versions()

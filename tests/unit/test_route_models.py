@@ -72,14 +72,14 @@ def test_the_embedded_servers_folders_tell_which_route_lacks_which_model(tmp_pat
     settings = site(tmp_path, "liver")
     (told,) = missing_models(settings)
     assert told == (
-        "route 'all of liver': its application liver asks for version 3 of the model 'liver_net', and "
-        f"{tmp_path / 'models'} has of its versions only 1, 2; its jobs will fail"
+        "route 'all of liver': its application liver asks for version 3 of the model 'liver_net'; "
+        f"in {tmp_path / 'models'} there is of its versions only 1, 2: its jobs can not run"
     )
     write(tmp_path / "models" / "liver_net" / "3", "model.py", "")
     assert missing_models(settings) == []
     write(tmp_path / "apps" / "liver", "app.yaml", LIVER.replace("liver_net", "liver_ner"))
     (told,) = missing_models(settings)
-    assert "has no such model, only liver_net, self_test" in told
+    assert "there is no such model, only liver_net, self_test" in told
     assert missing_models(settings.model_copy(update={"routes": ()})) == []
 
 
@@ -95,7 +95,7 @@ def test_an_application_that_went_away_is_told_with_its_route(tmp_path: Path) ->
 def test_a_server_elsewhere_is_asked_what_it_serves(tmp_path: Path, triton: str) -> None:
     settings = site(tmp_path, "liver", triton=TritonSettings(url=triton))
     (told,) = missing_models(settings)
-    assert f"Triton at {triton} has of its versions only 2; its jobs will fail" in told
+    assert f"on Triton at {triton} there is of its versions only 2: its jobs can not run" in told
     write(tmp_path / "apps" / "liver", "app.yaml", LIVER.replace("3", "2"))
     assert missing_models(settings) == []
 

@@ -166,12 +166,9 @@ def _all_over(jobs: list[Job | None]) -> list[Job] | None:
 
 def _not_there(job: Job, settings: Settings) -> list[str]:
     """The results that the archive does not find by QIDO-RS."""
-    from isocenter_operators.dicomweb.client import DICOMwebClient
+    from isocenter.pacs import dicomweb_of
 
-    orthanc = settings.orthanc
-    with DICOMwebClient(
-        orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
-    ) as client:
+    with dicomweb_of(settings.orthanc) as client:
         return [
             result["sop_instance_uid"]
             for result in job.results

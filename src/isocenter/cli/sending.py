@@ -20,9 +20,9 @@ from pynetdicom.association import Association
 from rich.console import Console
 from rich.progress import Progress
 
+from isocenter.pacs import dicomweb_of
 from isocenter.settings import OrthancSettings, Settings
 from isocenter_operators.dicom.series.read import read_file
-from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ArchiveUnavailable, IsocenterError, UnreadableInput
 
 __all__ = ["Sent", "files_below", "send"]
@@ -138,9 +138,7 @@ def _readable(files: Iterable[Path], sent: Sent) -> Iterator[tuple[Path, FileDat
 
 
 def _stow(instances: Iterable[tuple[Path, FileDataset]], orthanc: OrthancSettings, sent: Sent) -> None:
-    with DICOMwebClient(
-        orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
-    ) as client:
+    with dicomweb_of(orthanc) as client:
         remaining = iter(instances)
         while batch := list(itertools.islice(remaining, _BATCH)):
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -38,6 +38,36 @@ def create_app(
     """
     proxy = DICOMwebProxy(settings.orthanc, Marking(settings))
     viewer = Viewer(settings.gateway.viewer)
+    hung_shadows, route_models = HungShadows(settings.data_dir), RouteModels(settings)
+
+    def warnings() -> list[str]:
+        return [*route_models.told(), *hung_shadows.told()]
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await proxy.aclose()
+
+    checks = _checks(settings, router, viewer)
+    return Starlette(
+        routes=[
+            *API(router, jobs, checks, couriers, warnings).routes,
+            *RulesAPI(settings, router.study).routes,
+            Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
+            Route("/app-config.js", viewer.configuration),
+            Route("/{path:path}", viewer.respond),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings.gateway)),
+            Middleware(SameSite),
+        ],
+        exception_handlers={IsocenterError: told},
+        lifespan=lifespan,
+    )
+
+
+def _checks(settings: Settings, router: RouterLike, viewer: Viewer) -> dict[str, Callable[[], str | None]]:
+    """Of each part, what is missing."""
 
     def orthanc_missing() -> str | None:
         try:
@@ -55,33 +85,7 @@ def create_app(
         except Unavailable as error:
             return str(error)
 
-    checks = {"orthanc": orthanc_missing, "router": router_missing, "viewer": viewer_missing}
-
-    hung_shadows, route_models = HungShadows(settings.data_dir), RouteModels(settings)
-
-    def warnings() -> list[str]:
-        return [*route_models.told(), *hung_shadows.told()]
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        yield
-        await proxy.aclose()
-
-    return Starlette(
-        routes=[
-            *API(router, jobs, checks, couriers, warnings).routes,
-            *RulesAPI(settings, router.study).routes,
-            Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
-            Route("/app-config.js", viewer.configuration),
-            Route("/{path:path}", viewer.respond),
-        ],
-        middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=_hosts(settings.gateway)),
-            Middleware(SameSite),
-        ],
-        exception_handlers={IsocenterError: told},
-        lifespan=lifespan,
-    )
+    return {"orthanc": orthanc_missing, "router": router_missing, "viewer": viewer_missing}
 
 
 class SameSite:

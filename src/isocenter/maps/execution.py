@@ -38,9 +38,8 @@ _TAIL = 20  # lines
 _LINE_AT_MOST = 4096  # bytes of a line that are kept
 _LOG_AT_MOST = 64 << 20  # bytes
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")  # what a sandbox needs to be started
-_FIRST_TO_GO = (
-    1000  # where the machine's memory is at an end, by proc(5): a run in it would only be run again
-)
+# By proc(5), where the machine's memory is at an end: a run in one that was started in advance is only run again.
+_FIRST_TO_GO = 1000
 _KILLED = 137  # by SIGKILL, as shells and engines tell it
 
 

@@ -17,10 +17,10 @@ from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import fetch
 from isocenter.onward.outbox import Outbox
 from isocenter.onward.sender import Sender, sender_to
+from isocenter.pacs import dicomweb_of
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
 from isocenter_operators.dicom.results.profile import profile_of
-from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.errors import ConfigurationError, IsocenterError, Unavailable
 
 __all__ = ["DATABASE_AWAY_S", "Courier", "Patience", "told"]
@@ -117,13 +117,10 @@ class Courier:
         wanted = [each for each in delivery.instances if self._profile.wants(each.get("sop_class_uid", ""))]
         if not wanted:
             return
-        orthanc = self._settings.orthanc
         self._spool.mkdir(parents=True, exist_ok=True)
         with (
             TemporaryDirectory(dir=self._spool) as folder,
-            DICOMwebClient(
-                orthanc.dicomweb_url, credentials=orthanc.credentials, tls=orthanc.context()
-            ) as archive,
+            dicomweb_of(self._settings.orthanc) as archive,
         ):
             sender.send(fetch(archive, wanted, Path(folder)), delivery)
 

@@ -164,6 +164,19 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
     register(work)
     shadowing.register(settings, work.jobs, work.gate, work.inference)
     DBOS.launch()
+    served = _serve_queues(settings)
+    shadowing.listen(settings)
+    work.strays.start()
+    if attendance is not None:
+        attendance.start()
+        start_sweeping(settings)
+    Heartbeat(settings, [SHADOWS, *served]).start()
+
+
+def _serve_queues(settings: Settings) -> list[str]:
+    """Their names."""
+    from dbos import DBOS
+
     served = queues(Catalog.of(settings).sound(), [each.name for each in DBOS.list_queues()], settings.worker)
     for queue in served:
         DBOS.register_queue(
@@ -173,12 +186,7 @@ def _launch(settings: Settings, on_leave: list[Callable[[], None]]) -> None:
             polling_interval_sec=POLL_S,
             on_conflict="always_update",
         )
-    shadowing.listen(settings)
-    work.strays.start()
-    if attendance is not None:
-        attendance.start()
-        start_sweeping(settings)
-    Heartbeat(settings, [SHADOWS, *(queue.name for queue in served)]).start()
+    return [queue.name for queue in served]
 
 
 def _life() -> str:
