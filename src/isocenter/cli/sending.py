@@ -20,6 +20,7 @@ from pynetdicom.association import Association
 from rich.console import Console
 from rich.progress import Progress
 
+from isocenter.cli.output import counted
 from isocenter.pacs import dicomweb_of
 from isocenter.settings import OrthancSettings, Settings
 from isocenter_operators.dicom.series.read import read_file
@@ -102,7 +103,7 @@ def _nothing(path: Path, sent: Sent) -> str:
     if sent.skipped:
         file, reason = next(iter(sent.skipped.items()))
         return f"no DICOM file in {path} can be sent: {looked_at} were looked at; {file.name}: {reason}"
-    return f"no DICOM images in {path}: {looked_at} files that are not DICOM"
+    return f"no DICOM images in {path}: {counted(looked_at, 'file')} looked at, not DICOM"
 
 
 def _contexts(files: Iterable[Path], sent: Sent) -> dict[Path, _Context]:
