@@ -115,6 +115,8 @@ def _executed(command: Command, limits: Limits, group: Cgroup | None, guard: Mem
     process = subprocess.Popen(
         _launched([*bound, *command.words], group, in_advance=command.standby is not None),
         env=None if command.engine_limits else _environment(),
+        # Podman's monitor leaves a file named "oom" where it was started: in this run's folder, not the user's.
+        cwd=command.log.parent if command.engine_limits else None,
         stdin=subprocess.DEVNULL if command.standby is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
