@@ -32,6 +32,7 @@ from isocenter.maps.limits import Limits
 from isocenter.maps.linting import lint_package
 from isocenter.maps.mounts import Mount
 from isocenter.maps.oci import open_image
+from isocenter.maps.output_watch import OutputWatch
 from isocenter.maps.package import open_package
 from isocenter.maps.unpacked import forget
 from isocenter.maps.user import User
@@ -295,8 +296,12 @@ def test_one_that_fills_the_disk_is_ended(how: str, engine: str, tmp_path: Path,
     assert not [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")]
 
 
-def test_what_it_wrote_as_it_ended_is_counted_too(tmp_path: Path, images: Path) -> None:
+def test_what_it_wrote_as_it_ended_is_counted_too(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between two looks; and whatever it says of itself."""
+    exceeded = OutputWatch.exceeded
+    monkeypatch.setattr(OutputWatch, "exceeded", lambda watch, process=None: not process and exceeded(watch))
     package = _package(tmp_path, f"{_OUTPUT}{FILLERS['a file']}\n")
     code, said = _run(package, images, "--output-size", "8Mi")
     assert (code, said["exit_code"], said["reason"].split(" (")[0]) == (
