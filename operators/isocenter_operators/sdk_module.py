@@ -27,9 +27,8 @@ def sdk_module(name: str) -> ModuleType:
         return there
     if _PACKAGE in sys.modules:
         return importlib.import_module(name)
-    import monai.deploy.core
-
-    folder = Path(monai.deploy.core.__path__[0]).parent / "operators"
+    # Not by an `import` of that name, which would import `monai` to have something to call it by.
+    folder = Path(importlib.import_module("monai.deploy.core").__path__[0]).parent / "operators"
     spec = importlib.util.spec_from_file_location(name, folder / f"{name.rpartition('.')[2]}.py")
     if spec is None or spec.loader is None or not Path(spec.origin or "").is_file():
         raise ImportError(f"the installed MONAI Deploy App SDK has no module {name}", name=name)

@@ -7,9 +7,12 @@ import sys
 os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 os.environ.setdefault("HOLOSCAN_EXECUTOR_LOG_LEVEL", "OFF")
 
-from app import MANIFEST, application
-
-from isocenter_operators.command import main
+from isocenter_operators.sdk_core import import_sdk_core
 
 if __name__ == "__main__":
+    import_sdk_core()  # without MONAI and PyTorch, until somebody asks for them
+    from app import MANIFEST, application
+
+    from isocenter_operators.command import main
+
     sys.exit(main(MANIFEST, application))

@@ -30,12 +30,15 @@ from pathlib import Path
 os.environ.setdefault("HOLOSCAN_LOG_LEVEL", "OFF")
 os.environ.setdefault("HOLOSCAN_EXECUTOR_LOG_LEVEL", "OFF")
 
-from app import application
-
-from isocenter_operators.command import main
-from isocenter_operators.manifest import read_manifest
+from isocenter_operators.sdk_core import import_sdk_core
 
 if __name__ == "__main__":
+    import_sdk_core()  # without MONAI and PyTorch, until somebody asks for them
+    from app import application
+
+    from isocenter_operators.command import main
+    from isocenter_operators.manifest import read_manifest
+
     sys.exit(main(read_manifest(Path(__file__).parent), application))
 '''
 _COMMAND = "isocenter_operators.command"

@@ -16,6 +16,7 @@ from isocenter_operators.errors import ConfigurationError, IsocenterError, OutOf
 from isocenter_operators.frames import empty_frames
 from isocenter_operators.manifest import AppManifest
 from isocenter_operators.run import Outcome, Run, StoredInstance
+from isocenter_operators.sdk_core import import_sdk_core
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -35,6 +36,7 @@ def load(app: AppManifest) -> ModuleType:
         raise ConfigurationError(f"{app.folder}: an application needs an app.py", path=str(app.folder))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    import_sdk_core()
     try:
         spec.loader.exec_module(module)
     except Exception as error:
