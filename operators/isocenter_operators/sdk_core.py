@@ -26,6 +26,8 @@ def import_sdk_core() -> None:
     not bear it that several import its modules for the first time at once. Raises ImportError where the SDK is not
     installed.
     """
+    if "monai.deploy.core" in sys.modules:
+        return
     spec = None if "monai" in sys.modules else importlib.util.find_spec("monai")
     if spec is None or spec.origin is None:  # it is there already; or MONAI Deploy is there without MONAI
         importlib.import_module("monai.deploy.core")

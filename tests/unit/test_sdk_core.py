@@ -22,6 +22,7 @@ def _python(program: str, *, ours: bool = True) -> str:
 
 def test_an_application_for_triton_imports_neither_monai_nor_pytorch() -> None:
     program = "import isocenter_operators.bundle_application\nprint(*({'torch', 'monai'} & set(sys.modules)))"
+    program = f"{ALONE}{program}\n{ALONE}"  # for a second and a third application
     assert _python(program) == ""
 
 
