@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path, number: signal
         text=True,
     ) as process:
         _wait_for_the_graph(process)
+        assert _takers(process.pid) <= {process.pid}
         server = psutil.Process(process.pid).children(recursive=True)
         told = time.monotonic()
         process.send_signal(number)
@@ -41,6 +43,17 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path, number: signal
     named = {str(pid) for pid in (process.pid, *(each.pid for each in server))}
     assert not [path for path in SHARED_MEMORY.glob("isocenter.*") if path.name.split(".")[2] in named]
     assert not list((tmp_path / "out").iterdir())
+
+
+def _takers(pid: int) -> set[int]:
+    """The threads that would take a signal, instead of the one that asks for it."""
+    stop = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM))
+    found = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        (blocked,) = re.findall(r"^SigBlk:\s*(\w+)", (thread / "status").read_text(), re.MULTILINE)
+        if int(blocked, 16) & stop != stop:
+            found.add(int(thread.name))
+    return found
 
 
 def _wait_for_the_graph(process: subprocess.Popen[str]) -> None:

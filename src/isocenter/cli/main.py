@@ -10,9 +10,11 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import click
 
+from isocenter.cli.interruption import signals_kept
 from isocenter.cli.output import print_json, say
 from isocenter.worker.stack_limit import enlarge_stack
 from isocenter_operators.errors import ConfigurationError, IsocenterError
@@ -71,11 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    if arguments is None and {"run", "validate-site"} & {*given[:2]}:
+    runs_graph = bool({"run", "validate-site"} & {*given[:2]})
+    if arguments is None and runs_graph:
         enlarge_stack()
     try:
-        # `--debug` may stand anywhere.
-        code = group(args=[each for each in given if each != "--debug"], standalone_mode=False)
+        # Before anything that such a command imports: NumPy's threads would take the signals.
+        with signals_kept() if runs_graph else nullcontext():
+            # `--debug` may stand anywhere.
+            code = group(args=[each for each in given if each != "--debug"], standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leave:
         return leave.exit_code

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from isocenter.cli import options
-from isocenter.cli.interruption import attended, signals_kept
+from isocenter.cli.interruption import attended
 from isocenter.cli.output import groups_table, print_json, print_lines, quiet_stdout, say
 from isocenter_operators.errors import ConfigurationError, UnreadableInput
 
@@ -43,7 +43,7 @@ def command(app: str, path: Path, out: Path, config: Path | None, as_json: bool)
     _require_files(path)
     _require_room(out)
     try:
-        with signals_kept(), quiet_stdout():
+        with quiet_stdout():
             outcome = _run(installed, settings, path, out)
     except KeyboardInterrupt:
         _leave(out, as_json)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from isocenter.cli import options
-from isocenter.cli.interruption import attended, signals_kept
+from isocenter.cli.interruption import attended
 from isocenter.cli.output import print_json, print_lines, quiet_stdout, say
 from isocenter.cli.site_cases import COLUMNS, Case, cases_below
 from isocenter.cli.site_report import (
@@ -75,7 +75,7 @@ def command(
     found = cases_below(cases, expected)
     _make_new(out)
     try:
-        with signals_kept(), quiet_stdout():
+        with quiet_stdout():
             results, machine = _examined(settings, installed, found, out, named)
     except KeyboardInterrupt:
         # The graph's thread still runs, and no report says what only some of the cases gave.
