@@ -7,17 +7,22 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from pydicom import dcmread
 
+from isocenter.arrivals import Arrivals, Verdict
 from isocenter.cli import main, options
 from isocenter.cli.output import groups_table, seconds_table
 from isocenter.cli.validate import lines_of
+from isocenter.database import prepare
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
+from isocenter.pacs import ArchiveSeries
 from isocenter.settings import Settings
 from isocenter.stack import running
 from isocenter.stack.running import exclusively, write
@@ -182,6 +187,67 @@ def test_rules_explain_says_which_fire_and_why_the_others_do_not(
     (said,) = series["routes"]
     assert (said["route"], said["applications"], said["wanted"]) == ("CT", ["trivial"], False)
     assert said["reason"] == "2 instances, and should be 3 or more"
+
+
+def test_rules_explain_says_what_was_decided_before_and_how_it_is_decided_again(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = images(site / "in", 3)
+    assert main(["rules", "explain", str(folder)]) == 0
+    assert "decided" not in capfd.readouterr().out  # without a database, and none is made
+    settings = Settings.load()
+    assert not Path("isocenter-data").exists()
+
+    image = dcmread(next(folder.iterdir()))
+    study_uid, series_uid = str(image.StudyInstanceUID), str(image.SeriesInstanceUID)
+    prepare(settings)
+    arrivals = Arrivals(settings.database)
+    arrivals.record(1, [ArchiveSeries("r1", study_uid, series_uid, frozenset("abc"))], now=100.0)
+    assert main(["rules", "explain", str(folder)]) == 0
+    assert "decided" not in capfd.readouterr().out  # it is not decided yet
+    (arrival,) = arrivals.settling()
+    arrivals.judge("r1", [Verdict("CT", "trivial", "f" * 64, "", arrival.fingerprint)])
+    arrivals.close(arrival)
+    (site / "isocenter.yaml").write_text(
+        "routes:\n"
+        "  - {name: CT, application: trivial, when: {Modality: CT}}\n"
+        "  - {name: new, application: trivial, when: {Modality: CT}}\n"
+    )
+    (verdict,) = arrivals.of_study(study_uid)[0].verdicts
+    assert verdict.decided_at is not None
+    at = f"{datetime.fromtimestamp(verdict.decided_at, UTC):%Y-%m-%d %H:%M} UTC"
+
+    assert main(["rules", "explain", str(folder)]) == 0
+    assert capfd.readouterr().out.splitlines()[1:] == [
+        "  CT: goes to trivial; routine",
+        f"    decided on {at}: job ffffffffffff",
+        "  new: goes to trivial; routine",
+        f"    decided on {at}, without a job: there was no such route; by itself it makes none now, "
+        f"`isocenter rules apply --study {study_uid}` does",
+    ]
+    assert main(["rules", "explain", str(folder), "--json"]) == 0
+    (told,) = json.loads(capfd.readouterr().out)
+    assert [(each["route"], each["decided"][0]["job_id"]) for each in told["routes"]] == [
+        ("CT", "f" * 64),
+        ("new", None),
+    ]
+
+
+def test_rules_apply_wants_to_know_which_studies_and_that_the_service_knows_the_routes(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rules", "apply"]) == 2
+    assert "--study UID, or --since DATE" in capfd.readouterr().err
+    assert main(["rules", "apply", "--study", "1.2"]) == 1
+    assert "Orthanc at http://127.0.0.1:9 does not answer" in capfd.readouterr().err
+    settings = Settings.load()
+    with exclusively(settings):
+        write(settings)
+        assert main(["rules", "apply", "--study", "1.2", "--yes"]) == 1  # the same routes
+        capfd.readouterr()
+        (site / "isocenter.yaml").write_text("routes: []\northanc: {http_port: 9, dicom_port: 9}\n")
+        assert main(["rules", "apply", "--study", "1.2", "--yes"]) == 2
+        assert "was started with other routes: start it again" in capfd.readouterr().err
 
 
 def test_rules_check_names_what_can_not_work(site: Path, capfd: pytest.CaptureFixture[str]) -> None:

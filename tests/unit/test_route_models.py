@@ -127,6 +127,9 @@ class _Idle:
     def study(self, _study_uid: str) -> list[Any]:
         return []
 
+    def known(self, _study_uid: str) -> list[Any]:
+        return []
+
     def status(self) -> dict[str, Any]:
         return {"away": ""}
 

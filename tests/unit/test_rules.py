@@ -980,7 +980,7 @@ def test_the_api_explains_a_study_of_the_archive(site: Path, free_port: Callable
     def study_of(study_uid: str) -> list[Series]:
         return [series()] if study_uid == "1.2" else []
 
-    app = Starlette(routes=RulesAPI(Settings.load(), study_of).routes)
+    app = Starlette(routes=RulesAPI(Settings.load(), study_of, lambda _: []).routes)
     with served(app, free_port()) as url, httpx.Client(base_url=url, trust_env=False) as client:
         listed = client.get("/api/rules").json()
         assert ([route["name"] for route in listed["routes"]], listed["problems"]) == (["CT", "pair"], [])
