@@ -300,6 +300,18 @@ def test_jobs_before_there_are_any(capfd: pytest.CaptureFixture[str]) -> None:
     assert "there is no job 'ffff'" in capfd.readouterr().err
 
 
+def test_who_looks_at_jobs_need_not_have_the_secrets_of_others(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (site / "isocenter.yaml").open("a") as file:
+        file.write("peers: {ris: {kind: webhook, url: 'http://ris'}}\n")
+    for command in (["jobs"], ["rules", "check"], ["map", "list"]):
+        assert main(command) == 0, command
+    capfd.readouterr()
+    assert main(["worker"]) == 2
+    assert "peers.ris.secret: is missing: set ISOCENTER_PEERS__RIS__SECRET" in capfd.readouterr().err
+
+
 def test_all_failed_jobs_are_run_again_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     """As after a morning with a wrong password."""
     settings = Settings.load()

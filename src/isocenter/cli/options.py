@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,16 @@ config = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
-def running_settings(path: Path | None) -> Settings:
+def running_settings(path: Path | None, *, secrets: Collection[str] = ()) -> Settings:
     """The settings, as the stack that runs with them has resolved them (moved ports), if one runs.
 
-    A server that is asked for by its address is never exchanged for the one of that stack.
+    secrets: the sections whose secrets will be used; a person who asks need not have the others. A server that is asked
+    for by its address is never exchanged for the one of that stack.
     """
     from isocenter.settings import Settings
     from isocenter.stack.running import running
 
-    settings = Settings.load(path)
+    settings = Settings.load(path, secrets)
     there = running(settings)
     if there is None:
         return settings

@@ -38,7 +38,7 @@ def check(config: Path | None, as_json: bool) -> int:
     from isocenter.rules import located, problems
     from isocenter.settings import Settings
 
-    settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
+    settings = Settings.load(config, secrets=())  # the file as it is now, whatever a stack was started with
     found = problems(settings.routes, Catalog.of(settings).names)
     lines = located(found, settings.file)
     if as_json:
@@ -69,7 +69,7 @@ def explain(config: Path | None, path: Path, as_json: bool) -> int:
     from isocenter.rules import refuse_wrong_rules
     from isocenter.settings import Settings
 
-    settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
+    settings = Settings.load(config, secrets=())  # the file as it is now, whatever a stack was started with
     refuse_wrong_rules(settings, settings.file, Catalog.of(settings))
     studies = _studies(path)
     known = _known(settings, studies)

@@ -71,9 +71,9 @@ def apply(
 
     if not study_uids and since is None:
         raise click.UsageError("say which studies: --study UID, or --since DATE")
-    written = Settings.load(config)
+    written = Settings.load(config, secrets=())
     refuse_wrong_rules(written, written.file, Catalog.of(written))
-    serving = options.running_settings(config)
+    serving = options.running_settings(config, secrets=["orthanc"])
     if yes and serving.routes != written.routes:
         raise ConfigurationError(
             "the service that runs was started with other routes: start it again, then say this once more"

@@ -22,7 +22,7 @@ def command(path: Path, aet: str | None, stow: bool, config: Path | None, as_jso
     """Send the DICOM files below PATH to the archive. 1 when one of them could not be sent."""
     from isocenter.cli.sending import send
 
-    settings = options.running_settings(config)
+    settings = options.running_settings(config, secrets=["orthanc"])
     sent = send(path, settings, aet=aet, stow=stow)
     for file, reason in sent.skipped.items():
         say(f"not sent: {file}: {reason}")
