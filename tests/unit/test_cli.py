@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 from pydicom import dcmread
+from pynetdicom import AE, evt
 
 from isocenter.arrivals import Arrivals, Verdict
 from isocenter.cli import main, options
@@ -373,6 +376,60 @@ def test_the_doctor_looks_for_the_folders_that_results_go_to(
     assert checks["peer share"]["ok"]
     assert not checks["peer lost"]["ok"]
     assert "peers.lost.path" in checks["peer lost"]["advice"]
+
+
+# pynetdicom leaves the socket of a connection that is refused to the garbage collector.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
+def test_the_doctor_asks_other_systems_and_sends_them_nothing(
+    site: Path, free_port: Callable[[], int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    called: list[str] = []
+    node = AE(ae_title="VNA")
+    node.add_supported_context("1.2.840.10008.1.1")
+    node.require_called_aet = True
+    server = node.start_server(
+        ("127.0.0.1", 0),
+        block=False,
+        evt_handlers=[(evt.EVT_C_ECHO, lambda event: called.append(event.assoc.requestor.ae_title) or 0)],
+    )
+    with socket.create_server(("127.0.0.1", 0)) as ris:
+        port, ris_port, silent = server.server_address[1], ris.getsockname()[1], free_port()
+        peers = {
+            "vna": {"kind": "dicom", "host": "127.0.0.1", "port": port, "aet": "VNA"},
+            "mistaken": {"kind": "dicom", "host": "127.0.0.1", "port": port, "aet": "PACS"},
+            "off": {"kind": "dicom", "host": "127.0.0.1", "port": silent, "aet": "PACS"},
+            "ris": {"kind": "webhook", "url": f"http://127.0.0.1:{ris_port}/x?token=1", "secret": "s"},
+            "web": {"kind": "dicomweb", "url": f"http://127.0.0.1:{silent}/dicom-web"},
+        }
+        (site / "isocenter.yaml").write_text(yaml.safe_dump({"peers": peers, "routes": []}))
+        try:
+            main(["doctor", "--json"])
+        finally:
+            server.shutdown()
+        connection, _ = ris.accept()
+        with connection:
+            assert connection.recv(1) == b""
+    checks = {
+        each["what"].removeprefix("peer "): each for each in json.loads(capfd.readouterr().out)["checks"]
+    }
+    assert {name: checks[name]["ok"] for name in peers} == {
+        "vna": True,
+        "mistaken": False,
+        "off": False,
+        "ris": True,
+        "web": False,
+    }
+    assert called == ["ISOCENTER"]
+    assert not any(checks[name]["required"] for name in peers)
+    assert (
+        "rejects the association of ISOCENTER: Called AE title not recognised" in checks["mistaken"]["seen"]
+    )
+    assert "PACS at 127.0.0.1:" in checks["off"]["seen"]
+    assert "know ISOCENTER at this address" in checks["off"]["advice"]
+    assert checks["web"]["seen"] == f"http://127.0.0.1:{silent} does not answer: Connection refused"
+    assert "token" not in checks["ris"]["seen"]
 
 
 def test_tables() -> None:
