@@ -121,7 +121,6 @@ def test_bad_input_is_one_sentence(site: Path, capfd: pytest.CaptureFixture[str]
     for folder, sentence in (
         ("empty", "empty is empty: there are no DICOM files to read"),
         ("text", "no DICOM images in text: 1 files were looked at"),
-        ("nowhere", "nowhere does not exist"),
         ("truncated", "truncated"),
     ):
         assert main(["run", "trivial", folder, "--out", "out", "--json"]) == 1
@@ -152,6 +151,19 @@ def test_an_output_that_is_no_folder(site: Path, capfd: pytest.CaptureFixture[st
     [
         (["run", "nothing", ".", "--out", "out"], "there is no application 'nothing'"),
         (["run", "trivial"], "Missing argument 'PATH'"),
+        (["run", "trivial", "nowhere", "--out", "out"], "Path 'nowhere' does not exist"),
+        (["send", "nowhere"], "Path 'nowhere' does not exist"),
+        (["demo", "--study", "nowhere"], "Path 'nowhere' does not exist"),
+        (["rules", "explain", "nowhere"], "Path 'nowhere' does not exist"),
+        (["validate", ".", "nowhere"], "Path 'nowhere' does not exist"),
+        (["validate-site", "nowhere", "--app", "trivial", "--out", "out"], "'nowhere' does not exist"),
+        (["validate-site", "isocenter.yaml", "--app", "trivial", "--out", "out"], "is a file"),
+        (["map", "run", "x.oci", "-i", "nowhere", "-o", "out"], "Directory 'nowhere' does not exist"),
+        (["map", "run", "x.oci", "-i", "isocenter.yaml", "-o", "out"], "'isocenter.yaml' is a file"),
+        (["map", "lint", "nowhere.oci"], "nowhere.oci: there is no such file or folder"),
+        (["map", "add", "nowhere.oci"], "Path 'nowhere.oci' does not exist"),
+        (["map", "build", "nowhere", "-o", "x.oci"], "nowhere"),
+        (["models", "import", "nowhere/x.zip"], "nowhere/x.zip"),
         (["fly"], "No such command 'fly'"),
         (["jobs", "--config", "none.yaml"], "none.yaml: can not be read"),
     ],

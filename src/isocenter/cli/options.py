@@ -11,13 +11,17 @@ import click
 if TYPE_CHECKING:
     from isocenter.settings import Settings
 
-__all__ = ["config", "json_option", "running_settings"]
+__all__ = ["config", "existing_folder", "existing_path", "json_option", "running_settings"]
 
 config = click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
     help="The configuration file; isocenter.yaml in this folder when not given.",
 )
+
+# What was typed wrong is found before anything is done, and ends with 2 as any wrong usage.
+existing_path = click.Path(path_type=Path, exists=True)
+existing_folder = click.Path(path_type=Path, exists=True, file_okay=False)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 

@@ -56,7 +56,7 @@ command.add_command(apply)
 
 
 @command.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=options.existing_path)
 @options.json_option
 @click.pass_obj
 def explain(config: Path | None, path: Path, as_json: bool) -> int:
@@ -165,8 +165,6 @@ def _studies(path: Path) -> dict[str, list[Series]]:
     """The series below the path by study. Raises UnreadableInput when there is none."""
     from isocenter.rules import Series, place_in_series
 
-    if not path.exists():
-        raise UnreadableInput(f"{path} does not exist", path=str(path))
     headers: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for header in _headers(path):
         uids = str(header["StudyInstanceUID"]), str(header["SeriesInstanceUID"])

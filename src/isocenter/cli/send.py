@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=options.existing_path)
 @click.option("--aet", help="The archive's application entity title; orthanc.aet when not given.")
 @click.option("--stow", is_flag=True, help="By STOW-RS instead of C-STORE.")
 @options.config

@@ -90,8 +90,6 @@ def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool =
 
 
 def files_below(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UnreadableInput(f"{path} does not exist", path=str(path))
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     if not files:
         raise UnreadableInput(f"{path} is empty: there is nothing to send", path=str(path))
