@@ -450,6 +450,8 @@ def test_tables() -> None:
         "      volume (mL)  mean density (HU)",
         "Both            -             -812.3",
     ]
+    differently = [{"label": "A", "volume_mL": 1.0}, {"label": "B", "length_mm": 2.0}]
+    assert groups_table(differently)[0].split() == ["volume", "(mL)", "length", "(mm)"]
     assert seconds_table({"fetch": 0.5, "store": 1.25})[-1] == "all       1.75"
 
 
