@@ -184,7 +184,7 @@ def test_sending_when_there_is_nothing_to_send_or_nobody_to_send_to(
     assert main(["send", "empty"]) == 1
     assert "empty is empty: there is nothing to send" in capfd.readouterr().err
     assert main(["send", "text"]) == 1
-    assert "no DICOM images in text: 1 file looked at, not DICOM" in capfd.readouterr().err
+    assert capfd.readouterr().err == "no DICOM images in text: 1 file looked at, not DICOM\n"
     folder = str(images(site / "in", 1))
     assert main(["send", folder]) == 1
     assert "the archive ISOCENTER at 127.0.0.1:9 does not answer; is it running?" in capfd.readouterr().err
