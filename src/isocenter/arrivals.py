@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from isocenter.database import engine
+from isocenter.database import alone, engine, make_tables
 from isocenter.pacs import ArchiveSeries
 
 __all__ = ["Arrival", "Arrivals", "Verdict", "fingerprint", "study_fingerprint"]
 
 _LOG = "archive"
 _NEWEST = "archive.newest"
+_LOCK = 0x150CE282  # of PostgreSQL's advisory locks, for making the tables
 
 _tables = sa.MetaData()
 _position = sa.Table(
@@ -36,6 +38,8 @@ _arrival = sa.Table(
     sa.Column("changed_at", sa.Float, nullable=False, index=True),
     sa.Column("settling", sa.Boolean, nullable=False, index=True),
     sa.Column("ours", sa.Boolean, nullable=False),
+    # It settles only because somebody asked the rules once more: `look_again`.
+    sa.Column("late", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 _verdict = sa.Table(
     "isocenter_verdict",
@@ -46,6 +50,7 @@ _verdict = sa.Table(
     sa.Column("fingerprint", sa.String, nullable=False),
     sa.Column("job_id", sa.String),
     sa.Column("reason", sa.String, nullable=False),
+    sa.Column("decided_at", sa.Float),  # seconds since 1970; NULL: by an earlier release
 )
 _gone = sa.Table(
     "isocenter_gone",
@@ -65,6 +70,7 @@ class Verdict:
     job_id: str | None
     reason: str
     fingerprint: str = ""  # of the images it was said of
+    decided_at: float | None = field(default=None, compare=False)  # seconds since 1970; noted by `judge`
 
     def __str__(self) -> str:
         return f"job {self.job_id}" if self.job_id else f"not wanted: {self.route}: {self.reason}"
@@ -83,6 +89,7 @@ class Arrival:
     changed_at: float
     settling: bool
     ours: bool  # an application of ours made it
+    late: bool = False  # it settles only because the rules were asked once more
     verdicts: tuple[Verdict, ...] = field(default=())  # the last ones, of it and of its study
     waiting: str = ""  # why something is not decided yet, where the router tells
 
@@ -102,7 +109,8 @@ class Arrivals:
 
     def __init__(self, database: str) -> None:
         self._engine = engine(database)
-        _tables.create_all(self._engine)
+        with alone(self._engine, _LOCK) as connection:
+            make_tables(connection, _tables)
 
     def position(self) -> int | None:
         """The sequence number up to which the change log was read, None before the first time."""
@@ -153,6 +161,7 @@ class Arrivals:
                 "changed_at": 0.0,
                 "settling": False,
                 "ours": False,
+                "late": False,
             }
             for resource in resources
         ]
@@ -189,7 +198,12 @@ class Arrivals:
                     & (_verdict.c.route == each.route)
                     & (_verdict.c.application == each.application)
                 )
-                said = {"fingerprint": each.fingerprint, "job_id": each.job_id, "reason": each.reason}
+                said = {
+                    "fingerprint": each.fingerprint,
+                    "job_id": each.job_id,
+                    "reason": each.reason,
+                    "decided_at": time.time(),
+                }
                 if connection.execute(sa.update(_verdict).where(same).values(**said)).rowcount == 0:
                     named = {"subject": subject, "route": each.route, "application": each.application}
                     connection.execute(sa.insert(_verdict).values(**named, **said))
@@ -198,7 +212,29 @@ class Arrivals:
         """All is decided about this series, unless it has changed meanwhile."""
         same = (_arrival.c.resource == arrival.resource) & (_arrival.c.fingerprint == arrival.fingerprint)
         with self._engine.begin() as connection:
-            connection.execute(sa.update(_arrival).where(same).values(settling=False, ours=ours))
+            connection.execute(sa.update(_arrival).where(same).values(settling=False, ours=ours, late=False))
+
+    def studies_since(self, since: float) -> list[str]:
+        """The studies whose images came, or changed, since then (seconds since 1970), in that order."""
+        came = sa.func.max(_arrival.c.changed_at)
+        query = sa.select(_arrival.c.study_uid).where(_arrival.c.study_uid != "", ~_arrival.c.ours)
+        query = query.group_by(_arrival.c.study_uid).having(came >= since).order_by(came)
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    def look_again(self, series: Sequence[ArchiveSeries]) -> bool:
+        """Have what was decided about these series of one study, and made no job, decided once more, as late work.
+
+        False where nothing was decided: they are not known yet, or are being decided about as it is.
+        """
+        subjects = {each.study_uid for each in series}
+        with self._engine.begin() as connection:
+            asked = [each for each in series if _asked_again(connection, each)]
+            subjects |= {each.resource for each in asked}
+            if asked:
+                without = _verdict.c.subject.in_(subjects) & _verdict.c.job_id.is_(None)
+                connection.execute(sa.delete(_verdict).where(without))
+        return bool(asked)
 
     def forget(self, resource: str) -> None:
         """The series is no longer in the archive."""
@@ -266,6 +302,23 @@ def _place(connection: sa.Connection, log: str, sequence: int) -> None:
         connection.execute(sa.insert(_position).values(log=log, sequence=sequence))
 
 
+def _asked_again(connection: sa.Connection, series: ArchiveSeries) -> bool:
+    here = (_arrival.c.resource == series.resource) & ~_arrival.c.settling & ~_arrival.c.ours
+    if connection.execute(sa.update(_arrival).where(here).values(settling=True, late=True)).rowcount == 0:
+        return False
+    unread = {  # of those that `was_there` noted
+        "study_uid": series.study_uid,
+        "series_uid": series.series_uid,
+        "instances": len(series.instances),
+        "fingerprint": fingerprint(series.instances),
+        "arrived_at": series.updated_at,
+        "changed_at": series.updated_at,
+    }
+    was_there = (_arrival.c.resource == series.resource) & (_arrival.c.study_uid == "")
+    connection.execute(sa.update(_arrival).where(was_there).values(**unread))
+    return True
+
+
 def _note(connection: sa.Connection, series: ArchiveSeries, now: float, *, created: bool) -> None:
     """A series that is new, or has other instances than before, settles anew from now."""
     print_now = fingerprint(series.instances)
@@ -281,6 +334,7 @@ def _note(connection: sa.Connection, series: ArchiveSeries, now: float, *, creat
         "arrived_at": known["arrived_at"] if known is not None and known["settling"] else now,
         "changed_at": now,
         "settling": True,
+        "late": False,
     }
     if known is None:
         connection.execute(sa.insert(_arrival).values(resource=series.resource, ours=False, **values))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from isocenter.settings import Settings
 from isocenter_operators.errors import StorageFull, Unavailable
 
-__all__ = ["database_error", "engine", "make_tables", "prepare"]
+__all__ = ["alone", "database_error", "engine", "is_made", "make_tables", "prepare"]
 
 _WAIT_S = 30.0  # for another writer of the same SQLite file
 
@@ -22,6 +24,21 @@ def engine(database: str) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
         return sa.create_engine(url.set(drivername="postgresql+psycopg"), poolclass=NullPool)
     return sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": _WAIT_S})
+
+
+@contextmanager
+def alone(opened: sa.Engine, lock: int) -> Iterator[sa.Connection]:
+    """A transaction for what is read and then written: it waits until no other one under this lock goes on.
+
+    lock: of PostgreSQL's advisory locks; SQLite has one for all.
+    """
+    with opened.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+        yield connection
+        connection.commit()
 
 
 def prepare(settings: Settings) -> None:
@@ -41,6 +58,12 @@ def prepare(settings: Settings) -> None:
         DBOS.migrate(settings.database)
     except (OSError, sa.exc.DBAPIError) as error:
         raise database_error(settings, error) from error
+
+
+def is_made(settings: Settings) -> bool:
+    """Whether there is a database to be asked, without making one; of PostgreSQL that is believed."""
+    url = sa.make_url(settings.database)
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
 
 def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from isocenter import notices
-from isocenter.database import engine, make_tables
+from isocenter.database import alone, engine, make_tables
 from isocenter.job import JobSpec, State
 from isocenter.ledger_entry import TO_BE_SETTLED, WAITING, Entry, entry_of, job_table, tables
 from isocenter.route import OutcomeWanted, Superseded
@@ -51,7 +50,7 @@ class Ledger:
     def __init__(self, database: str) -> None:
         self._engine = engine(database)
         self._notices = notices.Notices(database)
-        with self._alone() as connection:
+        with alone(self._engine, _LOCK) as connection:
             make_tables(connection, tables)
             make_tables(connection, notices.tables)
 
@@ -64,7 +63,7 @@ class Ledger:
         may be gone from the archive. So is one that was not the newest any more and is about to stop for that reason.
         """
         job_id = spec.identity.job_id
-        with self._alone() as connection:
+        with alone(self._engine, _LOCK) as connection:
             known = (
                 connection.execute(sa.select(job_table).where(job_table.c.job_id == job_id))
                 .mappings()
@@ -206,7 +205,7 @@ class Ledger:
     def begin(self, job_id: str, worker: str, life: str, attempt: int | None = None) -> Begun:
         """A worker begins an attempt. One that was begun and never ended has cost a worker its life, unless it is
         the same worker's, and the stack that this belonged to (`life`) has ended as a whole: that is counted apart."""
-        with self._alone() as connection:
+        with alone(self._engine, _LOCK) as connection:
             row = (
                 connection.execute(sa.select(job_table).where(job_table.c.job_id == job_id))
                 .mappings()
@@ -424,24 +423,13 @@ class Ledger:
         of_study = job_table.c.study_uid == study_uid
         unended = job_table.c.state.is_(None) | (sa.func.coalesce(job_table.c.ended, before) >= before)
         needed = sa.select(job_table.c.job_id).where(of_study, unended | sa.or_(*TO_BE_SETTLED.values()))
-        with self._alone() as connection:
+        with alone(self._engine, _LOCK) as connection:
             if connection.execute(needed.limit(1)).first() is not None:
                 return False
             if not notices.forget_study(connection, study_uid):
                 return False
             connection.execute(sa.delete(job_table).where(of_study))
         return True
-
-    @contextmanager
-    def _alone(self) -> Iterator[sa.Connection]:
-        """A transaction for what is read and then written: it waits until no other one of these goes on."""
-        with self._engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-            yield connection
-            connection.commit()
 
     def _set(self, job_id: str, **values: Any) -> None:
         with self._engine.begin() as connection:

@@ -17,7 +17,7 @@ _UNITS["percent"] = "%"
 def measurement_table(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The header, with the units, and the rows; "-" where there is no number and no answer."""
     said = [said_in(group) for group in groups]
-    names = list(said[0]) if said else []
+    names = list(dict.fromkeys(name for each in said for name in each))
     header = ["", *map(measurement_title, names)]
     return [
         header,

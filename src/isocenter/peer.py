@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
@@ -22,7 +23,17 @@ __all__ = [
     "Profile",
     "Retrieve",
     "WebhookPeer",
+    "refuse_half_a_login",
 ]
+
+
+def refuse_half_a_login(username: str | None, password: SecretStr | None) -> None:
+    """Raises PydanticCustomError of the kind `half_a_login`, which names the `missing` one."""
+    if (username is None) != (password is None):
+        missing, given = ("username", "password") if username is None else ("password", "username")
+        raise PydanticCustomError(
+            "half_a_login", "is missing beside {given}", {"missing": missing, "given": given}
+        )
 
 
 class _Part(BaseModel):
@@ -119,8 +130,7 @@ class _HTTPPeer(_Address):
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
-        if (self.username is None) != (self.password is None):
-            raise ValueError("username and password: set both, or neither")
+        refuse_half_a_login(self.username, self.password)
         return self
 
     @property

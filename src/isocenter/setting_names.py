@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from isocenter.secret_files import SUFFIX
 from isocenter.yaml_places import YAMLDocument
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["refuse_lookalikes", "sentence", "where"]
+__all__ = ["missing_secrets", "refuse_lookalikes", "sentence", "where"]
 
 _PREFIX = "ISOCENTER_"
+_SECRETS = {"password", "secret"}
+_NAME = re.compile("[a-z0-9_]+")  # a variable can mean it: variables are read in lower case
 
 
 def refuse_lookalikes(model: type[BaseModel], environment: Mapping[str, str]) -> None:
@@ -53,15 +56,47 @@ def sentence(
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
         place, message = _as_placed(problem["loc"], problem["msg"])
+        place = (*place, *_half(problem))
         if problem["type"] == "extra_forbidden":
             message = f"there is no such key{_meant(get_close_matches(str(place[-1]), _keys(model, place[:-1]), 1))}"
         variable = _variable(place, environment)
         written = document.written(place) if document and not variable else place
-        said = "" if variable else ".".join(map(str, written))
+        if problem["type"] in ("missing", "half_a_login"):
+            message = message.replace("Field required", "is missing") + _to_be_set(written)
+        said = "" if variable.upper().removesuffix(SUFFIX) == _named(place) else ".".join(map(str, written))
         lines.append(
             ": ".join(each for each in (where(place, document, file, environment), said, message) if each)
         )
     return "\n".join(dict.fromkeys(lines))
+
+
+def missing_secrets(error: ValidationError) -> list[tuple[str, ...]]:
+    """Which passwords and secrets are missing, by the keys that lead to them."""
+    found = []
+    for problem in error.errors(include_url=False, include_input=False):
+        place = (*problem["loc"], *_half(problem))
+        if problem["type"] in ("missing", "half_a_login") and place[-1] in _SECRETS:
+            # Behind the name of a peer stands its kind, which the file has no section of.
+            of_peer = place[0] == "peers" and len(place) == 4
+            found.append(tuple(map(str, (*place[:2], place[3]) if of_peer else place)))
+    return found
+
+
+def _half(problem: ErrorDetails) -> tuple[str, ...]:
+    """Of a login that lacks one of both: which."""
+    return (str(problem["ctx"]["missing"]),) if problem["type"] == "half_a_login" else ()
+
+
+def _to_be_set(place: Sequence[int | str]) -> str:
+    """Where else than in the file a password or a secret may stand; it should not stand in the file."""
+    if place[-1] not in _SECRETS or not all(_NAME.fullmatch(str(part)) for part in place):
+        return ""
+    variable = _named(place)
+    return f": set {variable}, or {variable}{SUFFIX} to the file that it stands in"
+
+
+def _named(place: Sequence[int | str]) -> str:
+    return _PREFIX + "__".join(map(str, place)).upper()
 
 
 def where(
@@ -83,7 +118,7 @@ def where(
 def _variable(place: Sequence[int | str], environment: Mapping[str, str]) -> str:
     given = {name.upper(): name for name in environment}
     for end in range(len(place), 0, -1):
-        variable = _PREFIX + "__".join(str(part) for part in place[:end]).upper()
+        variable = _named(place[:end])
         for name in (variable, variable + SUFFIX):
             if name in given:
                 return given[name]

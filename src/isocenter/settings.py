@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -33,10 +34,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from isocenter.peer import TLS, Peer, Profile
+from isocenter.peer import TLS, Peer, Profile, refuse_half_a_login
 from isocenter.route import Route
 from isocenter.secret_files import with_files
-from isocenter.setting_names import refuse_lookalikes, sentence
+from isocenter.setting_names import missing_secrets, refuse_lookalikes, sentence
 from isocenter.yaml_places import YAMLDocument, read_yaml
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.errors import ConfigurationError
@@ -118,8 +119,7 @@ class OrthancSettings(_Section):
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
-        if (self.username is None) != (self.password is None):
-            raise ValueError("username and password: set both, or neither")
+        refuse_half_a_login(self.username, self.password)
         return self
 
     @model_validator(mode="after")
@@ -407,14 +407,17 @@ class Settings(BaseSettings):
         return (env_settings, init_settings)
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Settings:
+    def load(cls, path: Path | None = None, secrets: Collection[str] | None = None) -> Settings:
         """Read `path`, or `./isocenter.yaml` where there is one, then the environment.
+
+        secrets: the sections whose secrets will be used, all where None; those of others may be missing, and are
+        empty then: who only lists jobs need not have the passwords of every peer.
 
         Raises ConfigurationError, naming the file with line and column, or the variable, and the key.
         """
         file = path or Path("isocenter.yaml")
         if path is None and not file.exists():
-            return cls._build({}, None, None)
+            return cls._build({}, None, None, secrets)
         document = read_yaml(file)
         content = document.content
         if not isinstance(content, dict | None):
@@ -424,7 +427,7 @@ class Settings(BaseSettings):
         for key in content or {}:
             if not isinstance(key, str):
                 raise ConfigurationError(f"{file}: {key!r} is no key; write it in quotes")
-        return cls._build(content or {}, file, document)
+        return cls._build(content or {}, file, document, secrets)
 
     @property
     def file(self) -> Path | None:
@@ -437,16 +440,41 @@ class Settings(BaseSettings):
         return _Resolved(**yaml.safe_load(path.read_text()))
 
     @classmethod
-    def _build(cls, content: dict[str, Any], file: Path | None, document: YAMLDocument | None) -> Settings:
+    def _build(
+        cls,
+        content: dict[str, Any],
+        file: Path | None,
+        document: YAMLDocument | None,
+        secrets: Collection[str] | None,
+    ) -> Settings:
         refuse_lookalikes(cls, os.environ)
         if file is not None and "routes" in content:
             content = {**content, "routes": _beside(content["routes"], file)}
         try:
-            settings = cls(**content)
+            try:
+                settings = cls(**content)
+            except ValidationError as error:
+                unused = [
+                    each for each in missing_secrets(error) if secrets is not None and each[0] not in secrets
+                ]
+                if not unused:
+                    raise
+                settings = cls(**_with_empty(content, unused))
         except ValidationError as error:
             raise ConfigurationError(sentence(error, cls, os.environ, file, document)) from error
         settings._file = file
         return settings
+
+
+def _with_empty(content: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """The same with an empty text at each of these places."""
+    changed = deepcopy(content)
+    for *sections, key in places:
+        section = changed
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[key] = ""
+    return changed
 
 
 def _beside(content: Any, file: Path) -> Any:

@@ -43,8 +43,22 @@ class YAMLDocument:
 
     def written(self, place: Sequence[str | int]) -> tuple[str | int, ...]:
         """The parts of the place that the file holds; the last part stays, as it may be what is missing."""
-        way = list(self._way(place))
+        named = self.named(place)
+        way = list(self._way(named))
         return tuple(part for index, (part, mark) in enumerate(way) if mark or index == len(way) - 1)
+
+    def named(self, place: Sequence[str | int]) -> tuple[str | int, ...]:
+        """The place by the names that the file uses: `application` for the first of `applications`."""
+        named: list[str | int] = []
+        node, single = self._root, False
+        for part in place:
+            other = _ALSO.get(str(part))
+            if single and isinstance(part, int):
+                continue
+            single = other is not None and _holds(node, other)
+            named.append(other if single and other else part)
+            node = _inside(node, part)[1]
+        return tuple(named)
 
     def _way(self, place: Sequence[str | int]) -> list[tuple[str | int, yaml.Mark | None]]:
         way: list[tuple[str | int, yaml.Mark | None]] = []
@@ -128,6 +142,10 @@ def _inside(node: yaml.Node | None, part: str | int) -> tuple[yaml.Mark | None, 
                 # The one application is all of them.
                 return key.start_mark, value
     return None, None
+
+
+def _holds(node: yaml.Node | None, key: str) -> bool:
+    return isinstance(node, yaml.MappingNode) and any(each.value == key for each, _ in node.value)
 
 
 def _refuse_twice(node: yaml.Node, file: Path, seen: set[int], around: tuple[int, ...]) -> None:

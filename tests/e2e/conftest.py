@@ -22,6 +22,9 @@ class NoRouter:
     def study(self, study_uid: str) -> list[Series]:
         return []
 
+    def known(self, study_uid: str) -> list[Arrival]:
+        return []
+
     def status(self) -> dict[str, str]:
         return {"away": ""}
 

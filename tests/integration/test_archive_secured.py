@@ -112,6 +112,9 @@ async def _proxied(settings: Settings, path: str) -> httpx.Response:
         def study(self, _: str) -> list[Any]:
             return []
 
+        def known(self, _: str) -> list[Any]:
+            return []
+
     idle: Any = Idle()
     app = create_app(settings, router=idle, jobs=idle)
     through = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")

@@ -57,6 +57,9 @@ class Nudges:
     def study(self, study_uid: str) -> list[Series]:
         return []
 
+    def known(self, study_uid: str) -> list[Arrival]:
+        return []
+
     def nudge(self) -> None:
         self.arrived.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,11 @@ from isocenter.routing import Router
 from isocenter.rules import OUR_OWN
 from isocenter.settings import Settings
 from isocenter.stack.orthanc import running_orthanc
-from isocenter_operators.dicom.identity import JobIdentity
+from isocenter_operators.dicom import codes
+from isocenter_operators.dicom.findings import Findings, Measurement, MeasurementGroup
+from isocenter_operators.dicom.identity import Algorithm, JobIdentity
+from isocenter_operators.dicom.results.sr import measurement_report
+from isocenter_operators.dicom.series.geometry import volume_of
 from isocenter_operators.standby import READY
 from isocenter_operators.testing import as_datasets, thorax_phantom
 
@@ -425,6 +430,39 @@ def test_an_application_of_ours_may_say_that_it_is_not_applicable(
     assert "wrote no DICOM" in job.reason
     assert "liver" not in job.reason
     assert ("--vouch" in job.reason) is (whose == "says that it is ours")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_numbers_of_its_report_are_told_of_the_job(
+    ours: bool, begin: Callable[..., Site], recipe: Recipe
+) -> None:
+    """The free text in it only where it is an application of ours, and is believed."""
+    phantom = thorax_phantom(size=(16, 16, 6), spacing_mm=(22.0, 22.0, 30.0))
+    volume = volume_of(as_datasets(phantom, uid_seed="a")[:_IMAGES])
+    measured = Measurement("volume_mL", codes.VOLUME, 1234.5, codes.MILLILITER)
+    groups = (MeasurementGroup("Doe^Jane's lung", codes.LUNG, (), (measured,), notes=("cut off",)),)
+    report = measurement_report(
+        findings=Findings(groups),
+        frames=volume.frames,
+        algorithm=Algorithm("lungs", "1"),
+        identity=JobIdentity("0" * 64, datetime(2026, 11, 22)),
+    )
+    content = BytesIO()
+    report.save_as(content, enforce_file_format=True)
+    recipe.content.files["opt/holoscan/app/report"] = content.getvalue()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = (
+        b"import os, pathlib, shutil\n"
+        b"target = pathlib.Path(os.environ['HOLOSCAN_OUTPUT_PATH']) / 'report.dcm'\n"
+        b"shutil.copyfile(pathlib.Path(__file__).parent / 'report', target)\n"
+    )
+    if ours:
+        recipe.content.files["var/holoscan/app.yaml"] = b"isocenter: {}\n"
+    site = begin(vouched=ours)
+    site.send()
+    job = site.job()
+    assert job.state == "done", job.reason
+    told = {"label": "Doe^Jane's lung", "notes": ["cut off"]} if ours else {"label": "Lung", "notes": []}
+    assert job.groups == ({**told, "volume_mL": 1234.5},)
 
 
 def test_de_identified_it_sees_nobody_and_its_result_is_the_patients(

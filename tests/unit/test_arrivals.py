@@ -10,6 +10,7 @@ import pytest
 
 from isocenter import pacs
 from isocenter.arrivals import Arrivals, Verdict, fingerprint, study_fingerprint
+from isocenter.database import engine
 from isocenter.pacs import ArchiveSeries, Change
 from isocenter.routing.change_log import ChangeLog
 from isocenter_operators.errors import ArchiveUnavailable
@@ -58,6 +59,55 @@ def test_what_was_said_of_deleted_images_is_not_said_of_those_that_come_back(tmp
 
     (again,) = arrivals.of_study("1.2")
     assert (again.settling, again.verdicts) == (True, ())
+
+
+def test_what_was_decided_is_decided_once_more_when_asked_but_for_what_made_a_job(tmp_path: Path) -> None:
+    arrivals = Arrivals(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    series = [ArchiveSeries(f"r{n}", "1.2", f"1.2.{n}", frozenset({f"i{n}"})) for n in (1, 2, 3)]
+    arrivals.record(7, series, now=100.0)
+    assert not arrivals.look_again(series)  # it is being decided about
+    one, two, ours = arrivals.settling()
+    made = Verdict("r", "a", "f" * 64, "", one.fingerprint)
+    arrivals.judge("r1", [made, Verdict("r", "b", None, "no", one.fingerprint)])
+    arrivals.judge("r2", [Verdict("r", "a", None, "no", two.fingerprint)])
+    arrivals.judge("1.2", [Verdict("s", "a", None, "no", study_fingerprint([one, two]))])
+    arrivals.close(one)
+    arrivals.close(two)
+    arrivals.close(ours, ours=True)
+    assert not arrivals.look_again([ArchiveSeries("r9", "1.9", "1.9.1", frozenset("i"))])  # nobody knows it
+
+    assert arrivals.look_again(series)
+
+    assert [(each.resource, each.late, each.changed_at) for each in arrivals.settling()] == [
+        ("r1", True, 100.0),
+        ("r2", True, 100.0),
+    ]
+    assert [each.verdicts for each in arrivals.of_study("1.2")] == [(made,), (), ()]
+    arrivals.record(8, [replace(series[0], instances=frozenset("ij"))], now=200.0)
+    assert [each.late for each in arrivals.settling()] == [True, False]  # images came: r1 is new work
+
+
+def test_the_tables_of_an_earlier_release_get_what_they_lack(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'a.sqlite'}"
+    Arrivals(database).record(1, [ArchiveSeries("r1", "1.2", "1.2.1", frozenset("i"))], now=100.0)
+    with engine(database).begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE isocenter_arrival DROP COLUMN late")
+        connection.exec_driver_sql("ALTER TABLE isocenter_verdict DROP COLUMN decided_at")
+    arrivals = Arrivals(database)
+    (arrival,) = arrivals.settling()
+    assert not arrival.late
+    arrivals.judge("r1", [Verdict("r", "a", None, "no", arrival.fingerprint)])
+    assert arrivals.of_study("1.2")[0].verdicts[0].decided_at is not None
+
+
+def test_studies_are_found_by_when_their_images_came(tmp_path: Path) -> None:
+    arrivals = Arrivals(f"sqlite:///{tmp_path / 'a.sqlite'}")
+    for number in (1, 3, 2):
+        series = [ArchiveSeries(f"r{number}", f"1.{number}", f"2.{number}", frozenset({"i"}))]
+        arrivals.record(number, series, now=100.0 * number)
+    arrivals.was_there({"r4"})
+    assert arrivals.studies_since(200.0) == ["1.2", "1.3"]
+    assert arrivals.studies_since(0.0) == ["1.1", "1.2", "1.3"]
 
 
 def test_results_of_ours_do_not_change_the_study(tmp_path: Path) -> None:

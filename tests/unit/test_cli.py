@@ -5,19 +5,27 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from pydicom import dcmread
+from pynetdicom import AE, evt
 
+from isocenter.arrivals import Arrivals, Verdict
 from isocenter.cli import main, options
 from isocenter.cli.output import groups_table, seconds_table
 from isocenter.cli.validate import lines_of
+from isocenter.database import prepare
 from isocenter.job import JobSpec
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
+from isocenter.pacs import ArchiveSeries
 from isocenter.settings import Settings
 from isocenter.stack import running
 from isocenter.stack.running import exclusively, write
@@ -113,7 +121,6 @@ def test_bad_input_is_one_sentence(site: Path, capfd: pytest.CaptureFixture[str]
     for folder, sentence in (
         ("empty", "empty is empty: there are no DICOM files to read"),
         ("text", "no DICOM images in text: 1 files were looked at"),
-        ("nowhere", "nowhere does not exist"),
         ("truncated", "truncated"),
     ):
         assert main(["run", "trivial", folder, "--out", "out", "--json"]) == 1
@@ -144,6 +151,19 @@ def test_an_output_that_is_no_folder(site: Path, capfd: pytest.CaptureFixture[st
     [
         (["run", "nothing", ".", "--out", "out"], "there is no application 'nothing'"),
         (["run", "trivial"], "Missing argument 'PATH'"),
+        (["run", "trivial", "nowhere", "--out", "out"], "Path 'nowhere' does not exist"),
+        (["send", "nowhere"], "Path 'nowhere' does not exist"),
+        (["demo", "--study", "nowhere"], "Path 'nowhere' does not exist"),
+        (["rules", "explain", "nowhere"], "Path 'nowhere' does not exist"),
+        (["validate", ".", "nowhere"], "Path 'nowhere' does not exist"),
+        (["validate-site", "nowhere", "--app", "trivial", "--out", "out"], "'nowhere' does not exist"),
+        (["validate-site", "isocenter.yaml", "--app", "trivial", "--out", "out"], "is a file"),
+        (["map", "run", "x.oci", "-i", "nowhere", "-o", "out"], "Directory 'nowhere' does not exist"),
+        (["map", "run", "x.oci", "-i", "isocenter.yaml", "-o", "out"], "'isocenter.yaml' is a file"),
+        (["map", "lint", "nowhere.oci"], "nowhere.oci: there is no such file or folder"),
+        (["map", "add", "nowhere.oci"], "Path 'nowhere.oci' does not exist"),
+        (["map", "build", "nowhere", "-o", "x.oci"], "nowhere"),
+        (["models", "import", "nowhere/x.zip"], "nowhere/x.zip"),
         (["fly"], "No such command 'fly'"),
         (["jobs", "--config", "none.yaml"], "none.yaml: can not be read"),
     ],
@@ -164,7 +184,7 @@ def test_sending_when_there_is_nothing_to_send_or_nobody_to_send_to(
     assert main(["send", "empty"]) == 1
     assert "empty is empty: there is nothing to send" in capfd.readouterr().err
     assert main(["send", "text"]) == 1
-    assert "no DICOM images in text: 1 file looked at, not DICOM" in capfd.readouterr().err
+    assert capfd.readouterr().err == "no DICOM images in text: 1 file looked at, not DICOM\n"
     folder = str(images(site / "in", 1))
     assert main(["send", folder]) == 1
     assert "the archive ISOCENTER at 127.0.0.1:9 does not answer; is it running?" in capfd.readouterr().err
@@ -182,6 +202,67 @@ def test_rules_explain_says_which_fire_and_why_the_others_do_not(
     (said,) = series["routes"]
     assert (said["route"], said["applications"], said["wanted"]) == ("CT", ["trivial"], False)
     assert said["reason"] == "2 instances, and should be 3 or more"
+
+
+def test_rules_explain_says_what_was_decided_before_and_how_it_is_decided_again(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = images(site / "in", 3)
+    assert main(["rules", "explain", str(folder)]) == 0
+    assert "decided" not in capfd.readouterr().out  # without a database, and none is made
+    settings = Settings.load()
+    assert not Path("isocenter-data").exists()
+
+    image = dcmread(next(folder.iterdir()))
+    study_uid, series_uid = str(image.StudyInstanceUID), str(image.SeriesInstanceUID)
+    prepare(settings)
+    arrivals = Arrivals(settings.database)
+    arrivals.record(1, [ArchiveSeries("r1", study_uid, series_uid, frozenset("abc"))], now=100.0)
+    assert main(["rules", "explain", str(folder)]) == 0
+    assert "decided" not in capfd.readouterr().out  # it is not decided yet
+    (arrival,) = arrivals.settling()
+    arrivals.judge("r1", [Verdict("CT", "trivial", "f" * 64, "", arrival.fingerprint)])
+    arrivals.close(arrival)
+    (site / "isocenter.yaml").write_text(
+        "routes:\n"
+        "  - {name: CT, application: trivial, when: {Modality: CT}}\n"
+        "  - {name: new, application: trivial, when: {Modality: CT}}\n"
+    )
+    (verdict,) = arrivals.of_study(study_uid)[0].verdicts
+    assert verdict.decided_at is not None
+    at = f"{datetime.fromtimestamp(verdict.decided_at, UTC):%Y-%m-%d %H:%M} UTC"
+
+    assert main(["rules", "explain", str(folder)]) == 0
+    assert capfd.readouterr().out.splitlines()[1:] == [
+        "  CT: goes to trivial; routine",
+        f"    decided on {at}: job ffffffffffff",
+        "  new: goes to trivial; routine",
+        f"    decided on {at}, without a job: there was no such route; by itself it makes none now, "
+        f"`isocenter rules apply --study {study_uid}` does",
+    ]
+    assert main(["rules", "explain", str(folder), "--json"]) == 0
+    (told,) = json.loads(capfd.readouterr().out)
+    assert [(each["route"], each["decided"][0]["job_id"]) for each in told["routes"]] == [
+        ("CT", "f" * 64),
+        ("new", None),
+    ]
+
+
+def test_rules_apply_wants_to_know_which_studies_and_that_the_service_knows_the_routes(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["rules", "apply"]) == 2
+    assert "--study UID, or --since DATE" in capfd.readouterr().err
+    assert main(["rules", "apply", "--study", "1.2"]) == 1
+    assert "Orthanc at http://127.0.0.1:9 does not answer" in capfd.readouterr().err
+    settings = Settings.load()
+    with exclusively(settings):
+        write(settings)
+        assert main(["rules", "apply", "--study", "1.2", "--yes"]) == 1  # the same routes
+        capfd.readouterr()
+        (site / "isocenter.yaml").write_text("routes: []\northanc: {http_port: 9, dicom_port: 9}\n")
+        assert main(["rules", "apply", "--study", "1.2", "--yes"]) == 2
+        assert "was started with other routes: start it again" in capfd.readouterr().err
 
 
 def test_rules_check_names_what_can_not_work(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -232,6 +313,18 @@ def test_jobs_before_there_are_any(capfd: pytest.CaptureFixture[str]) -> None:
         assert json.loads(capfd.readouterr().out) == {"jobs": []}
     assert main(["jobs", "show", "ffff"]) == 1
     assert "there is no job 'ffff'" in capfd.readouterr().err
+
+
+def test_who_looks_at_jobs_need_not_have_the_secrets_of_others(
+    site: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (site / "isocenter.yaml").open("a") as file:
+        file.write("peers: {ris: {kind: webhook, url: 'http://ris'}}\n")
+    for command in (["jobs"], ["rules", "check"], ["map", "list"]):
+        assert main(command) == 0, command
+    capfd.readouterr()
+    assert main(["worker"]) == 2
+    assert "peers.ris.secret: is missing: set ISOCENTER_PEERS__RIS__SECRET" in capfd.readouterr().err
 
 
 def test_all_failed_jobs_are_run_again_at_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -297,12 +390,68 @@ def test_the_doctor_looks_for_the_folders_that_results_go_to(
     assert "peers.lost.path" in checks["peer lost"]["advice"]
 
 
+# pynetdicom leaves the socket of a connection that is refused to the garbage collector.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
+def test_the_doctor_asks_other_systems_and_sends_them_nothing(
+    site: Path, free_port: Callable[[], int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    called: list[str] = []
+    node = AE(ae_title="VNA")
+    node.add_supported_context("1.2.840.10008.1.1")
+    node.require_called_aet = True
+    server = node.start_server(
+        ("127.0.0.1", 0),
+        block=False,
+        evt_handlers=[(evt.EVT_C_ECHO, lambda event: called.append(event.assoc.requestor.ae_title) or 0)],
+    )
+    with socket.create_server(("127.0.0.1", 0)) as ris:
+        port, ris_port, silent = server.server_address[1], ris.getsockname()[1], free_port()
+        peers = {
+            "vna": {"kind": "dicom", "host": "127.0.0.1", "port": port, "aet": "VNA"},
+            "mistaken": {"kind": "dicom", "host": "127.0.0.1", "port": port, "aet": "PACS"},
+            "off": {"kind": "dicom", "host": "127.0.0.1", "port": silent, "aet": "PACS"},
+            "ris": {"kind": "webhook", "url": f"http://127.0.0.1:{ris_port}/x?token=1", "secret": "s"},
+            "web": {"kind": "dicomweb", "url": f"http://127.0.0.1:{silent}/dicom-web"},
+        }
+        (site / "isocenter.yaml").write_text(yaml.safe_dump({"peers": peers, "routes": []}))
+        try:
+            main(["doctor", "--json"])
+        finally:
+            server.shutdown()
+        connection, _ = ris.accept()
+        with connection:
+            assert connection.recv(1) == b""
+    checks = {
+        each["what"].removeprefix("peer "): each for each in json.loads(capfd.readouterr().out)["checks"]
+    }
+    assert {name: checks[name]["ok"] for name in peers} == {
+        "vna": True,
+        "mistaken": False,
+        "off": False,
+        "ris": True,
+        "web": False,
+    }
+    assert called == ["ISOCENTER"]
+    assert not any(checks[name]["required"] for name in peers)
+    assert (
+        "rejects the association of ISOCENTER: Called AE title not recognised" in checks["mistaken"]["seen"]
+    )
+    assert "PACS at 127.0.0.1:" in checks["off"]["seen"]
+    assert "know ISOCENTER at this address" in checks["off"]["advice"]
+    assert checks["web"]["seen"] == f"http://127.0.0.1:{silent} does not answer: Connection refused"
+    assert "token" not in checks["ris"]["seen"]
+
+
 def test_tables() -> None:
     groups = [{"label": "Both", "notes": [], "volume_mL": None, "mean_density_HU": -812.34}]
     assert groups_table(groups) == [
         "      volume (mL)  mean density (HU)",
         "Both            -             -812.3",
     ]
+    differently = [{"label": "A", "volume_mL": 1.0}, {"label": "B", "length_mm": 2.0}]
+    assert groups_table(differently)[0].split() == ["volume", "(mL)", "length", "(mm)"]
     assert seconds_table({"fetch": 0.5, "store": 1.25})[-1] == "all       1.75"
 
 

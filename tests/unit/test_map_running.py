@@ -495,7 +495,7 @@ def test_an_output_that_is_not_empty_is_refused(
 def test_an_image_that_is_no_such_file(
     tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["map", "run", "no.oci", "-i", str(images), "-o", str(tmp_path / "out")]) == 1
+    assert main(["map", "run", "no.oci", "-i", str(images), "-o", str(tmp_path / "out")]) == 2
     assert "no.oci: there is no such file or folder" in capsys.readouterr().err
 
 

@@ -220,10 +220,31 @@ def test_what_it_says_of_itself_is_believed_by_more_than_its_own_word(tmp_path: 
     stored = plain.add(image)
     assert (stored.ours, stored.vendor, plain.believed(stored)) == (True, "unknown", False)
     vouched = plain.add(image, vouched=True)
-    assert (vouched.vendor, plain.believed(plain.get(vouched.digest))) == ("Isocenter", True)
+    assert (vouched.vendor, plain.believed(plain.get(vouched.digest))) == ("unknown", True)
     key = ed25519.Ed25519PrivateKey.generate()
     signed = MapStore(tmp_path / "signed", [_public(key, tmp_path / "key.pem")])
     assert signed.believed(signed.add(image, signature=key.sign(stored.digest.encode())))
+
+
+def test_adding_it_says_whether_it_is_believed(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ours").mkdir()
+    recipe = good()
+    recipe.content.files["var/holoscan/app.yaml"] = b"isocenter: {}\n"
+    ours = recipe.write_image(tmp_path / "ours")
+    for words, said in (
+        ([str(ours), "--vouch"], "it is vouched for: where it answers `not applicable`, that is believed\n"),
+        ([str(ours)], "nobody vouches for it"),
+        ([str(image)], ""),
+    ):
+        assert main(["map", "add", *words, "--name", "liver"]) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith("map://liver@sha256:")
+        assert len(out.splitlines()) == 1  # for scripts
+        assert said in err
+        assert ("vouch" in err) is bool(said)
 
 
 def test_nobody_vouches_for_what_is_not_ours(image: Path, store: MapStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from isocenter.gateway.app import create_app
 from isocenter.route import Route
 from isocenter.route_models import RouteModels, missing_models
-from isocenter.settings import Settings, TritonSettings
+from isocenter.settings import OrthancSettings, Settings, TritonSettings
 from isocenter.stack.up import stack
 from isocenter_operators.errors import ConfigurationError, IsocenterError
 
@@ -92,6 +93,17 @@ def test_an_application_that_went_away_is_told_with_its_route(tmp_path: Path) ->
     assert told.startswith(f"route 'all of {package}': ")
 
 
+def test_a_model_that_the_start_is_refused_for_is_told_once(tmp_path: Path) -> None:
+    elsewhere = OrthancSettings(url="http://127.0.0.1:9")
+    settings = site(tmp_path, "liver", orthanc=elsewhere)
+    write(tmp_path / "apps" / "liver", "app.yaml", LIVER.replace("liver_net", "gone"))
+    said: list[str] = []
+    refused = pytest.raises(ConfigurationError, match="has no model 'gone', only liver_net, self_test")
+    with refused, stack(settings, move_ports=True, say=said.append):
+        pass
+    assert said == []
+
+
 def test_a_server_elsewhere_is_asked_what_it_serves(tmp_path: Path, triton: str) -> None:
     settings = site(tmp_path, "liver", triton=TritonSettings(url=triton))
     (told,) = missing_models(settings)
@@ -127,6 +139,9 @@ class _Idle:
     def study(self, _study_uid: str) -> list[Any]:
         return []
 
+    def known(self, _study_uid: str) -> list[Any]:
+        return []
+
     def status(self) -> dict[str, Any]:
         return {"away": ""}
 
@@ -137,16 +152,18 @@ async def _got(app: Starlette, *paths: str) -> list[httpx.Response]:
         return [await client.get(path) for path in paths]
 
 
-def test_the_status_page_and_the_start_tell_it_and_go_on(tmp_path: Path) -> None:
+def test_the_status_page_and_the_start_tell_it_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = site(tmp_path, "liver")
     idle: Any = _Idle()
     page, health = asyncio.run(_got(create_app(settings, router=idle, jobs=idle), "/status", "/healthz"))
     assert "asks for version 3 of the model" in page.text
     assert "asks for version 3 of the model" in health.json()["warnings"][0]
     said: list[str] = []
-    taken = settings.model_copy(
-        update={"orthanc": settings.orthanc.model_copy(update={"program": tmp_path / "none"})}
-    )
-    with pytest.raises(ConfigurationError), stack(taken, move_ports=True, say=said.append):
+    monkeypatch.setattr("isocenter.stack.up.Supervisor", lambda *_, **__: nullcontext())  # nothing starts
+    elsewhere = settings.model_copy(update={"orthanc": OrthancSettings(url="http://127.0.0.1:9")})
+    with stack(elsewhere, move_ports=True, say=said.append):
         pass
     assert "asks for version 3 of the model" in said[0]
+    assert said[1].startswith("starting triton")

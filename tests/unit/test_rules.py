@@ -677,7 +677,7 @@ def test_wrong_rules_are_refused_with_line_and_column(
     with pytest.raises(ConfigurationError) as refused:
         refuse_wrong_rules(settings, settings.file, catalog)
     assert str(refused.value).splitlines() == [
-        f"{file}:3:5: routes.0 (chest CT): applications.0: there is no application 'gone' in apps_dir; "
+        f"{file}:3:5: routes.0 (chest CT): application: there is no application 'gone' in apps_dir; "
         f"there are {', '.join(sorted(catalog.names))}",
         f"{file}:7:12: routes.0 (chest CT): when.any_of.0.Modalty: not a DICOM keyword; did you mean Modality?",
     ]
@@ -980,7 +980,7 @@ def test_the_api_explains_a_study_of_the_archive(site: Path, free_port: Callable
     def study_of(study_uid: str) -> list[Series]:
         return [series()] if study_uid == "1.2" else []
 
-    app = Starlette(routes=RulesAPI(Settings.load(), study_of).routes)
+    app = Starlette(routes=RulesAPI(Settings.load(), study_of, lambda _: []).routes)
     with served(app, free_port()) as url, httpx.Client(base_url=url, trust_env=False) as client:
         listed = client.get("/api/rules").json()
         assert ([route["name"] for route in listed["routes"]], listed["problems"]) == (["CT", "pair"], [])

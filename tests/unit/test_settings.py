@@ -71,7 +71,20 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
         ),
         ("orhtanc: {}", r"isocenter.yaml:1:1: orhtanc: there is no such key; did you mean orthanc\?"),
         ("gateway: {port: many}", r"gateway.port: Input should be a valid integer"),
-        ("orthanc: {username: u}", r"orthanc: .*username and password: set both, or neither"),
+        (
+            "orthanc: {username: u}",
+            r"1:1: orthanc.password: is missing beside username: set ISOCENTER_ORTHANC__PASSWORD, or "
+            r"ISOCENTER_ORTHANC__PASSWORD_FILE to the file that it stands in$",
+        ),
+        (
+            "peers:\n  ris: {kind: webhook, url: 'http://h'}",
+            r"2:3: peers.ris.secret: is missing: set ISOCENTER_PEERS__RIS__SECRET, or "
+            r"ISOCENTER_PEERS__RIS__SECRET_FILE to the file that it stands in$",
+        ),
+        (
+            "peers:\n  RIS: {kind: orthanc, url: 'http://h', username: u}",  # no variable means RIS
+            r"2:3: peers.RIS.password: is missing beside username$",
+        ),
         ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
         ("- a list", r"expected keys and values at the top, found list"),
         ("a: [", r"isocenter.yaml:1:5: not valid YAML: "),
@@ -86,8 +99,16 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
             "routes:\n  - {name: r, application: a, wen: {}}",
             r"yaml:2:31: routes.0.wen: .*did you mean when\?",
         ),
-        ("routes:\n  - {name: r}", r"isocenter.yaml:2:5: routes.0.applications: Field required"),
-        ("routes:\n  - {name: r, application: [1]}", r"isocenter.yaml:2:15: routes.0.application"),
+        ("routes:\n  - {name: r}", r"isocenter.yaml:2:5: routes.0.applications: is missing$"),
+        (
+            "routes:\n  - {name: r, application: 'map://a:latest'}",
+            r"isocenter.yaml:2:15: routes.0.application: 'map://a:latest': name a package by its digest",
+        ),
+        ("routes:\n  - {name: r, applications: [a, [b]]}", r"2:33: routes.0.applications.1: Input should be"),
+        (
+            "routes:\n  - {name: r, application: [1]}",
+            r"isocenter.yaml:2:29: routes.0.application: Input should be",
+        ),
         (
             "routes:\n  - {name: r, application: a, priority: {STATT: {}}}",
             r"isocenter.yaml:2:42: routes.0.priority",
@@ -235,6 +256,32 @@ def test_what_is_wrong_with_a_secrets_file_is_named(
     monkeypatch.setenv(variable, str(tmp_path / "secret"))
     with pytest.raises(ConfigurationError, match=message):
         Settings.load()
+
+
+def test_secrets_that_are_not_used_may_be_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = (
+        "orthanc: {url: 'http://pacs:8042', username: us}\n"
+        "peers:\n"
+        "  ris: {kind: webhook, url: 'http://ris'}\n"
+        "  vna: {kind: dicomweb, url: 'http://vna', username: us}\n"
+    )
+    file.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"orthanc.password: is missing") as refused:
+        Settings.load(file)
+    assert len(str(refused.value).splitlines()) == 3
+    with pytest.raises(ConfigurationError, match=r"orthanc.password: is missing") as refused:
+        Settings.load(file, secrets=["orthanc"])
+    assert "peers" not in str(refused.value)
+    settings = Settings.load(file, secrets=())
+    assert settings.orthanc.url == "http://pacs:8042"
+    assert [*settings.peers] == ["ris", "vna"]
+    monkeypatch.setenv("ISOCENTER_ORTHANC__PASSWORD", "known")
+    credentials = Settings.load(file, secrets=["orthanc"]).orthanc.credentials
+    assert credentials is not None
+    assert credentials.password == "known"
+    file.write_text(content + "  old: {kind: folder}\n")
+    with pytest.raises(ConfigurationError, match=r"peers.old.path: is missing$"):
+        Settings.load(file, secrets=())
 
 
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ _SETTLE_S = 1.0  # the demo sends the whole study at once: there is nothing to w
 
 
 @click.command()
-@click.option("--study", type=click.Path(path_type=Path), help="Your DICOM files instead of the phantom.")
+@click.option("--study", type=options.existing_path, help="Your DICOM files instead of the phantom.")
 @click.option("--once", is_flag=True, help="Stop after the results; 0 only if they are in the archive.")
 @options.config
 def command(study: Path | None, once: bool, config: Path | None) -> int:

@@ -70,6 +70,7 @@ def examine(settings: Settings, serving: Settings | None = None) -> list[Finding
         _route_models(settings),
         _packages(settings),
         *_folder_peers(settings),
+        *_other_peers(settings),
         *(_ports(settings) if serving is None else _service(serving)),
     ]
 
@@ -193,6 +194,21 @@ def _folder_peers(settings: Settings) -> Iterator[Finding]:
             there = peer.path.is_dir() and os.access(peer.path, os.W_OK)
             seen = str(peer.path) if there else f"{peer.path} is not there, or can not be written to"
             yield Finding(f"peer {name}", there, seen, advice)
+
+
+def _other_peers(settings: Settings) -> Iterator[Finding]:
+    """Asked from here; without it all else works, and what is to go there waits."""
+    from isocenter.onward.reach import reach
+
+    for name, peer in settings.peers.items():
+        if isinstance(peer, FolderPeer):
+            continue
+        known = f", or have it know {settings.orthanc.aet} at this address" if peer.kind == "dicom" else ""
+        advice = f"start it, let its firewall through, correct peers.{name}{known}: what is to go there waits"
+        try:
+            yield Finding(f"peer {name}", True, reach(peer, settings), required=False)
+        except IsocenterError as error:
+            yield Finding(f"peer {name}", False, str(error), advice, required=False)
 
 
 def _ports(settings: Settings) -> Iterator[Finding]:

@@ -46,6 +46,8 @@ def command(
     package = store.open(stored)
     if chosen_engine(Wish(engine=settings.maps.engine), package) in ("bubblewrap", "namespaces"):
         package = unpacked(package, store.cache)
+    if stored.ours:
+        say(_believed(stored.vouched, store.believed(stored)))
     errors = sum(finding.severity == "error" for finding in lint_package(package))
     if errors:
         say(f"isocenter map lint finds {counted(errors, 'error')} in it: look before a route names it")
@@ -54,3 +56,13 @@ def command(
     else:
         print_lines([stored.reference])
     return 0
+
+
+def _believed(vouched: bool, believed: bool) -> str:
+    if believed:
+        why = "is vouched for" if vouched else "is signed with a trusted key"
+        return f"it {why}: where it answers `not applicable`, that is believed"
+    return (
+        "it says that it is an application of Isocenter, and nobody vouches for it: where it answers `not applicable`, "
+        "the job has failed; add it with --vouch to have it believed"
+    )

@@ -147,7 +147,7 @@ def _parts(asked: _Asked, work: Path) -> Parts:
     from isocenter.settings import Settings
 
     app = read_app(asked.app, asked.config, asked.requirements)
-    settings = Settings.load() if app.models else None
+    settings = Settings.load(secrets=()) if app.models else None
     models = models_of(app, asked.models, settings.model_repositories if settings else ())
     for path in _secrets(app):
         say(f"note: {path} looks like a secret, and whoever has the image will have it: leave it out")

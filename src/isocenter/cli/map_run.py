@@ -47,7 +47,7 @@ class _Size(click.ParamType[int]):
 @click.command("run")
 @click.argument("source", metavar="MAP")
 @click.option(
-    "-i", "--input", "read", required=True, type=click.Path(path_type=Path), help="The folder of images."
+    "-i", "--input", "read", required=True, type=options.existing_folder, help="The folder of images."
 )
 @click.option(
     "-o",
@@ -168,8 +168,6 @@ def _run(
 
 
 def _require(read: Path, out: Path) -> None:
-    if not read.is_dir():
-        raise InputError(f"-i: {read} is no folder", path=str(read))
     if not any(each.is_file() for each in read.rglob("*")):
         raise InputError(f"-i: {read} is empty: there is nothing to run it on", path=str(read))
     try:

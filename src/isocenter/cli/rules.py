@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from isocenter.cli import options
-from isocenter.cli.output import counted, print_json, print_lines
-from isocenter_operators.errors import ConfigurationError, UnreadableInput
+from isocenter.cli.output import counted, print_json, print_lines, say
+from isocenter.cli.rules_apply import apply, noted
+from isocenter_operators.errors import ConfigurationError, Unavailable, UnreadableInput
 
 if TYPE_CHECKING:
+    from isocenter.arrivals import Arrival
     from isocenter.rules import RouteVerdict, Series
+    from isocenter.settings import Settings
 
 __all__ = ["command"]
 
@@ -22,7 +25,7 @@ __all__ = ["command"]
 @options.config
 @click.pass_context
 def command(context: click.Context, config: Path | None) -> None:
-    """The rules that choose applications for series and studies: check, explain PATH."""
+    """The rules that choose applications for series and studies: check, explain PATH, apply."""
     context.obj = config
 
 
@@ -35,7 +38,7 @@ def check(config: Path | None, as_json: bool) -> int:
     from isocenter.rules import located, problems
     from isocenter.settings import Settings
 
-    settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
+    settings = Settings.load(config, secrets=())  # the file as it is now, whatever a stack was started with
     found = problems(settings.routes, Catalog.of(settings).names)
     lines = located(found, settings.file)
     if as_json:
@@ -49,34 +52,66 @@ def check(config: Path | None, as_json: bool) -> int:
     return 2 if found else 0
 
 
+command.add_command(apply)
+
+
 @command.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=options.existing_path)
 @options.json_option
 @click.pass_obj
 def explain(config: Path | None, path: Path, as_json: bool) -> int:
-    """Which rules fire for the series and studies below PATH, and why each other one does not."""
+    """Which rules fire for the series and studies below PATH, and why each other one does not.
+
+    Where one fires for what was decided on before: which job it made, or why it makes none by itself.
+    """
     from isocenter.catalog import Catalog
     from isocenter.rules import explain as ask
-    from isocenter.rules import explanation, refuse_wrong_rules
+    from isocenter.rules import refuse_wrong_rules
     from isocenter.settings import Settings
 
-    settings = Settings.load(config)  # the file as it is now, whatever a stack was started with
+    settings = Settings.load(config, secrets=())  # the file as it is now, whatever a stack was started with
     refuse_wrong_rules(settings, settings.file, Catalog.of(settings))
     studies = _studies(path)
+    known = _known(settings, studies)
     if as_json:
-        told = [explanation(settings.routes, study) for study in studies.values()]
+        told = [_as_json(settings, study, known[study_uid]) for study_uid, study in studies.items()]
         print_json([entry for study in told for entry in _entries(study)])
         return 0
-    for study in studies.values():
-        verdicts = ask(settings.routes, study)
+    for study_uid, study in studies.items():
+        verdicts = [(each, _lines(each, study_uid, known[study_uid])) for each in ask(settings.routes, study)]
         for series in study:
             print_lines([f"series {series.series_uid} ({counted(series.instances, 'instance')})"])
-            print_lines(f"  {_told(each)}" for each in verdicts if each.series_uid == series.series_uid)
-        of_study = [each for each in verdicts if each.scope == "study"]
+            for each, lines in verdicts:
+                print_lines(lines if each.series_uid == series.series_uid else [])
+        of_study = [line for each, lines in verdicts if each.scope == "study" for line in lines]
         if of_study:
-            print_lines([f"study {study[0].study_uid} ({counted(len(study), 'series', 'series')})"])
-            print_lines(f"  {_told(each)}" for each in of_study)
+            print_lines([f"study {study_uid} ({counted(len(study), 'series', 'series')})", *of_study])
     return 0
+
+
+def _known(settings: Settings, study_uids: Iterable[str]) -> dict[str, list[Arrival]]:
+    """What was decided about each study before; the rules are explained without a database too, which is said."""
+    from isocenter.database import is_made
+
+    if not is_made(settings):
+        return {uid: [] for uid in study_uids}
+    try:
+        with noted(settings) as arrivals:
+            return {uid: arrivals.of_study(uid) for uid in study_uids}
+    except Unavailable as error:
+        say(f"whether anything was decided about it before is not known: {error}")
+        return {uid: [] for uid in study_uids}
+
+
+def _as_json(settings: Settings, study: Sequence[Series], known: Sequence[Arrival]) -> dict[str, Any]:
+    from isocenter.routing.past import decided
+    from isocenter.rules import explanation
+
+    return explanation(
+        settings.routes,
+        study,
+        lambda verdict: {"decided": [each.as_json() for each in decided(verdict, known)]},
+    )
 
 
 def _entries(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -91,6 +126,24 @@ def _entries(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "instances": instances,
             "routes": study["routes"],
         }
+
+
+def _lines(verdict: RouteVerdict, study_uid: str, known: Sequence[Arrival]) -> list[str]:
+    """What one rule says, and why no job follows where the study was decided on before."""
+    from isocenter.routing.past import decided
+
+    lines = [f"  {_told(verdict)}"]
+    for each in decided(verdict, known):
+        name = f"{each.application}: " if len(verdict.applications) > 1 else ""
+        at = f" on {each.moment}" if each.moment else ""
+        if each.job_id:
+            lines.append(f"    {name}decided{at}: job {each.job_id[:12]}")
+        else:
+            lines.append(
+                f"    {name}decided{at}, without a job: {each.reason}; by itself it makes none now, "
+                f"`isocenter rules apply --study {study_uid}` does"
+            )
+    return lines
 
 
 def _told(verdict: RouteVerdict) -> str:
@@ -112,8 +165,6 @@ def _studies(path: Path) -> dict[str, list[Series]]:
     """The series below the path by study. Raises UnreadableInput when there is none."""
     from isocenter.rules import Series, place_in_series
 
-    if not path.exists():
-        raise UnreadableInput(f"{path} does not exist", path=str(path))
     headers: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for header in _headers(path):
         uids = str(header["StudyInstanceUID"]), str(header["SeriesInstanceUID"])

@@ -29,7 +29,7 @@ __all__ = ["command", "quiet_libraries", "run_on_folder", "serves", "triton_for"
 
 @click.command()
 @click.argument("app")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=options.existing_path)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder for the results.")
 @options.config
 @options.json_option
@@ -63,8 +63,6 @@ def command(app: str, path: Path, out: Path, config: Path | None, as_json: bool)
 
 def _require_files(path: Path) -> None:
     """Find the commonest mistakes before Triton is started for nothing."""
-    if not path.exists():
-        raise UnreadableInput(f"{path} does not exist", path=str(path))
     if path.is_dir() and not any(each.is_file() for each in path.rglob("*")):
         raise UnreadableInput(f"{path} is empty: there are no DICOM files to read", path=str(path))
 

@@ -13,7 +13,7 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=options.existing_path)
 @click.option("--aet", help="The archive's application entity title; orthanc.aet when not given.")
 @click.option("--stow", is_flag=True, help="By STOW-RS instead of C-STORE.")
 @options.config
@@ -22,7 +22,7 @@ def command(path: Path, aet: str | None, stow: bool, config: Path | None, as_jso
     """Send the DICOM files below PATH to the archive. 1 when one of them could not be sent."""
     from isocenter.cli.sending import send
 
-    settings = options.running_settings(config)
+    settings = options.running_settings(config, secrets=["orthanc"])
     sent = send(path, settings, aet=aet, stow=stow)
     for file, reason in sent.skipped.items():
         say(f"not sent: {file}: {reason}")

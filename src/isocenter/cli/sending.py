@@ -76,7 +76,9 @@ def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool =
     host = orthanc.host if orthanc.embedded else urlsplit(orthanc.rest_url).hostname or orthanc.host
     called = aet or orthanc.aet
     sent = Sent(where=orthanc.dicomweb_url if stow else f"{called}@{host}:{orthanc.dicom_port}")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Where nobody looks, all that it would leave is an empty line.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         contexts = _contexts(progress.track(files, description="looking"), sent)
         if not contexts:
             raise UnreadableInput(_nothing(path, sent), path=str(path))
@@ -90,8 +92,6 @@ def send(path: Path, settings: Settings, *, aet: str | None = None, stow: bool =
 
 
 def files_below(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UnreadableInput(f"{path} does not exist", path=str(path))
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     if not files:
         raise UnreadableInput(f"{path} is empty: there is nothing to send", path=str(path))

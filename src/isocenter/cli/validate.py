@@ -23,7 +23,7 @@ __all__ = ["command", "lines_of"]
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, type=options.existing_path, metavar="FILE...")
 @options.json_option
 def command(files: tuple[Path, ...], as_json: bool) -> int:
     """What is wrong with these DICOM results, by the standard. A folder stands for every file below it.
@@ -73,8 +73,6 @@ def lines_of(problems: Sequence[Problem]) -> list[str]:
 
 
 def _below(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UnreadableInput(f"{path} does not exist", path=str(path))
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     if not files:
         raise UnreadableInput(f"{path} is empty: there is nothing to validate", path=str(path))

@@ -36,7 +36,7 @@ __all__ = ["command"]
 
 
 @click.command()
-@click.argument("cases", type=click.Path(path_type=Path), metavar="CASES")
+@click.argument("cases", type=options.existing_folder, metavar="CASES")
 @click.option("--app", required=True, help="The application.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the report.")
 @click.option(

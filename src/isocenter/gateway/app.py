@@ -52,7 +52,7 @@ def create_app(
     return Starlette(
         routes=[
             *API(router, jobs, checks, couriers, warnings).routes,
-            *RulesAPI(settings, router.study).routes,
+            *RulesAPI(settings, router.study, router.known).routes,
             Route("/dicom-web/{path:path}", proxy.respond, methods=["GET", "POST"]),
             Route("/app-config.js", viewer.configuration),
             Route("/{path:path}", viewer.respond),

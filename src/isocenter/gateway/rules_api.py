@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from isocenter.arrivals import Arrival
 from isocenter.catalog import Catalog
+from isocenter.routing.past import decided
 from isocenter.rules import Series, explanation, problems
 from isocenter.settings import Settings
 
@@ -22,11 +24,18 @@ _UID = re.compile(r"[0-9.]{1,64}", re.ASCII)  # PS3.5, 9.1
 
 
 class RulesAPI:
-    """`study_of` gives the series of a study in the archive, none where it is not there; it raises Unavailable."""
+    """`study_of` gives the series of a study in the archive, none where it is not there, and `arrivals_of` what was
+    decided about them. Both raise Unavailable."""
 
-    def __init__(self, settings: Settings, study_of: Callable[[str], Sequence[Series]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        study_of: Callable[[str], Sequence[Series]],
+        arrivals_of: Callable[[str], Sequence[Arrival]],
+    ) -> None:
         self._settings = settings
         self._study_of = study_of
+        self._arrivals_of = arrivals_of
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -59,7 +68,14 @@ class RulesAPI:
 
     def _explained(self, study_uid: str) -> dict[str, object] | None:
         study = self._study_of(study_uid)
-        return explanation(self._settings.routes, study) if study else None
+        if not study:
+            return None
+        known = self._arrivals_of(study_uid)
+        return explanation(
+            self._settings.routes,
+            study,
+            lambda verdict: {"decided": [each.as_json() for each in decided(verdict, known)]},
+        )
 
 
 async def _question(request: Request) -> bytes:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from isocenter.maps.engine import NAMES, engine_of
 from isocenter.maps.package import Package, open_package
-from isocenter_operators.errors import InputError
+from isocenter_operators.errors import ConfigurationError, InputError
 
 __all__ = ["has_image", "opened"]
 
@@ -26,7 +26,10 @@ _LOOK_S = 30.0
 
 @contextmanager
 def opened(source: str) -> Iterator[Package]:
-    """The package that is meant. Raises InputError where there is none of this name, or it can not be read."""
+    """The package that is meant.
+
+    Raises ConfigurationError where there is none of this name, and InputError where it can not be read.
+    """
     if Path(source).exists():
         yield open_package(Path(source))
         return
@@ -34,7 +37,7 @@ def opened(source: str) -> Iterator[Package]:
     if engine is None:
         there = [name for name in NAMES if shutil.which(name)]
         asked = f", and {' and '.join(there)} has no image of this name" if there else ""
-        raise InputError(f"{source}: there is no such file or folder{asked}", path=source)
+        raise ConfigurationError(f"{source}: there is no such file or folder{asked}", path=source)
     with TemporaryDirectory(prefix="isocenter-map-") as folder:
         yield open_package(_saved(engine, source, Path(folder) / "image.tar"))
 

@@ -261,8 +261,8 @@ def _stored(package: Package, name: str | None, signature: bytes | None, vouched
         version=application.version or package.package.version or "0.0.0",
         title=title or given,
         vendor=labels.get("org.opencontainers.image.vendor")
-        or labels.get("org.opencontainers.image.authors")
-        or ("Isocenter" if vouched else "unknown"),
+        or labels.get("org.opencontainers.image.authors")  # of app.yaml, where `map build` made it
+        or "unknown",  # whoever vouches for it need not have made it, and neither have we
         ours=ours,
         vouched=vouched,
         timeout_s=application.timeout,

@@ -1,4 +1,4 @@
-"""Sends to a DICOM node: C-STORE (PS3.4, B), in clear or over TLS (PS3.15, B)."""
+"""Sends to a DICOM node: C-STORE (PS3.4, B), in clear or over TLS (PS3.15, B); asks whether it is there: C-ECHO."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = ["CStoreSender"]
 _CONNECT_S = 10.0
 _ANSWER_S = 60.0  # and one second more for each of these bytes, which a slow line takes
 _BYTES_PER_S = 1_000_000
+_VERIFICATION = "1.2.840.10008.1.1"  # PS3.4, A
 _LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _DUPLICATE = 0x0111  # PS3.7, C.5.6: it is there already
 _WARNINGS = {0x0001, 0x0107, 0x0116}  # of PS3.7, C; those of storage itself are 0xBxxx (PS3.4, B.2.3)
@@ -43,7 +44,8 @@ class CStoreSender:
 
     def send(self, instances: Sequence[Instance], delivery: Delivery) -> None:
         """See Sender. What is not compressed may be sent in the other of DICOM's little endian encodings."""
-        association = self._association(instances)
+        largest = max((each.path.stat().st_size for each in instances), default=0)
+        association = self._association(_contexts(instances), _CONNECT_S, _ANSWER_S + largest / _BYTES_PER_S)
         refused: dict[str, str] = {}
         try:
             for instance in instances:
@@ -54,6 +56,19 @@ class CStoreSender:
             if association.is_established:
                 association.release()
         refuse(self._where, refused, len(instances))
+
+    def echo(self, within_s: float) -> None:
+        """Ask whether it is there, and takes us for who we are. Raises Unavailable or ConfigurationError."""
+        association = self._association([(_VERIFICATION, [*_LITTLE_ENDIAN])], within_s, within_s)
+        try:
+            answer = association.send_c_echo()
+        except RuntimeError as error:
+            raise Unavailable(f"{self._where} does not answer a C-ECHO") from error
+        finally:
+            if association.is_established:
+                association.release()
+        if "Status" not in answer or answer.Status != 0:
+            raise Unavailable(f"{self._where} does not answer a C-ECHO")
 
     def _store(self, association: Association, instance: Instance) -> str:
         """Why the node refuses this instance, or "". Raises Unavailable."""
@@ -74,14 +89,15 @@ class CStoreSender:
             raise Unavailable(f"{self._where} is out of resources (status 0x{status:04X}); is its disk full?")
         return f"status 0x{status:04X} (PS3.4, B.2.3)"
 
-    def _association(self, instances: Sequence[Instance]) -> Association:
+    def _association(
+        self, contexts: Sequence[tuple[str, Sequence[str]]], connect_s: float, answer_s: float
+    ) -> Association:
         tls = self._peer.tls.context() if self._peer.tls else None
         entity = AE(ae_title=self._aet)
-        entity.connection_timeout = entity.acse_timeout = _CONNECT_S
-        largest = max((each.path.stat().st_size for each in instances), default=0)
-        entity.dimse_timeout = entity.network_timeout = _ANSWER_S + largest / _BYTES_PER_S
-        for sop_class, syntaxes in _contexts(instances):
-            entity.add_requested_context(sop_class, syntaxes)
+        entity.connection_timeout = entity.acse_timeout = connect_s
+        entity.dimse_timeout = entity.network_timeout = answer_s
+        for sop_class, syntaxes in contexts:
+            entity.add_requested_context(sop_class, [*syntaxes])
         try:
             association = entity.associate(
                 self._peer.host,
@@ -99,14 +115,14 @@ class CStoreSender:
             raise ConfigurationError(
                 f"{self._where} rejects the association of {self._aet}: {answer.reason_str} ({answer.result_str})"
             )
-        self._diagnose(tls)
+        self._diagnose(tls, connect_s)
         raise Unavailable(f"{self._where} does not answer as a DICOM node; is it one, and does it want TLS?")
 
-    def _diagnose(self, tls: ssl.SSLContext | None) -> None:
+    def _diagnose(self, tls: ssl.SSLContext | None, connect_s: float) -> None:
         """Connect once more to learn why there is no association, which pynetdicom tells its log only."""
         peer = self._peer
         try:
-            with socket.create_connection((peer.host, peer.port), timeout=_CONNECT_S) as connection:
+            with socket.create_connection((peer.host, peer.port), timeout=connect_s) as connection:
                 if tls is not None:
                     tls.wrap_socket(connection, server_hostname=peer.host).close()
         except ssl.SSLError as error:

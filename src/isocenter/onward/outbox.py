@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from isocenter.database import engine
+from isocenter.database import alone, engine
 from isocenter.ledger_entry import Entry
 from isocenter.notices import Notice
 from isocenter.onward.delivery import Delivery, DeliveryState, What
@@ -78,7 +77,7 @@ class Outbox:
     def __init__(self, database: str, peers: Mapping[str, Peer] | None = None) -> None:
         self._engine = engine(database)
         self._peers = dict(peers or {})
-        with self._alone() as connection:
+        with alone(self._engine, _LOCK) as connection:
             _tables.create_all(connection)
 
     def post(self, entry: Entry, reason: str = "") -> set[str]:
@@ -86,12 +85,12 @@ class Outbox:
 
         The same entry changes nothing when it is posted again. `reason` is why the job ended as it did.
         """
-        with self._alone() as connection:
+        with alone(self._engine, _LOCK) as connection:
             return {name for name in entry.destinations if self._post_to(connection, name, entry, reason)}
 
     def post_note(self, notice: Notice, destinations: Sequence[str]) -> set[str]:
         """Note what each destination is to get of a note in the archive, or of its being not valid any more."""
-        with self._alone() as connection:
+        with alone(self._engine, _LOCK) as connection:
             return {name for name in destinations if self._post_note_to(connection, name, notice)}
 
     def due(self, destination: str, now: float) -> Delivery | None:
@@ -233,17 +232,6 @@ class Outbox:
             this &= _delivery.c.state == "waiting"
         with self._engine.begin() as connection:
             return connection.execute(sa.update(_delivery).where(this).values(**values)).rowcount
-
-    @contextmanager
-    def _alone(self) -> Iterator[sa.Connection]:
-        """A transaction for what is read and then written: it waits until no other one of these goes on."""
-        with self._engine.connect() as connection:
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-            yield connection
-            connection.commit()
 
     def _select(self, query: sa.Select[Any]) -> list[Delivery]:
         with self._engine.connect() as connection:

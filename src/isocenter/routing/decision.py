@@ -70,6 +70,11 @@ class _Look:
     def settling(self) -> list[Arrival]:
         return [each for each in self.images if each.settling]
 
+    @property
+    def late(self) -> bool:
+        """Whether nothing came: the rules were only asked once more. What follows may delay no new work."""
+        return bool(self.settling) and all(each.late for each in self.settling)
+
 
 @dataclass(frozen=True)
 class _Decision:
@@ -340,7 +345,7 @@ class Decisions:
             sop_instance_uids=tuple(sorted(uid for each in views for uid in each.sop_instance_uids)),
             route=route.name,
             scope=route.scope,
-            priority=decision.priority,
+            priority=PRIORITIES[-1] if look.late else decision.priority,
             destinations=route.destinations,
             superseded=route.superseded,
             priors=route.priors,
@@ -348,7 +353,7 @@ class Decisions:
             outcome=route.outcome,
             outcome_picture=route.outcome_picture,
             deidentify=route.deidentify,
-            settle_s=round(max(0.0, time.time() - changed_at), 3),
+            settle_s=0.0 if look.late else round(max(0.0, time.time() - changed_at), 3),
         )
         return self._jobs.submit(spec, changed_at=changed_at)
 
@@ -399,7 +404,7 @@ class Decisions:
     def _settle_s(self, look: _Look, route: Route, arrival: Arrival) -> float:
         routing = self._settings.routing
         settle_s = routing.settle_s if route.settle_s is None else route.settle_s
-        if not _may_be_stat(route):
+        if arrival.late or not _may_be_stat(route):
             return settle_s
         about = ("urgency", route.name, arrival.resource)
         ask = partial(self._is_stat, look, route, arrival)

@@ -112,6 +112,10 @@ class Router:
         """The series of a study as the rules see them, without results of ours. Raises Unavailable."""
         return study_in_archive(self._orthanc, study_uid)
 
+    def known(self, study_uid: str) -> list[Arrival]:
+        """The series of a study as they were noted, and what was decided about them. Raises Unavailable."""
+        return self._told(lambda: self.arrivals.of_study(study_uid))
+
     def _newest(self, limit: int) -> list[Arrival]:
         decisions = self._decisions
         found = {each.resource: each for each in self.arrivals.newest(limit)}

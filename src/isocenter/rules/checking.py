@@ -67,9 +67,13 @@ def refuse_wrong_rules(settings: Settings, file: Path | None, catalog: Catalog) 
 
 
 def located(wrong: Sequence[Problem], file: Path | None) -> list[tuple[Problem, str]]:
-    """Each problem with where it stands: `isocenter.yaml:14:9`, or the variable of the environment that said it."""
-    document = read_yaml(file) if wrong and file is not None else None
-    return [(problem, where(problem.place, document, file, os.environ)) for problem in wrong]
+    """Each problem, by the names that the file uses, with where it stands: `isocenter.yaml:14:9`, or the variable of
+    the environment that said it."""
+    if not wrong or file is None:
+        return [(problem, where(problem.place, None, None, os.environ)) for problem in wrong]
+    document = read_yaml(file)
+    named = [replace(problem, place=document.named(problem.place)) for problem in wrong]
+    return [(problem, where(problem.place, document, file, os.environ)) for problem in named]
 
 
 def _without_conditions(route: Route) -> Iterator[tuple[Place, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -114,8 +114,12 @@ def explain(routes: Sequence[Route], study: Sequence[Series]) -> list[RouteVerdi
     return found
 
 
-def explanation(routes: Sequence[Route], study: Sequence[Series]) -> dict[str, Any]:
-    """The same as one JSON document about one study."""
+def explanation(
+    routes: Sequence[Route],
+    study: Sequence[Series],
+    more: Callable[[RouteVerdict], Mapping[str, Any]] = lambda _: {},
+) -> dict[str, Any]:
+    """The same as one JSON document about one study. `more`: what else is to be told of a route."""
     verdicts = explain(routes, study)
     return {
         "study_uid": study[0].study_uid if study else "",
@@ -123,11 +127,15 @@ def explanation(routes: Sequence[Route], study: Sequence[Series]) -> dict[str, A
             {
                 "series_uid": series.series_uid,
                 "instances": series.instances,
-                "routes": [each.as_json() for each in verdicts if each.series_uid == series.series_uid],
+                "routes": [
+                    {**each.as_json(), **more(each)}
+                    for each in verdicts
+                    if each.series_uid == series.series_uid
+                ],
             }
             for series in study
         ],
-        "routes": [each.as_json() for each in verdicts if each.scope == "study"],
+        "routes": [{**each.as_json(), **more(each)} for each in verdicts if each.scope == "study"],
     }
 
 

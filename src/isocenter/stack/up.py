@@ -50,7 +50,6 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
     catalog = Catalog.of(settings)
     refuse_wrong_rules(settings, settings.file, catalog)
     settings.orthanc.context()  # whose files must be there
-    _tell_missing_models(settings, say)
     with exclusively(settings):
         settings = ports.moved(_absolute(settings)) if move_ports else _absolute(settings)
         ports.require_free(ports.needed(settings))
@@ -58,6 +57,9 @@ def stack(settings: Settings, *, move_ports: bool = False, say: Callable[[str], 
             presence.withdraw(worker)
         config = write(settings)
         children = _children(settings, catalog.models, config)
+        _tell_missing_models(
+            settings, say
+        )  # those that the embedded Triton can not start without were refused
         say(f"starting {', '.join(child.name for child in children)}")
         try:
             with Supervisor(children, environment=_environment(), say=say) as supervisor:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -35,11 +36,12 @@ from isocenter_operators.dicom.deidentify import (
 )
 from isocenter_operators.dicom.identity import JobIdentity
 from isocenter_operators.dicom.results.package_results import as_results
+from isocenter_operators.dicom.results.sr_reader import measured_in
 from isocenter_operators.errors import ConfigurationError, InvalidResult, IsocenterError
 from isocenter_operators.frames import empty_frames
 from isocenter_operators.manifest import AppManifest
 from isocenter_operators.result_gate import checked
-from isocenter_operators.run import Archive, Outcome, Record, Run
+from isocenter_operators.run import GROUP_KEYS, Archive, Outcome, Record, Run
 
 __all__ = ["run"]
 
@@ -47,6 +49,7 @@ log = logging.getLogger("isocenter.worker")
 
 _LOG = "log.txt"
 _PIXELS = 0x7FE00000  # from this tag on
+_MOST_GROUPS = 200  # told of a job; its report has them all
 
 
 def run(settings: Settings, spares: Spares, stored: StoredMap, app: AppManifest, task: Run) -> Outcome:
@@ -115,11 +118,33 @@ def _run(means: _Means, stored: StoredMap, app: AppManifest, task: Run) -> Outco
     return Outcome(
         status="done",
         reason="",
-        groups=(),
+        groups=_groups(results, words=pseudonyms is None and store_of(means.settings).believed(stored)),
         notes=(*record.notes, *(f"{app.name}: {note}" for note in report.notes)),
         results=tuple(record.results),
         seconds=dict(record.seconds),
     )
+
+
+def _groups(results: Iterable[Dataset], *, words: bool) -> tuple[Mapping[str, Any], ...]:
+    """What its reports have measured, as any other application tells it: it hands over nothing but its files.
+
+    words: whether free text is told too, of an application of ours that is believed.
+    """
+    found = [group for each in results for group in measured_in(each, words=words)]
+    return tuple(
+        {
+            "label": group.label,
+            "notes": [*group.notes],
+            # One that is named as something else of a group stands below it.
+            **{name: value for name, value in group.said.items() if name not in GROUP_KEYS},
+            **({"measurements": taken} if (taken := _taken(group.said)) else {}),
+        }
+        for group in found[:_MOST_GROUPS]
+    )
+
+
+def _taken(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in said.items() if name in GROUP_KEYS}
 
 
 def _without_pixels(images: Sequence[Dataset]) -> dict[str, Dataset]:
