@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from composed import ROOT, compose
 
-__all__ = ["Site", "fresh_site", "make_bases"]
+__all__ = ["Site", "commands", "fresh_site", "make_bases"]
 
 _BASES = ROOT / "tests" / "bases"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -79,6 +79,13 @@ def _import(release: str, folder: Path) -> None:
     shutil.rmtree(root)
 
 
+def commands(page: str, section: str) -> list[str]:
+    """The lines that a section of a page of docs/ has typed, without what stands beside them for the reader."""
+    text = (ROOT / "docs" / f"{page}.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    typed = "".join(re.findall(r"^```\n(.*?)^```", text, re.M | re.S)).replace("\\\n", "")
+    return [re.split(r"\s+#\s", line)[0] for line in typed.splitlines()]
+
+
 @dataclass(frozen=True)
 class Site:
     """`folder`: the project's files, as a clone has them. `inside`: enters the network that ports are published in."""
@@ -91,6 +98,10 @@ class Site:
         """`docker compose -f docker/compose.yaml --profile ...`, as the guides write it."""
         options = ["-f", "docker/compose.yaml", "--profile", self.profile]
         return self.run("docker", "compose", *options, *words, check=check)
+
+    def type(self, line: str) -> None:
+        """A command as a page has it, by a shell in the project's folder."""
+        self.run("bash", "-o", "pipefail", "-c", line)
 
     def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command in the project's folder."""
@@ -114,18 +125,9 @@ class Site:
         return jobs
 
     def done(self, count: int, within_s: float = 300) -> list[dict[str, Any]]:
-        """All jobs, once `count` are done.
-
-        One that failed has to be followed by one that did not: a loaded machine sends with pauses, which may be longer
-        than a series that is whole is waited for.
-        """
-
-        def done() -> list[dict[str, Any]]:
-            return [each for each in self.jobs() if each["state"] == "done"]
-
-        studies = {each["study_uid"] for each in self.until(done, count, within_s)}
-        jobs = self.jobs()
-        assert {each["study_uid"] for each in jobs} == studies, jobs
+        """All jobs, once there are `count` and each is done; a failed one fails the test at once."""
+        jobs = self.until(lambda: [each for each in self.jobs() if each["ended"]], count, within_s)
+        assert {each["state"] for each in jobs} == {"done"}, jobs
         return jobs
 
     def until(
@@ -138,9 +140,10 @@ class Site:
         assert len(found) == count, found
         return found
 
-    def modalities(self) -> Counter[str]:
-        """Of all series of the archive, by the published port of the gateway."""
-        url = "http://127.0.0.1:8080/dicom-web/series"
+    def modalities(self, study_uid: str | None = None) -> Counter[str]:
+        """Of all series of the archive, or of a study's, by the published port of the gateway."""
+        study = f"/studies/{study_uid}" if study_uid else ""
+        url = f"http://127.0.0.1:8080/dicom-web{study}/series"
         series = json.loads(_run([*self.inside, sys.executable, "-c", _SERIES, url]).stdout)
         return Counter(each["00080060"]["Value"][0] for each in series)
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +20,7 @@ import psutil
 import pytest
 from commands import ROOT
 
-__all__ = ["ENGINES", "command", "require_containers", "running_engine", "with_a_way_out"]
+__all__ = ["ENGINES", "command", "require_containers", "running_compose", "running_engine"]
 
 ENGINES = ("docker", "podman")
 _UNPACKED = ROOT / ".cache" / "engines"
@@ -76,11 +76,12 @@ def _find(to: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def with_a_way_out(data: Path | None) -> Iterator[list[str]]:
-    """Docker with Compose, whose containers reach what this machine reaches, by slirp4netns; its images are in `data`.
+def running_compose(data: Path | None = None, *, way_out: bool) -> Iterator[list[str]]:
+    """Docker with Compose; its images are in `data`, or gone with it.
 
-    Yields the words before a command that is to run in its network, where its published ports are; skips the test
-    where it can not be had.
+    With a way out it reaches what this machine reaches, by slirp4netns, and so do its containers; without one it is a
+    machine with no network. Yields the words before a command that is to run in its network, where its published ports
+    are; skips the test where it can not be had.
     """
     with (
         TemporaryDirectory(prefix="isocenter-", ignore_cleanup_errors=True) as folder,
@@ -92,9 +93,9 @@ def with_a_way_out(data: Path | None) -> Iterator[list[str]]:
         if not _COMPOSE.exists():
             pytest.skip(f"there is no {_COMPOSE}: scripts/fetch_compose.sh")
         to.setenv("DOCKER_CONFIG", str(_COMPOSE))
-        with _docker(Path(folder), to, data, way_out=True) as process:
+        with _docker(Path(folder), to, data, published=True) as process:
             inside = str(psutil.Process(process.pid).children()[0].pid)
-            with _slirp(inside, Path(folder) / "slirp.log"):
+            with _slirp(inside, Path(folder) / "slirp.log") if way_out else nullcontext():
                 yield ["nsenter", "--net", f"--target={inside}"]
 
 
@@ -122,7 +123,7 @@ def _slirp(inside: str, log: Path) -> Iterator[None]:
 
 @contextmanager
 def _docker(
-    folder: Path, to: pytest.MonkeyPatch, data: Path | None = None, *, way_out: bool = False
+    folder: Path, to: pytest.MonkeyPatch, data: Path | None = None, *, published: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
     if shutil.which("dockerd") is None:
         pytest.skip("there is no dockerd here, nor in .cache/engines: scripts/fetch_engines.sh")
@@ -148,7 +149,7 @@ def _docker(
         f"--cgroup-parent=/{group}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
     ]
-    if way_out:
+    if published:
         # The rules are the namespace's own, and so is loopback, on which ports are published.
         daemon = ["sh", "-c", 'ip link set lo up && exec "$@"', "dockerd", *daemon]
     else:

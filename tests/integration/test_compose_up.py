@@ -14,19 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from composed_site import Site, fresh_site, make_bases
-from engines import with_a_way_out
+from composed_site import Site, commands, fresh_site, make_bases
+from engines import running_compose
 
 from isocenter_operators.testing import thorax_phantom, write_series
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 UP = ("up", "--detach", "--wait")
+SLICES = 75
 
 
 @pytest.fixture(scope="module")
 def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     kept = os.environ.get("ISOCENTER_DOCKER_DATA")
-    with with_a_way_out(Path(kept) if kept else None) as inside:
+    with running_compose(Path(kept) if kept else None, way_out=True) as inside:
         make_bases(tmp_path_factory.mktemp("bases"))
         yield inside
 
@@ -34,7 +35,7 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("studies")
-    thorax = thorax_phantom(size=(160, 160, 75), spacing_mm=(2.24, 2.24, 4.0))
+    thorax = thorax_phantom(size=(160, 160, SLICES), spacing_mm=(2.24, 2.24, 4.0))
     for number in range(8):
         write_series(thorax, folder / str(number), uid_seed=f"composed {number}")
     return sorted(folder.iterdir())
@@ -42,10 +43,19 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def site(request: pytest.FixtureRequest, inside: list[str], tmp_path: Path) -> Iterator[Site]:
-    site = fresh_site(tmp_path / "isocenter", request.param, inside)
+    site = whole_series(fresh_site(tmp_path / "isocenter", request.param, inside))
     site.compose("down", "--volumes", "--remove-orphans")
     yield site
     site.compose("down", "--volumes")
+
+
+def whole_series(site: Site) -> Site:
+    """Has one job for each study, however long a loaded machine pauses while it sends one."""
+    settings = site.folder / "docker" / "isocenter.yaml"
+    routes = settings.read_text().replace("min_instances: 20", f"min_instances: {SLICES}")
+    assert str(SLICES) in routes
+    settings.write_text(routes)
+    return site
 
 
 def results(count: int) -> dict[str, int]:
@@ -144,6 +154,67 @@ def test_two_orthancs_and_three_workers(site: Site, studies: list[Path], tmp_pat
     site.send(studies[7])
     site.done(8)
     assert site.modalities() == results(8)
+
+
+@pytest.mark.parametrize("site", ["cpu"], indirect=True)
+def test_the_images_are_carried_to_a_machine_without_a_network(
+    site: Site, studies: list[Path], tmp_path: Path
+) -> None:
+    carried = [each for each in commands("install-offline", "Where there is none") if "docker" in each]
+    build, pull, save, load, up = carried
+    site.type(build)
+    # Where no registry is reached this fails, and the stand-in is there already: for it alone one was asked.
+    asked = site.run("bash", "-c", pull, check=False)
+    told = (asked.stdout + asked.stderr).splitlines()
+    for service in ("gateway", "worker", "triton", "orthanc"):
+        assert any(f"{service} Skipped" in line for line in told), told
+    assert any("postgres" in line and "Skipped" not in line for line in told), told
+    site.type(save)
+    with running_compose(way_out=False) as inside:
+        there = whole_series(fresh_site(tmp_path / "there" / "isocenter", "cpu", inside))
+        assert there.run("docker", "images", "--quiet").stdout == ""
+        (site.folder / "images.tar.gz").rename(there.folder / "images.tar.gz")
+        there.type(load)
+        (there.folder / "images.tar.gz").unlink()
+        there.type(up)
+        assert list(there.health().values()) == ["healthy"] * 5
+        there.send(studies[0])
+        there.done(1)
+        assert there.modalities() == results(1)
+        there.compose("down", "--volumes")
+
+
+@pytest.mark.parametrize("site", ["cpu"], indirect=True)
+def test_settings_and_passwords_are_changed_with_jobs_to_do(site: Site, studies: list[Path]) -> None:
+    site.compose("up", "--build", "--detach", "--wait")
+    # What the gateway takes from the file, and what a worker does.
+    site.send(studies[0])
+    site.send(studies[1])
+    site.until(lambda: [each for each in site.jobs() if each["state"] == "running"], 1, 120)
+    settings = site.folder / "docker" / "isocenter.yaml"
+    renamed = settings.read_text().replace("name: chest CT to lung density", "name: every chest CT")
+    settings.write_text(f"{renamed}results:\n  profile: {{like: any, pictures: false}}\n")
+    (change,) = commands("install-containers", "Settings")
+    site.type(change)
+    site.done(2)
+    changed = site.send(studies[2])
+    (job,) = [each for each in site.done(3) if each["study_uid"] == changed]
+    assert job["route"] == "every chest CT"
+    assert site.modalities(changed) == {"CT": 1, "SEG": 1, "SR": 1}
+
+    secrets = site.folder / "docker" / "secrets"
+    before = {each.name: each.read_text() for each in secrets.iterdir()}
+    site.send(studies[3])
+    for line in commands("install-containers", "Passwords"):
+        site.type(line)
+    assert list(site.health().values()) == ["healthy"] * 5
+    site.done(4)
+    site.send(studies[4])
+    site.done(5)
+    assert before.keys() == {each.name for each in secrets.iterdir()}
+    for name in ("database_url", "orthanc_password"):
+        held = site.compose("exec", "-T", "worker", "cat", f"/run/secrets/{name}").stdout
+        assert held == (secrets / name).read_text() != before[name]
 
 
 def backed_up_and_restored(site: Site, folder: Path, kept: list[dict[str, object]]) -> None:
