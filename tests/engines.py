@@ -76,8 +76,10 @@ def _find(to: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def with_a_way_out(data: Path | None) -> Iterator[list[str]]:
+def with_a_way_out(data: Path | None, runtime: Path | None = None) -> Iterator[list[str]]:
     """Docker with Compose, whose containers reach what this machine reaches, by slirp4netns; its images are in `data`.
+
+    `runtime` is run in the place of runc.
 
     Yields the words before a command that is to run in its network, where its published ports are; skips the test
     where it can not be had.
@@ -92,7 +94,7 @@ def with_a_way_out(data: Path | None) -> Iterator[list[str]]:
         if not _COMPOSE.exists():
             pytest.skip(f"there is no {_COMPOSE}: scripts/fetch_compose.sh")
         to.setenv("DOCKER_CONFIG", str(_COMPOSE))
-        with _docker(Path(folder), to, data, way_out=True) as process:
+        with _docker(Path(folder), to, data, runtime, way_out=True) as process:
             inside = str(psutil.Process(process.pid).children()[0].pid)
             with _slirp(inside, Path(folder) / "slirp.log"):
                 yield ["nsenter", "--net", f"--target={inside}"]
@@ -122,7 +124,12 @@ def _slirp(inside: str, log: Path) -> Iterator[None]:
 
 @contextmanager
 def _docker(
-    folder: Path, to: pytest.MonkeyPatch, data: Path | None = None, *, way_out: bool = False
+    folder: Path,
+    to: pytest.MonkeyPatch,
+    data: Path | None = None,
+    runtime: Path | None = None,
+    *,
+    way_out: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     if shutil.which("dockerd") is None:
         pytest.skip("there is no dockerd here, nor in .cache/engines: scripts/fetch_engines.sh")
@@ -148,6 +155,8 @@ def _docker(
         f"--cgroup-parent=/{group}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
     ]
+    if runtime:
+        daemon += [f"--add-runtime=given={runtime}", "--default-runtime=given"]
     if way_out:
         # The rules are the namespace's own, and so is loopback, on which ports are published.
         daemon = ["sh", "-c", 'ip link set lo up && exec "$@"', "dockerd", *daemon]
