@@ -12,6 +12,7 @@
 # make orthanc-1.12   Debian 13's Orthanc beside the system's, for the tests; needs debootstrap and root
 # make engines     Docker and Podman beside the system's, for the tests; they are tried by root only
 # make compose     docker/compose.yaml started by Docker, as the guides say; an hour, 20 GB, root only
+# make kubernetes  kubernetes/ applied to a Kubernetes that is built for it, as the guide says; an hour, 18 GB, root only
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
 
@@ -20,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install system browser orthanc-1.12 engines compose ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
+.PHONY: install system browser orthanc-1.12 engines compose kubernetes ohif demo test lint types check bench chaos fuzz zoo load throughput train clean
 
 # Without the viewer the rest works, so what keeps it away is said and not fatal.
 install: $(INSTALLED)
@@ -43,6 +44,11 @@ engines:
 compose: browser install engines
 	@scripts/fetch_compose.sh
 	$(BIN)/python -m pytest tests/integration/test_compose_up.py -q -m slow
+
+kubernetes: browser install engines
+	@scripts/fetch_compose.sh
+	@scripts/fetch_kubernetes.sh
+	$(BIN)/python -m pytest tests/integration/test_kubernetes_up.py -q -m slow
 
 $(INSTALLED): requirements.lock pyproject.toml scripts/install_python.sh | system
 	@scripts/install_python.sh $(VENV)

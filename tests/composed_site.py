@@ -32,8 +32,11 @@ _SERIES = (
 )
 
 
-def make_bases(folder: Path) -> None:
-    """Build each image that docker/Dockerfile and compose.yaml start from, under its name, where it is not there."""
+def make_bases(folder: Path, *others: str) -> None:
+    """Build each image that docker/Dockerfile and compose.yaml start from, under its name, where it is not there.
+
+    `others` are further targets of tests/bases/Dockerfile; each becomes `isocenter-base/TARGET`.
+    """
     arguments = dict(
         re.findall(r"^ARG (DEBIAN|TRITON|ORTHANC)=(\S+)$", (ROOT / "docker/Dockerfile").read_text(), re.M)
     )
@@ -44,6 +47,7 @@ def make_bases(folder: Path) -> None:
         "orthanc": arguments["ORTHANC"],
         "postgres": services["postgres"]["image"],
         "haproxy": services["balancer"]["image"],
+        **{other: f"isocenter-base/{other}" for other in others},
     }
     for release in ("bookworm", "trixie"):
         if _run(["docker", "image", "inspect", f"isocenter-base/{release}"], check=False).returncode:

@@ -76,8 +76,10 @@ def _find(to: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def running_compose(data: Path | None = None, *, way_out: bool) -> Iterator[list[str]]:
-    """Docker with Compose; its images are in `data`, or gone with it.
+def running_compose(
+    data: Path | None = None, runtime: Path | None = None, *, way_out: bool
+) -> Iterator[list[str]]:
+    """Docker with Compose; its images are in `data`, or gone with it. `runtime` is run in the place of runc.
 
     With a way out it reaches what this machine reaches, by slirp4netns, and so do its containers; without one it is a
     machine with no network. Yields the words before a command that is to run in its network, where its published ports
@@ -93,7 +95,7 @@ def running_compose(data: Path | None = None, *, way_out: bool) -> Iterator[list
         if not _COMPOSE.exists():
             pytest.skip(f"there is no {_COMPOSE}: scripts/fetch_compose.sh")
         to.setenv("DOCKER_CONFIG", str(_COMPOSE))
-        with _docker(Path(folder), to, data, published=True) as process:
+        with _docker(Path(folder), to, data, runtime, published=True) as process:
             inside = str(psutil.Process(process.pid).children()[0].pid)
             with _slirp(inside, Path(folder) / "slirp.log") if way_out else nullcontext():
                 yield ["nsenter", "--net", f"--target={inside}"]
@@ -123,7 +125,12 @@ def _slirp(inside: str, log: Path) -> Iterator[None]:
 
 @contextmanager
 def _docker(
-    folder: Path, to: pytest.MonkeyPatch, data: Path | None = None, *, published: bool = False
+    folder: Path,
+    to: pytest.MonkeyPatch,
+    data: Path | None = None,
+    runtime: Path | None = None,
+    *,
+    published: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     if shutil.which("dockerd") is None:
         pytest.skip("there is no dockerd here, nor in .cache/engines: scripts/fetch_engines.sh")
@@ -149,6 +156,8 @@ def _docker(
         f"--cgroup-parent=/{group}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
     ]
+    if runtime:
+        daemon += [f"--add-runtime=given={runtime}", "--default-runtime=given"]
     if published:
         # The rules are the namespace's own, and so is loopback, on which ports are published.
         daemon = ["sh", "-c", 'ip link set lo up && exec "$@"', "dockerd", *daemon]

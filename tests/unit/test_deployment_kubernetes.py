@@ -67,6 +67,15 @@ def test_every_object_is_what_kubernetes_says(every: dict[str, list[Object]], ve
         kubernetes_validate.validate(wrong, version, strict=True)
 
 
+def test_all_is_in_one_namespace(every: dict[str, list[Object]]) -> None:
+    for objects in every.values():
+        (namespace,) = of_kind(objects, "Namespace")
+        for each in objects:
+            metadata = each["metadata"]
+            assert metadata.get("namespace", metadata["name"]) == namespace, (each["kind"], metadata["name"])
+            assert metadata["labels"]["app.kubernetes.io/part-of"] == "isocenter"
+
+
 def test_the_scaled_object_is_what_keda_says(every: dict[str, list[Object]]) -> None:
     from cloudcoil.models.keda.v1alpha1 import ScaledObject
 

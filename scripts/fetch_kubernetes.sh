@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Builds Kubernetes 1.20 of Debian 12's source package, and puts it with Debian's etcd into a folder of its own, for the
+# tests: the API server, the controllers, the scheduler, the kubelet and the proxy, which Debian has as no package. It is
+# the last release that runs pods with Docker by itself. Nothing of this machine changes.
+#
+#     scripts/fetch_kubernetes.sh [FOLDER [MIRROR]]
+#
+# FOLDER is .cache/kubernetes by default; 0.5 GB, and 5 GB while it is built, which took half an hour on two cores that others
+# used too. Where it is there already, nothing is done. MIRROR is the one that apt has for this Debian. Ends with 1, and
+# says why, where it can not be made here.
+set -euo pipefail
+folder=${1:-.cache/kubernetes}
+
+fail() {
+  echo "Kubernetes was not built: $1" >&2
+  echo "Without it the tests of it are skipped; all else works." >&2
+  exit 1
+}
+
+[ -x "$folder/kube-apiserver" ] && exit 0
+for needed in apt-get make; do command -v $needed >/dev/null || fail "there is no $needed here"; done
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+[ -e "$keys" ] || fail "$keys is not here, by which Debian's packages are known (apt-get install debian-archive-keyring)"
+mirror=${2:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' |
+  grep --invert-match security | head -n 1)}
+[ -n "$mirror" ] || fail "apt knows no mirror of Debian (apt-get update)"
+
+mkdir -p "$(dirname "$folder")"
+work=$(mktemp -d -p "$(dirname "$folder")" .kubernetes-XXXXXX)
+work=$(cd "$work" && pwd)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work"/apt/{lists,cache,etc}/partial "$work"/{apt/parts,root,source,home,bin,tools}
+for type in deb deb-src; do echo "$type [signed-by=$keys] $mirror bookworm main"; done >"$work/apt/sources.list"
+touch "$work/apt/status"
+echo "Building Kubernetes of Debian 12's source into $folder" >&2
+# apt with lists of its own, so that this machine's know nothing of another release.
+apt=(apt-get --quiet -o "Dir::Etc::sourcelist=$work/apt/sources.list" -o "Dir::Etc::sourceparts=$work/apt/parts"
+  -o "Dir::State::lists=$work/apt/lists" -o "Dir::State::status=$work/apt/status" -o "Dir::Cache=$work/apt/cache"
+  -o APT::Sandbox::User=root -o Acquire::Languages=none)
+"${apt[@]}" update >"$work/log" 2>&1 || fail "$(grep '^[EW]: ' "$work/log" | tail -n 1)"
+(cd "$work/apt" && "${apt[@]}" source --download-only kubernetes >>"$work/log" 2>&1 &&
+  "${apt[@]}" download etcd-server golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev >>"$work/log" 2>&1) ||
+  fail "$(grep '^E: ' "$work/log" | tail -n 1)"
+for package in "$work"/apt/*.deb; do dpkg-deb --extract "$package" "$work/root"; done
+tar --extract --file "$work"/apt/kubernetes_*.orig.tar.gz --directory "$work/source" --strip-components=1
+
+# Its own copy of reflect2 knows maps as they were before Go 1.18.
+reflect2=vendor/github.com/modern-go/reflect2
+rm "$work/source/$reflect2"/*.{go,s}
+cp "$work/root/usr/share/gocode/src/${reflect2#vendor/}"/*.{go,s} "$work/source/$reflect2"
+# All that its Makefile wants of rsync.
+printf '#!/bin/sh\nexec cp -p "$2" "$3"\n' >"$work/tools/rsync"
+chmod +x "$work/tools/rsync"
+
+programs=(kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet)
+(
+  export GOROOT=$work/root/usr/lib/go-1.19 GOPATH=$work/source/.go HOME=$work/home CGO_ENABLED=0
+  export PATH=$GOROOT/bin:$work/tools:$PATH
+  mkdir -p "$GOPATH/src/k8s.io"
+  ln -s ../../.. "$GOPATH/src/k8s.io/kubernetes" # where Go looked for it before there were modules
+  nice make --directory "$work/source" all KUBE_STATIC_OVERRIDES=kubelet WHAT="${programs[*]/#/cmd/}" >"$work/log" 2>&1
+) || fail "$(tail -n 3 "$work/log")"
+cp "$work/root/usr/bin/etcd" "${programs[@]/#/$work/source/_output/bin/}" "$work/bin"
+told=$("$work/bin/kube-apiserver" --version 2>&1) || fail "it does not start: $told"
+rm -rf "$folder"
+mv "$work/bin" "$folder"
+echo "$told is in $folder" >&2
