@@ -71,6 +71,9 @@ class Verdict:
     reason: str
     fingerprint: str = ""  # of the images it was said of
     decided_at: float | None = field(default=None, compare=False)  # seconds since 1970; noted by `judge`
+    subject: str = field(
+        default="", compare=False
+    )  # the series' resource or the study's UID; noted by `judge` too
 
     def __str__(self) -> str:
         return f"job {self.job_id}" if self.job_id else f"not wanted: {self.route}: {self.reason}"

@@ -387,6 +387,43 @@ def test_what_an_archive_held_before_is_taken_when_it_is_asked_to(
         assert rules_apply(elsewhere, study_uid, "--yes", routes=[{}])["jobs"] == []
 
 
+def test_what_was_there_before_gives_a_route_that_has_a_job_no_other_one(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs, image: Dataset
+) -> None:
+    elsewhere = settings.model_copy(update={"orthanc": OrthancSettings(url=settings.orthanc.rest_url)})
+    of_study = {"scope": "study"}
+    send("thin", 1, 2)
+    with routed(elsewhere, of_study) as router:
+        wait_for(lambda: Arrivals(settings.database).resources() != {})
+        send("thicker", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
+    new = {"name": "new", "applications": ("other",)}
+    with routed(elsewhere, of_study, new) as router:
+        study_uid = str(image.StudyInstanceUID)
+        preview = rules_apply(elsewhere, study_uid, "--yes", routes=(of_study, new))
+        assert {(each["route"], *each["series_uids"]) for each in preview["jobs"]} == {
+            ("new", "1.2.4"),
+            ("new", "1.2.7"),
+        }
+        wait_for(lambda: len(jobs.list()) == 3 and not router.settling())
+        assert [job.route for job in jobs.list()].count("r") == 1
+
+
+def test_a_route_whose_scope_was_changed_is_another_one(
+    settings: Settings, send: Callable[..., list[str]], jobs: Jobs, image: Dataset
+) -> None:
+    with routed(settings, {}) as router:
+        send("thin", 1, 2)
+        send("thicker", 1, 2)
+        wait_for(lambda: len(jobs.list()) == 2 and not router.settling())
+    of_study = {"scope": "study"}
+    with routed(settings, of_study) as router:
+        study_uid = str(image.StudyInstanceUID)
+        assert len(rules_apply(settings, study_uid, "--yes", routes=[of_study])["jobs"]) == 1
+        wait_for(lambda: len(jobs.list()) == 3 and not router.settling())
+        assert rules_apply(settings, study_uid, "--yes", routes=[of_study])["jobs"] == []
+
+
 def test_what_even_the_log_did_not_tell_is_found_by_comparing(
     settings: Settings, send: Callable[..., list[str]], jobs: Jobs
 ) -> None:

@@ -89,6 +89,31 @@ def test_a_backlog_is_looked_at_in_passes_the_newest_and_what_is_stat_first(
     assert deciding.asked == ["1.2"]
 
 
+def test_what_the_rules_are_only_asked_about_once_more_comes_after_all_that_is_new(
+    routed: Router, deciding: Deciding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "_PASS_S", 0.0)
+    for number in (3, 4, 5):
+        series = ArchiveSeries(f"r{number}", f"1.{number}", f"2.{number}", frozenset({f"i{number}"}))
+        (arrival,) = routed.arrivals.of_study(f"1.{number}")
+        routed.arrivals.close(arrival)
+        assert routed.arrivals.look_again([series])
+    for _ in range(4):
+        routed.look()
+    assert deciding.asked == [
+        "1.2",
+        "1.1",
+        "1.2",
+        "1.1",
+    ]  # looked at again before anybody has looked at the others
+    for arrival in routed.arrivals.of_study("1.1") + routed.arrivals.of_study("1.2"):
+        routed.arrivals.close(arrival)
+    deciding.asked.clear()
+    for _ in range(3):
+        routed.look()
+    assert deciding.asked == ["1.5", "1.4", "1.3"]
+
+
 def test_a_strange_study_holds_up_no_other_and_is_told_without_the_errors_text(
     routed: Router, deciding: Deciding
 ) -> None:

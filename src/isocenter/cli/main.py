@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    runs_graph = bool({"run", "validate-site"} & {*given[:2]})
+    # The command itself, and not `map run`, which attends to the signals in its own way.
+    runs_graph = next((word for word in given if not word.startswith("-")), "") in ("run", "validate-site")
     if arguments is None and runs_graph:
         enlarge_stack()
     try:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from isocenter.cli import options
-from isocenter.cli.output import counted, print_json, print_lines
-from isocenter_operators.errors import ConfigurationError, InputError
+from isocenter.cli.output import counted, print_json, print_lines, say
+from isocenter_operators.errors import ArchiveUnavailable, ConfigurationError, InputError
 
 if TYPE_CHECKING:
     from isocenter.arrivals import Arrivals
@@ -44,6 +45,7 @@ class _Look:
     study_uid: str
     jobs: tuple[_Missing, ...] = ()
     busy: bool = False
+    trouble: str = ""  # why it could not be looked at
 
 
 @click.command()
@@ -83,21 +85,32 @@ def apply(
         if since is not None:
             studies |= dict.fromkeys(arrivals.studies_since(since.timestamp()))
         looks = [
-            _look(written, orthanc, arrivals, uid, yes=yes, asked_for=uid in study_uids) for uid in studies
+            _told(
+                orthanc,
+                uid,
+                partial(_look, written, orthanc, arrivals, uid, yes=yes, asked_for=uid in study_uids),
+            )
+            for uid in studies
         ]
+    code = 1 if any(look.trouble for look in looks) else 0
     if as_json:
         jobs = [asdict(job) for look in looks for job in look.jobs]
         busy = [look.study_uid for look in looks if look.busy]
-        print_json({"asked_again": yes, "studies": len(looks), "undecided": busy, "jobs": jobs})
-        return 0
+        failed = {look.study_uid: look.trouble for look in looks if look.trouble}
+        print_json(
+            {"asked_again": yes, "studies": len(looks), "undecided": busy, "failed": failed, "jobs": jobs}
+        )
+        return code
     for look in looks:
-        if look.busy:
+        if look.trouble:
+            say(f"study {look.study_uid} could not be looked at: {look.trouble}")
+        elif look.busy:
             print_lines([f"study {look.study_uid} is being decided on as it is: ask again when that is done"])
         elif look.jobs:
             print_lines([f"study {look.study_uid}", *map(str, look.jobs)])
     jobs_in_all = sum(len(look.jobs) for look in looks)
     print_lines([_summary(len(looks), jobs_in_all, serving.routing.reconcile_every_s, yes)])
-    return 0
+    return code
 
 
 def _summary(studies: int, jobs: int, within_s: float, yes: bool) -> str:
@@ -107,6 +120,16 @@ def _summary(studies: int, jobs: int, within_s: float, yes: bool) -> str:
     if not yes:
         return f"{of} to make; nothing was changed, --yes has them made"
     return f"{of}, made by the service within some {within_s:g} s, with priority batch: see `isocenter jobs`"
+
+
+def _told(orthanc: Orthanc, study_uid: str, look: Callable[[], _Look]) -> _Look:
+    """One study that the archive can not read keeps none of the others from being looked at."""
+    try:
+        return look()
+    except ArchiveUnavailable as error:
+        if not orthanc.answers():
+            raise
+        return _Look(study_uid, trouble=str(error))
 
 
 def _look(

@@ -39,7 +39,7 @@ def command(app: str, path: Path, out: Path, config: Path | None, as_json: bool)
     from isocenter.worker import runner
 
     settings = options.running_settings(config)
-    installed = Catalog.weighed(settings).get(app)
+    installed = attended(lambda: Catalog.weighed(settings)).get(app)
     _require_files(path)
     _require_room(out)
     try:

@@ -70,9 +70,9 @@ def command(
     from isocenter.catalog import Catalog
 
     settings = options.running_settings(config)
-    installed = Catalog.weighed(settings).get(app)
+    installed = attended(lambda: Catalog.weighed(settings)).get(app)
     named = dict(map(_pair, labels))
-    found = cases_below(cases, expected)
+    found = attended(lambda: cases_below(cases, expected))
     _make_new(out)
     try:
         with quiet_stdout():

@@ -301,6 +301,8 @@ class Decisions:
         for application in route.applications:
             if _said_by(route, application, said, decision.print_of):
                 continue
+            if look.late and _has_job(decision, application):
+                continue  # nothing came: its images only seem others, as those that were there before and are read now
             if decision.answer.wanted:
                 job_id = self._queued(look, decision, application)
                 if job_id is None:
@@ -439,6 +441,15 @@ def _said_by(route: Route, application: str, verdicts: Sequence[Verdict], print_
     return any(
         (each.route, each.application, each.fingerprint) == (route.name, application, print_of)
         for each in verdicts
+    )
+
+
+def _has_job(decision: _Decision, application: str) -> bool:
+    """Whether the route made a job of this series, or study, of whichever images it had then."""
+    return any(
+        (each.route, each.application, each.subject) == (decision.route.name, application, decision.subject)
+        and each.job_id is not None
+        for each in decision.said
     )
 
 

@@ -66,4 +66,11 @@ def _about(verdict: RouteVerdict, arrivals: Sequence[Arrival]) -> list[Arrival]:
 
 
 def _said(verdict: RouteVerdict, about: Sequence[Arrival]) -> list[Verdict]:
-    return [each for arrival in about for each in arrival.verdicts if each.route == verdict.route]
+    """What the route said of the series, or of the study: of the other it may have spoken before its scope changed."""
+    return [
+        each
+        for arrival in about
+        for each in arrival.verdicts
+        if each.route == verdict.route
+        and each.subject == (arrival.resource if verdict.series_uid else arrival.study_uid)
+    ]

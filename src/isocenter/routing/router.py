@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -146,10 +146,11 @@ class Router:
         missing = shortage(self._settings)
         if missing:
             raise Unavailable(missing)
-        studies = dict.fromkeys(arrival.study_uid for arrival in self.arrivals.settling())
+        settling = self.arrivals.settling()
+        studies = dict.fromkeys(arrival.study_uid for arrival in settling)
         self._remember_only(studies)
         left, until = False, time.monotonic() + _PASS_S
-        for study_uid in self._in_order(studies):
+        for study_uid in self._in_order(studies, {each.study_uid for each in settling if not each.late}):
             left |= not self._decide(study_uid)
             if time.monotonic() >= until:
                 return 0.0
@@ -181,12 +182,19 @@ class Router:
         self._looked_at = {uid: at for uid, at in self._looked_at.items() if uid in kept}
         self._strange = {uid: troubles for uid, troubles in self._strange.items() if uid in kept}
 
-    def _in_order(self, studies: Iterable[str]) -> list[str]:
-        """STAT first; then what nobody has looked at, the newest first, as it may be STAT; then the others in turn."""
+    def _in_order(self, studies: Iterable[str], came: Container[str]) -> list[str]:
+        """STAT first; then what nobody has looked at, the newest first, as it may be STAT; then the others in turn.
+
+        came: those of which something is new. All others, which the rules are only asked about once more, come last.
+        """
         newest_first = list(studies)[::-1]  # they are given by when they changed
         return sorted(
             newest_first,
-            key=lambda uid: (not self._decisions.is_stat(uid), self._looked_at.get(uid, 0.0)),
+            key=lambda uid: (
+                not self._decisions.is_stat(uid),
+                uid not in came,
+                self._looked_at.get(uid, 0.0),
+            ),
         )
 
     def _decide(self, study_uid: str) -> bool:

@@ -36,8 +36,8 @@ def load(app: AppManifest) -> ModuleType:
         raise ConfigurationError(f"{app.folder}: an application needs an app.py", path=str(app.folder))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    import_sdk_core()
     try:
+        import_sdk_core()
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
