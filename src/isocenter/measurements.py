@@ -39,4 +39,9 @@ def measurement_title(name: str) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return f"{value:.1f}" if isinstance(value, int | float) else "-"
+    return _figure(value) if isinstance(value, int | float) else "-"
+
+
+def _figure(value: float) -> str:
+    """With one decimal; below 1 with three significant digits, as a probability or a coefficient is all decimals."""
+    return f"{value:.3g}" if value and abs(round(value, 3)) < 1 else f"{value:.1f}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -110,3 +112,45 @@ def test_who_begins_at_the_same_moment_does_not_clear_the_folder_away(
         begun[0].join()
         assert folders.read.is_dir()
     assert not any((settings.maps_dir / "runs").iterdir())
+
+
+def test_a_report_that_can_not_be_told_of_is_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the job would have failed whose results are in the archive."""
+    stored: list[Any] = []
+    folders, _ = _written(tmp_path, "report.dcm", b"")
+
+    @contextmanager
+    def executed(*_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(reason=None, not_applicable=None, notes=()), folders
+
+    def untellable(*_: Any, **__: Any) -> Any:
+        raise RecursionError
+
+    for name, stand_in in {
+        "_images": lambda task: [],
+        "without_identity": lambda images, pseudonyms: images,
+        "_executed": executed,
+        "_written": lambda folders: [("file 1", None)],
+        "_identity": lambda *_: None,
+        "as_results": lambda *_, **__: [],
+        "with_identity": lambda batches, pseudonyms: batches,
+        "sources_with_identity": lambda sources, pseudonyms: sources,
+        "checked": lambda *_: ["a report"],
+        "measured_in": untellable,
+        "store_of": lambda settings: SimpleNamespace(believed=lambda stored: True),
+        "_store": lambda *each: stored.append(each),
+    }.items():
+        monkeypatch.setattr(packaged, name, stand_in)
+    task = SimpleNamespace(
+        checkpoint=None, notes=(), deidentification=None, algorithm=None, rejected=None,
+        form=SimpleNamespace(disclaimer=""),
+    )  # fmt: skip
+    app = SimpleNamespace(algorithm=None, name="liver", version="1")
+    package = SimpleNamespace(digest="sha256:0")
+    with pytest.raises(RecursionError):
+        packaged._run(
+            cast(Any, SimpleNamespace(settings=None)), cast(Any, package), cast(Any, app), cast(Any, task)
+        )
+    assert stored == []

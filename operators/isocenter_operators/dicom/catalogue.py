@@ -24,7 +24,7 @@ from isocenter_operators.dicom.codes import ANATOMICAL_STRUCTURE, LEFT, PRIVATE_
 from isocenter_operators.dicom.findings import Code, Segment
 from isocenter_operators.errors import InputError
 
-__all__ = ["segment_of", "segments_of"]
+__all__ = ["catalogue_codes", "segment_of", "segments_of"]
 
 _TISSUE = Code("85756007", "SCT", "Tissue")
 _CATEGORIES = {  # CID 7150
@@ -101,6 +101,11 @@ def segments_of(names: Mapping[int, str] | Sequence[str]) -> tuple[tuple[Segment
         if note:
             notes.append(note)
     return tuple(segments), tuple(notes)
+
+
+def catalogue_codes() -> frozenset[Code]:
+    """The code of each structure that the catalogue knows."""
+    return frozenset(entry.type for entry in _entries().values())
 
 
 def _numbered(names: Mapping[int, str] | Sequence[str]) -> list[tuple[int, str]]:

@@ -114,11 +114,13 @@ def _run(means: _Means, stored: StoredMap, app: AppManifest, task: Run) -> Outco
                 task.form,
                 sources_with_identity(sources, pseudonyms),
             )
+            # Before they are stored: whatever a stranger's report has in it, no job ends badly whose results are there.
+            groups = _groups(results, words=pseudonyms is None and store_of(means.settings).believed(stored))
     _store(results, task, record)
     return Outcome(
         status="done",
         reason="",
-        groups=_groups(results, words=pseudonyms is None and store_of(means.settings).believed(stored)),
+        groups=groups,
         notes=(*record.notes, *(f"{app.name}: {note}" for note in report.notes)),
         results=tuple(record.results),
         seconds=dict(record.seconds),

@@ -13,12 +13,12 @@ from functools import cache
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.sr._snomed_dict import mapping as snomed
 from pydicom.sr.codedict import codes
 
+from isocenter_operators.dicom.meanings import code_value
 from isocenter_operators.dicom.rules.problem import Problem, warning
 
-__all__ = ["code_problems", "code_value", "in_context_group"]
+__all__ = ["code_problems", "in_context_group"]
 
 _PER_FRAME = 0x52009230  # Per-frame Functional Groups Sequence
 _SCHEMES = 0x00080110  # Coding Scheme Identification Sequence
@@ -60,15 +60,6 @@ def code_problems(dataset: Dataset) -> Iterator[Problem]:
 def in_context_group(code: Dataset, number: int) -> bool:
     """Whether a code item is in context group `number` of PS3.16; SNOMED-RT codes count as those of SNOMED CT."""
     return code_value(code) in _members(number) or (number == 7150 and code_value(code) == _BACKGROUND)
-
-
-def code_value(code: Dataset) -> tuple[str, str]:
-    """(scheme, value) of a code item, a SNOMED-RT code as that of SNOMED CT (PS3.16, 8.1)."""
-    value = code.get("CodeValue") or code.get("LongCodeValue") or code.get("URNCodeValue") or ""
-    scheme = str(code.get("CodingSchemeDesignator", ""))
-    if scheme in ("SRT", "SNM3", "99SDM") and value in snomed["SRT"]:
-        return "SCT", snomed["SRT"][value]
-    return scheme, str(value)
 
 
 def _codes(dataset: Dataset, parent: str) -> Iterator[tuple[str, str, Dataset]]:

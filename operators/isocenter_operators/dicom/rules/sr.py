@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from isocenter_operators.dicom.rules.code import code_value, in_context_group
+from isocenter_operators.dicom.meanings import code_value
+from isocenter_operators.dicom.rules.code import in_context_group
 from isocenter_operators.dicom.rules.problem import Problem, absent, error, incomplete_code, warning
 from isocenter_operators.dicom.rules.tid import measurement_report_problems
 

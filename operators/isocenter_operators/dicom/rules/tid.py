@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
-from isocenter_operators.dicom.rules.code import code_value
+from isocenter_operators.dicom.meanings import code_value
 from isocenter_operators.dicom.rules.problem import Problem, error, warning
 
 __all__ = ["measurement_report_problems"]
