@@ -21,7 +21,6 @@ __all__ = ["NODE", "running_node", "tell_names", "write_runtime"]
 
 NODE = "10.0.2.100"  # by slirp4netns
 _PODS = "10.244.0.0/24"
-_PLUGINS = Path("/usr/lib/cni")
 # What the kubelet sets where it is otherwise. It finds it as it wants it, so that it sets nothing of this machine.
 _KERNEL = {
     "vm/overcommit_memory": "1",
@@ -132,7 +131,7 @@ def _kubelet(cluster: Cluster, folder: Path) -> list[Path | str]:
         f"--cert-dir={folder / 'certificates'}",
         f"--volume-plugin-dir={folder / 'plugins'}",
         "--network-plugin=cni",
-        f"--cni-bin-dir={_PLUGINS}",
+        f"--cni-bin-dir={BUILT / 'cni'}",
         f"--cni-conf-dir={folder / 'network'}",
         f"--cni-cache-dir={folder / 'cache'}",
         f"--cluster-dns={NODE}",
