@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 import yaml
 from commands import ROOT
 from cryptography.hazmat.primitives import serialization
@@ -73,9 +72,10 @@ def running(words: Sequence[str | Path], log: Path) -> Iterator[subprocess.Popen
     try:
         yield process
     finally:
-        # Where nsenter has gone into another namespace of processes, the program is its child.
-        for each in psutil.Process(process.pid).children() or [process]:
-            each.terminate()
+        if process.poll() is None:
+            # Where nsenter has gone into another namespace of processes, the program is its child.
+            for each in psutil.Process(process.pid).children() or [psutil.Process(process.pid)]:
+                each.terminate()
         try:
             process.wait(_ENDS_WITHIN_S)
         except subprocess.TimeoutExpired:
@@ -88,8 +88,6 @@ def running_cluster(
     folder: Path, free_port: Callable[[], int], inside: Sequence[str] = ()
 ) -> Iterator[Cluster]:
     """`inside` are the words before a command that is to run where the API server is to be; none for this machine."""
-    if not (BUILT / "kube-apiserver").exists():
-        pytest.skip(f"there is no {BUILT}: scripts/fetch_kubernetes.sh")
     client, peer, secure = free_port(), free_port(), free_port()
     _write_keys(folder)
     kubeconfig = _write_kubeconfig(folder, secure)
@@ -181,8 +179,13 @@ def _api_server(folder: Path, etcd: int, port: int) -> list[Path | str]:
 
 
 def _controllers(folder: Path, kubeconfig: Path) -> list[list[Path | str]]:
-    common = [f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--port=0", "--secure-port=0"]
-    manager = [
+    common: list[Path | str] = [
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+        "--port=0",
+        "--secure-port=0",
+    ]
+    manager: list[Path | str] = [
         BUILT / "kube-controller-manager",
         f"--service-account-private-key-file={folder / 'accounts.key'}",
         f"--root-ca-file={folder / 'certificates' / 'apiserver.crt'}",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from cluster import BUILT, Cluster, running
 from engines import command
@@ -21,7 +22,7 @@ __all__ = ["NODE", "running_node", "tell_names", "write_runtime"]
 
 NODE = "10.0.2.100"  # by slirp4netns
 _PODS = "10.244.0.0/24"
-_PLUGINS = Path("/usr/lib/cni")
+_READY = "kubectl get node node -o jsonpath='{.status.conditions[?(@.type==\"Ready\")].status}'"
 # What the kubelet sets where it is otherwise. It finds it as it wants it, so that it sets nothing of this machine.
 _KERNEL = {
     "vm/overcommit_memory": "1",
@@ -39,24 +40,6 @@ for word; do
 done
 exec runc "$@"
 """
-_NETWORK = {
-    "cniVersion": "0.4.0",
-    "name": "pods",
-    "plugins": [
-        {
-            "type": "bridge",
-            "bridge": "pods",
-            "isGateway": True,
-            "ipMasq": True,
-            "hairpinMode": True,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": _PODS}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-            },
-        }
-    ],
-}
 
 
 def write_runtime(folder: Path) -> Path:
@@ -72,9 +55,7 @@ def running_node(cluster: Cluster, inside: list[str]) -> Iterator[None]:
     folder = cluster.folder / "node"
     (folder / "network").mkdir(parents=True)
     (folder / "kernel").mkdir()
-    ipam = _NETWORK["plugins"][0]["ipam"] | {"dataDir": str(folder / "addresses")}  # type: ignore[index]
-    network = {**_NETWORK, "plugins": [{**_NETWORK["plugins"][0], "ipam": ipam}]}  # type: ignore[dict-item]
-    (folder / "network" / "pods.conflist").write_text(json.dumps(network))
+    (folder / "network" / "pods.conflist").write_text(json.dumps(_network(folder)))
     within = [*inside, "--mount", "--pid"]
     for name, value in _KERNEL.items():
         file = folder / "kernel" / name.replace("/", ".")
@@ -87,17 +68,25 @@ def running_node(cluster: Cluster, inside: list[str]) -> Iterator[None]:
         parts.enter_context(running([*within, *_kubelet(cluster, folder)], cluster.folder / "kubelet.log"))
         parts.enter_context(running([*within, *_proxy(cluster)], cluster.folder / "kube-proxy.log"))
         give_up = time.monotonic() + 120
-        while (
-            "True"
-            not in cluster.run(
-                "kubectl get node node -o jsonpath='{.status.conditions[?(@.type==\"Ready\")].status}'"
-            ).stdout
-        ):
+        while "True" not in cluster.run(_READY).stdout:
             assert time.monotonic() < give_up, (cluster.folder / "kubelet.log").read_text()[-3000:]
             time.sleep(1)
         gpu = {"status": {"capacity": {"nvidia.com/gpu": "1"}}}
         cluster.kubectl("patch", "node", "node", "--subresource=status", f"--patch={json.dumps(gpu)}")
         yield
+
+
+def _network(folder: Path) -> dict[str, Any]:
+    addresses = {"type": "host-local", "ranges": [[{"subnet": _PODS}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    bridge = {
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": True,
+        "ipMasq": True,
+        "hairpinMode": True,  # a pod that asks its own Service
+        "ipam": {**addresses, "dataDir": str(folder / "addresses")},
+    }
+    return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
 
 
 def tell_names(cluster: Cluster) -> None:
@@ -115,7 +104,7 @@ def tell_names(cluster: Cluster) -> None:
         "--user=root",
     ]
     words += [f"--listen-address={NODE}", "--local=/cluster.local/", *records]
-    done = command("docker", "run", "--detach", "--network=host", "isocenter-base/names", *words)
+    done = command("docker", "run", "--detach", "--rm", "--network=host", "isocenter-base/names", *words)
     assert done.returncode == 0, done.stderr
 
 
@@ -132,7 +121,7 @@ def _kubelet(cluster: Cluster, folder: Path) -> list[Path | str]:
         f"--cert-dir={folder / 'certificates'}",
         f"--volume-plugin-dir={folder / 'plugins'}",
         "--network-plugin=cni",
-        f"--cni-bin-dir={_PLUGINS}",
+        f"--cni-bin-dir={BUILT / 'cni'}",
         f"--cni-conf-dir={folder / 'network'}",
         f"--cni-cache-dir={folder / 'cache'}",
         f"--cluster-dns={NODE}",

@@ -45,7 +45,7 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     if "anyOf" in schema:
         one, *others = (each for each in schema["anyOf"] if each != {"type": "null"})
         return {"x-kubernetes-int-or-string": True} if others else _structural(one, definitions)
-    made = {key: schema[key] for key in ("type", "enum", "required") if key in schema}
+    made: Schema = {key: schema[key] for key in ("type", "enum", "required") if key in schema}
     if "properties" in schema:
         made["properties"] = {
             name: _structural(each, definitions) for name, each in schema["properties"].items()

@@ -1,7 +1,11 @@
 """kubernetes/ applied to a real Kubernetes, by the commands of docs/install-kubernetes.md as it writes them.
 
     scripts/fetch_kubernetes.sh
+    scripts/fetch_engines.sh; scripts/fetch_compose.sh
     python -m pytest tests/integration/test_kubernetes_up.py -m slow
+
+Eight minutes on two cores that others used too where the images are there, and 14 GB; with
+ISOCENTER_DOCKER_DATA=FOLDER they stay there for the next time. How the images are made is test_compose_up.py's.
 
 The Kubernetes that can be built here is 1.20, which knows PodDisruptionBudgets as policy/v1beta1: that is said anew in
 the copy that is applied, and nothing else is. KEDA is not there, but its definition of the ScaledObject.
@@ -22,7 +26,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster import Cluster, running_cluster
+from cluster import BUILT, Cluster, running_cluster
 from cluster_node import NODE, running_node, tell_names, write_runtime
 from composed import compose
 from composed_site import Site, fresh_site, make_bases
@@ -31,7 +35,11 @@ from keda import scaled_object_definition
 
 from isocenter_operators.testing import thorax_phantom, write_series
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.skipif(not BUILT.exists(), reason=f"there is no {BUILT}: scripts/fetch_kubernetes.sh"),
+]
 
 ROOT = Path(__file__).parents[2]
 REPLICAS = {"gateway": 1, "orthanc": 2, "triton": 1, "worker": 1}
@@ -224,7 +232,7 @@ def set_what_is_the_sites_own(tree: Path) -> None:
 
 def studies_are_done(cluster: Cluster, site: Site, folder: Path) -> None:
     thorax = thorax_phantom(size=(160, 160, 75), spacing_mm=(2.24, 2.24, 4.0))
-    for number in range(2):
+    for number in range(3):
         write_series(thorax, folder / str(number), uid_seed=f"in a cluster {number}")
     # As a cloud's controller does for a Service of type LoadBalancer.
     address = {"status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}}}
@@ -257,11 +265,37 @@ def studies_are_done(cluster: Cluster, site: Site, folder: Path) -> None:
     until(lambda: len(jobs("done")) == 2, said, 300)
     assert {each["study_uid"] for each in jobs("failed")} <= {each["study_uid"] for each in jobs("done")}
 
+    # Other routes: the gateway and the workers are others then, and the rest are the same.
+    before = set(cluster.get("pods"))
+    with (site.folder / "kubernetes" / "site" / "isocenter.yaml").open("a") as file:
+        file.write("# Routes of another day.\n")
+    for line in ("kubectl apply -k kubernetes/site", typed(1)[0]):
+        quietly(cluster, line, site.folder)
+
+    def stayed() -> Counter[str]:
+        return Counter(name.partition("-")[0] for name in before & set(cluster.get("pods")))
+
+    until(lambda: stayed() == {"orthanc": 2, "triton": 1}, stayed)
+    send(2)
+    until(lambda: len(jobs("done")) == 3, said, 300)
+
+    # A node that is to be emptied keeps one Orthanc, for what modalities send; once it may be filled, all is back.
+    drained = cluster.run("kubectl drain node --delete-emptydir-data --timeout=60s")
+    assert drained.returncode != 0
+    assert "disruption budget" in drained.stderr
+    there = [name for name, each in cluster.get("pods").items() if each["status"]["phase"] == "Running"]
+    assert [name.partition("-")[0] for name in there] == ["orthanc"]
+    cluster.kubectl("uncordon", "node")
+    quietly(cluster, typed(1)[0], site.folder)
+    assert len(jobs("done")) == 3
+
     ask = "import sys, urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1]).read().decode())"
     words = ["python3", "-c", ask, "http://gateway:8080/dicom-web/series"]
     series = json.loads(
         cluster.run(f"kubectl -n isocenter exec deployment/orthanc -- {shlex.join(words)}").stdout
     )
-    assert Counter(each["00080060"]["Value"][0] for each in series) == dict.fromkeys(
-        ("CT", "SEG", "SR", "OT"), 2
-    )
+    found = Counter(each["00080060"]["Value"][0] for each in series)
+    # Images that came with pauses have a note of a job that failed too, and that note's rejection.
+    notes = found.pop("SR") - 3
+    assert found.pop("KO", 0) <= notes <= len(jobs("failed"))
+    assert found == dict.fromkeys(("CT", "SEG", "OT"), 3)
