@@ -85,6 +85,10 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
             "peers:\n  RIS: {kind: orthanc, url: 'http://h', username: u}",  # no variable means RIS
             r"2:3: peers.RIS.password: is missing beside username$",
         ),
+        (
+            "peers:\n  my__ris: {kind: webhook, url: 'http://h'}",  # nor my__ris
+            r"2:3: peers.my__ris.secret: is missing$",
+        ),
         ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
         ("- a list", r"expected keys and values at the top, found list"),
         ("a: [", r"isocenter.yaml:1:5: not valid YAML: "),
@@ -194,6 +198,49 @@ def test_what_is_wrong_in_the_environment_is_named(
     monkeypatch.setenv(variable, "one")
     with pytest.raises(ConfigurationError, match=message):
         Settings.load()
+
+
+@pytest.mark.parametrize("content", [None, "gateway: {port: 8081}", "peers: {old: {kind: folder, path: /x}}"])
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"ORTHANC__USERNAME": "u"}, "orthanc.password"),
+        ({"PEERS__RIS__KIND": "webhook", "PEERS__RIS__URL": "http://ris"}, "peers.ris.secret"),
+        ({"PEERS": '{"ris": {"kind": "webhook", "url": "http://ris"}}'}, "peers.ris.secret"),
+        (
+            {"PEERS": '{"vna": {"kind": "orthanc", "url": "http://vna", "username": "u"}}'},
+            "peers.vna.password",
+        ),
+    ],
+)
+def test_the_variable_named_for_a_missing_secret_sets_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: str | None,
+    environment: dict[str, str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "isocenter.yaml").write_text(content)
+    for name, value in environment.items():
+        monkeypatch.setenv(f"ISOCENTER_{name}", value)
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.load()
+    variable = "ISOCENTER_" + named.upper().replace(".", "__")
+    (line,) = str(refused.value).splitlines()
+    assert f": {named}: is missing" in line
+    assert line.endswith(f": set {variable}, or {variable}_FILE to the file that it stands in")
+    monkeypatch.setenv(variable, "hidden")
+    Settings.load()
+
+
+def test_what_is_wrong_with_a_peer_of_the_environment_is_named_without_its_kind(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOCENTER_PEERS__SHARE__KIND", "folder")
+    with pytest.raises(ConfigurationError, match=r"isocenter.yaml: peers.share.path: is missing$"):
+        Settings.load(file)
 
 
 def test_a_secret_stands_in_a_file_of_its_own(
