@@ -467,13 +467,18 @@ class Settings(BaseSettings):
 
 
 def _with_empty(content: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
-    """The same with an empty text at each of these places."""
+    """The same with an empty text at each of these places, as far as they are in sections: a number has no keys."""
     changed = deepcopy(content)
     for *sections, key in places:
-        section = changed
+        section: Any = changed
         for name in sections:
-            section = section.setdefault(name, {})
-        section[key] = ""
+            if section.get(name) is None:  # nothing stands behind `orthanc:`
+                section[name] = {}
+            section = section[name]
+            if not isinstance(section, dict):
+                break
+        else:
+            section[key] = ""
     return changed
 
 

@@ -331,6 +331,29 @@ def test_secrets_that_are_not_used_may_be_missing(file: Path, monkeypatch: pytes
         Settings.load(file, secrets=())
 
 
+@pytest.mark.parametrize("content", ["orthanc:\npeers:\n", "peers: {ris: }"])
+def test_secrets_that_are_not_used_may_be_missing_beside_empty_sections(
+    file: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    file.write_text(content)
+    monkeypatch.setenv("ISOCENTER_ORTHANC__USERNAME", "us")
+    monkeypatch.setenv("ISOCENTER_PEERS", '{"ris": {"kind": "webhook", "url": "http://ris"}}')
+    settings = Settings.load(file, secrets=())
+    assert settings.orthanc.username == "us"
+    assert [*settings.peers] == ["ris"]
+
+
+@pytest.mark.parametrize("content", ["orthanc: 3", "orthanc: [1]", "peers: 3", "peers: {ris: 3}"])
+def test_a_section_that_is_none_is_refused_whatever_secrets_are_used(
+    file: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    file.write_text(content)
+    monkeypatch.setenv("ISOCENTER_ORTHANC__USERNAME", "us")
+    monkeypatch.setenv("ISOCENTER_PEERS", '{"ris": {"kind": "webhook", "url": "http://ris"}}')
+    with pytest.raises(ConfigurationError, match=r"(orthanc.password|peers.ris.secret): is missing"):
+        Settings.load(file, secrets=())
+
+
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ISOCENTER_TEST_DATA", "/data")
