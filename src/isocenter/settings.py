@@ -34,7 +34,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from isocenter.peer import TLS, Peer, Profile, refuse_half_a_login
+from isocenter.peer import TLS, Peer, Profile, refuse_half_a_login, refuse_no_port
 from isocenter.route import Route
 from isocenter.secret_files import with_files
 from isocenter.setting_names import missing_secrets, refuse_lookalikes, sentence
@@ -115,6 +115,7 @@ class OrthancSettings(_Section):
         if "@" in parts.netloc:
             # The address stands in messages and logs.
             raise ValueError("must not hold a password: set orthanc.username and orthanc.password")
+        refuse_no_port(parts)
         return url
 
     @model_validator(mode="after")

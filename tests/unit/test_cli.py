@@ -414,12 +414,16 @@ def test_the_doctor_asks_other_systems_and_sends_them_nothing(
             "off": {"kind": "dicom", "host": "127.0.0.1", "port": silent, "aet": "PACS"},
             "ris": {"kind": "webhook", "url": f"http://127.0.0.1:{ris_port}/x?token=1", "secret": "s"},
             "web": {"kind": "dicomweb", "url": f"http://127.0.0.1:{silent}/dicom-web"},
+            # Names that no machine can have.
+            "unnamed": {"kind": "webhook", "url": "https://a..b/x", "secret": "s"},
+            "nobody": {"kind": "dicom", "host": "a..b", "port": port, "aet": "VNA"},
         }
         (site / "isocenter.yaml").write_text(yaml.safe_dump({"peers": peers, "routes": []}))
         try:
             main(["doctor", "--json"])
         finally:
             server.shutdown()
+        ris.settimeout(30)  # where it was not asked
         connection, _ = ris.accept()
         with connection:
             assert connection.recv(1) == b""
@@ -432,7 +436,11 @@ def test_the_doctor_asks_other_systems_and_sends_them_nothing(
         "off": False,
         "ris": True,
         "web": False,
+        "unnamed": False,
+        "nobody": False,
     }
+    assert "https://a..b:443 does not answer: " in checks["unnamed"]["seen"]
+    assert "VNA at a..b:" in checks["nobody"]["seen"]
     assert called == ["ISOCENTER"]
     assert not any(checks[name]["required"] for name in peers)
     assert (

@@ -90,6 +90,18 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
             r"2:3: peers.my__ris.secret: is missing$",
         ),
         ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
+        (
+            "orthanc: {url: 'http://pacs:99999'}",
+            r"1:11: orthanc.url: the port should be a number from 1 to 65535$",
+        ),
+        (
+            "peers:\n  ris: {kind: webhook, url: 'https://ris:99999/x', secret: s}",
+            r"2:24: peers.ris.url: the port should be a number from 1 to 65535$",
+        ),
+        (
+            "peers:\n  vna: {kind: dicomweb, url: 'http://u:80a/b@vna'}",  # as of a password with a slash
+            r"2:25: peers.vna.url: the port should be a number from 1 to 65535$",
+        ),
         ("- a list", r"expected keys and values at the top, found list"),
         ("a: [", r"isocenter.yaml:1:5: not valid YAML: "),
         ("gateway:\n  port: 1\n\tohif: x", r"isocenter.yaml:3:1: not valid YAML: "),
