@@ -248,6 +248,27 @@ def test_rules_explain_says_what_was_decided_before_and_how_it_is_decided_again(
     ]
 
 
+def test_rules_are_explained_beside_a_database_whose_folder_may_not_be_entered(
+    site: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = images(site / "in", 3)
+    kept = (site / "kept").resolve()
+    monkeypatch.setenv("ISOCENTER_DATABASE_URL", f"sqlite:///{kept}/isocenter.sqlite")
+    asked = Path.stat
+
+    def refused(path: Path, **options: bool) -> os.stat_result:
+        if kept in path.absolute().parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return asked(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)  # who may do everything is not kept out by the folder's mode
+    assert main(["rules", "explain", str(folder)]) == 0
+    out, err = capfd.readouterr()
+    assert "CT: goes to trivial" in out
+    assert "whether anything was decided about it before is not known: " in err
+    assert "Permission denied" in err
+
+
 def test_rules_apply_wants_to_know_which_studies_and_that_the_service_knows_the_routes(
     site: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
