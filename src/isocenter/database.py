@@ -61,9 +61,15 @@ def prepare(settings: Settings) -> None:
 
 
 def is_made(settings: Settings) -> bool:
-    """Whether there is a database to be asked, without making one; of PostgreSQL that is believed."""
+    """Whether there is a database to be asked, without making one; of PostgreSQL that is believed.
+
+    Raises Unavailable where its folder may not be entered.
+    """
     url = sa.make_url(settings.database)
-    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+    try:
+        return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+    except OSError as error:
+        raise database_error(settings, error) from error
 
 
 def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -24,6 +24,7 @@ __all__ = [
     "Retrieve",
     "WebhookPeer",
     "refuse_half_a_login",
+    "refuse_no_port",
 ]
 
 
@@ -34,6 +35,19 @@ def refuse_half_a_login(username: str | None, password: SecretStr | None) -> Non
         raise PydanticCustomError(
             "half_a_login", "is missing beside {given}", {"missing": missing, "given": given}
         )
+
+
+def refuse_no_port(address: SplitResult) -> None:
+    """Raises ValueError where what stands in the place of the port is none.
+
+    It is not repeated: with a slash in it, a password ends there, and the message is logged.
+    """
+    try:
+        port = address.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("the port should be a number from 1 to 65535")
 
 
 class _Part(BaseModel):
@@ -126,6 +140,7 @@ class _HTTPPeer(_Address):
             raise ValueError("should be like https://pacs/dicom-web")
         if "@" in parts.netloc:
             raise ValueError("must not hold a password: set username and password")
+        refuse_no_port(parts)
         return url.rstrip("/")
 
     @model_validator(mode="after")
@@ -201,6 +216,7 @@ class WebhookPeer(_Address):
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
             raise ValueError("should be like https://ris/isocenter, without a password")
+        refuse_no_port(parts)
         return url
 
 

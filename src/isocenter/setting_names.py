@@ -19,7 +19,8 @@ __all__ = ["missing_secrets", "refuse_lookalikes", "sentence", "where"]
 
 _PREFIX = "ISOCENTER_"
 _SECRETS = {"password", "secret"}
-_NAME = re.compile("[a-z0-9_]+")  # a variable can mean it: variables are read in lower case
+# A variable can mean it: variables are read in lower case, and two underscores part the keys.
+_NAME = re.compile("[a-z0-9]+(?:_[a-z0-9]+)*")
 
 
 def refuse_lookalikes(model: type[BaseModel], environment: Mapping[str, str]) -> None:
@@ -55,15 +56,14 @@ def sentence(
     """
     lines = []
     for problem in error.errors(include_url=False, include_input=False):
-        place, message = _as_placed(problem["loc"], problem["msg"])
-        place = (*place, *_half(problem))
+        place, message = _as_placed(problem)
         if problem["type"] == "extra_forbidden":
             message = f"there is no such key{_meant(get_close_matches(str(place[-1]), _keys(model, place[:-1]), 1))}"
         variable = _variable(place, environment)
-        written = document.written(place) if document and not variable else place
+        named = document.named(place) if document and not variable else place
         if problem["type"] in ("missing", "half_a_login"):
-            message = message.replace("Field required", "is missing") + _to_be_set(written)
-        said = "" if variable.upper().removesuffix(SUFFIX) == _named(place) else ".".join(map(str, written))
+            message = message.replace("Field required", "is missing") + _to_be_set(place)
+        said = "" if variable.upper().removesuffix(SUFFIX) == _named(place) else ".".join(map(str, named))
         lines.append(
             ": ".join(each for each in (where(place, document, file, environment), said, message) if each)
         )
@@ -74,17 +74,10 @@ def missing_secrets(error: ValidationError) -> list[tuple[str, ...]]:
     """Which passwords and secrets are missing, by the keys that lead to them."""
     found = []
     for problem in error.errors(include_url=False, include_input=False):
-        place = (*problem["loc"], *_half(problem))
+        place, _ = _as_placed(problem)
         if problem["type"] in ("missing", "half_a_login") and place[-1] in _SECRETS:
-            # Behind the name of a peer stands its kind, which the file has no section of.
-            of_peer = place[0] == "peers" and len(place) == 4
-            found.append(tuple(map(str, (*place[:2], place[3]) if of_peer else place)))
+            found.append(tuple(map(str, place)))
     return found
-
-
-def _half(problem: ErrorDetails) -> tuple[str, ...]:
-    """Of a login that lacks one of both: which."""
-    return (str(problem["ctx"]["missing"]),) if problem["type"] == "half_a_login" else ()
 
 
 def _to_be_set(place: Sequence[int | str]) -> str:
@@ -125,15 +118,23 @@ def _variable(place: Sequence[int | str], environment: Mapping[str, str]) -> str
     return ""
 
 
-def _as_placed(place: tuple[int | str, ...], message: str) -> tuple[tuple[int | str, ...], str]:
-    """Where it stands, as precisely as pydantic or the message itself tells: `worker.processes: more than one ...`."""
-    message = message.removeprefix("Value error, ")
+def _as_placed(problem: ErrorDetails) -> tuple[tuple[int | str, ...], str]:
+    """By which keys it is set, as precisely as pydantic or the message itself tells, and what is wrong with it.
+
+    The message may begin with them: `worker.processes: more than one ...`.
+    """
+    place, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
     told = re.match(r"([a-z_]+(?:\.[\w-]+)+): ", message)
     if not place and told:
         parts = told[1].split(".")
         return tuple(int(part) if part.isdecimal() else part for part in parts), message[told.end() :]
-    # [key] is pydantic's, others are our own tags: none stands in the file.
-    return tuple(part for part in place if not str(part).startswith("[")), message
+    # [key] is pydantic's, others are our own tags: none is a key.
+    keys = [part for part in place if not str(part).startswith("[")]
+    if len(keys) > 2 and keys[0] == "peers":
+        del keys[2]  # behind the name of a peer pydantic puts its kind
+    if problem["type"] == "half_a_login":
+        keys.append(str(problem["ctx"]["missing"]))
+    return tuple(keys), message
 
 
 def _keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:

@@ -34,7 +34,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from isocenter.peer import TLS, Peer, Profile, refuse_half_a_login
+from isocenter.peer import TLS, Peer, Profile, refuse_half_a_login, refuse_no_port
 from isocenter.route import Route
 from isocenter.secret_files import with_files
 from isocenter.setting_names import missing_secrets, refuse_lookalikes, sentence
@@ -115,6 +115,7 @@ class OrthancSettings(_Section):
         if "@" in parts.netloc:
             # The address stands in messages and logs.
             raise ValueError("must not hold a password: set orthanc.username and orthanc.password")
+        refuse_no_port(parts)
         return url
 
     @model_validator(mode="after")
@@ -467,13 +468,18 @@ class Settings(BaseSettings):
 
 
 def _with_empty(content: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
-    """The same with an empty text at each of these places."""
+    """The same with an empty text at each of these places, as far as they are in sections: a number has no keys."""
     changed = deepcopy(content)
     for *sections, key in places:
-        section = changed
+        section: Any = changed
         for name in sections:
-            section = section.setdefault(name, {})
-        section[key] = ""
+            if section.get(name) is None:  # nothing stands behind `orthanc:`
+                section[name] = {}
+            section = section[name]
+            if not isinstance(section, dict):
+                break
+        else:
+            section[key] = ""
     return changed
 
 

@@ -41,12 +41,6 @@ class YAMLDocument:
             mark = found or mark
         return (mark.line + 1, mark.column + 1) if mark else None
 
-    def written(self, place: Sequence[str | int]) -> tuple[str | int, ...]:
-        """The parts of the place that the file holds; the last part stays, as it may be what is missing."""
-        named = self.named(place)
-        way = list(self._way(named))
-        return tuple(part for index, (part, mark) in enumerate(way) if mark or index == len(way) - 1)
-
     def named(self, place: Sequence[str | int]) -> tuple[str | int, ...]:
         """The place by the names that the file uses: `application` for the first of `applications`."""
         named: list[str | int] = []

@@ -248,6 +248,27 @@ def test_rules_explain_says_what_was_decided_before_and_how_it_is_decided_again(
     ]
 
 
+def test_rules_are_explained_beside_a_database_whose_folder_may_not_be_entered(
+    site: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = images(site / "in", 3)
+    kept = (site / "kept").resolve()
+    monkeypatch.setenv("ISOCENTER_DATABASE_URL", f"sqlite:///{kept}/isocenter.sqlite")
+    asked = Path.stat
+
+    def refused(path: Path, **options: bool) -> os.stat_result:
+        if kept in path.absolute().parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return asked(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)  # who may do everything is not kept out by the folder's mode
+    assert main(["rules", "explain", str(folder)]) == 0
+    out, err = capfd.readouterr()
+    assert "CT: goes to trivial" in out
+    assert "whether anything was decided about it before is not known: " in err
+    assert "Permission denied" in err
+
+
 def test_rules_apply_wants_to_know_which_studies_and_that_the_service_knows_the_routes(
     site: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -414,12 +435,16 @@ def test_the_doctor_asks_other_systems_and_sends_them_nothing(
             "off": {"kind": "dicom", "host": "127.0.0.1", "port": silent, "aet": "PACS"},
             "ris": {"kind": "webhook", "url": f"http://127.0.0.1:{ris_port}/x?token=1", "secret": "s"},
             "web": {"kind": "dicomweb", "url": f"http://127.0.0.1:{silent}/dicom-web"},
+            # Names that no machine can have.
+            "unnamed": {"kind": "webhook", "url": "https://a..b/x", "secret": "s"},
+            "nobody": {"kind": "dicom", "host": "a..b", "port": port, "aet": "VNA"},
         }
         (site / "isocenter.yaml").write_text(yaml.safe_dump({"peers": peers, "routes": []}))
         try:
             main(["doctor", "--json"])
         finally:
             server.shutdown()
+        ris.settimeout(30)  # where it was not asked
         connection, _ = ris.accept()
         with connection:
             assert connection.recv(1) == b""
@@ -432,7 +457,11 @@ def test_the_doctor_asks_other_systems_and_sends_them_nothing(
         "off": False,
         "ris": True,
         "web": False,
+        "unnamed": False,
+        "nobody": False,
     }
+    assert "https://a..b:443 does not answer: " in checks["unnamed"]["seen"]
+    assert "VNA at a..b:" in checks["nobody"]["seen"]
     assert called == ["ISOCENTER"]
     assert not any(checks[name]["required"] for name in peers)
     assert (

@@ -85,7 +85,23 @@ def test_no_file_is_no_fault_unless_it_was_named(tmp_path: Path, monkeypatch: py
             "peers:\n  RIS: {kind: orthanc, url: 'http://h', username: u}",  # no variable means RIS
             r"2:3: peers.RIS.password: is missing beside username$",
         ),
+        (
+            "peers:\n  my__ris: {kind: webhook, url: 'http://h'}",  # nor my__ris
+            r"2:3: peers.my__ris.secret: is missing$",
+        ),
         ("orthanc: {url: pacs}", r"orthanc.url: .*should be like http://pacs:8042"),
+        (
+            "orthanc: {url: 'http://pacs:99999'}",
+            r"1:11: orthanc.url: the port should be a number from 1 to 65535$",
+        ),
+        (
+            "peers:\n  ris: {kind: webhook, url: 'https://ris:99999/x', secret: s}",
+            r"2:24: peers.ris.url: the port should be a number from 1 to 65535$",
+        ),
+        (
+            "peers:\n  vna: {kind: dicomweb, url: 'http://u:80a/b@vna'}",  # as of a password with a slash
+            r"2:25: peers.vna.url: the port should be a number from 1 to 65535$",
+        ),
         ("- a list", r"expected keys and values at the top, found list"),
         ("a: [", r"isocenter.yaml:1:5: not valid YAML: "),
         ("gateway:\n  port: 1\n\tohif: x", r"isocenter.yaml:3:1: not valid YAML: "),
@@ -196,6 +212,49 @@ def test_what_is_wrong_in_the_environment_is_named(
         Settings.load()
 
 
+@pytest.mark.parametrize("content", [None, "gateway: {port: 8081}", "peers: {old: {kind: folder, path: /x}}"])
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"ORTHANC__USERNAME": "u"}, "orthanc.password"),
+        ({"PEERS__RIS__KIND": "webhook", "PEERS__RIS__URL": "http://ris"}, "peers.ris.secret"),
+        ({"PEERS": '{"ris": {"kind": "webhook", "url": "http://ris"}}'}, "peers.ris.secret"),
+        (
+            {"PEERS": '{"vna": {"kind": "orthanc", "url": "http://vna", "username": "u"}}'},
+            "peers.vna.password",
+        ),
+    ],
+)
+def test_the_variable_named_for_a_missing_secret_sets_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    content: str | None,
+    environment: dict[str, str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "isocenter.yaml").write_text(content)
+    for name, value in environment.items():
+        monkeypatch.setenv(f"ISOCENTER_{name}", value)
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.load()
+    variable = "ISOCENTER_" + named.upper().replace(".", "__")
+    (line,) = str(refused.value).splitlines()
+    assert f": {named}: is missing" in line
+    assert line.endswith(f": set {variable}, or {variable}_FILE to the file that it stands in")
+    monkeypatch.setenv(variable, "hidden")
+    Settings.load()
+
+
+def test_what_is_wrong_with_a_peer_of_the_environment_is_named_without_its_kind(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISOCENTER_PEERS__SHARE__KIND", "folder")
+    with pytest.raises(ConfigurationError, match=r"isocenter.yaml: peers.share.path: is missing$"):
+        Settings.load(file)
+
+
 def test_a_secret_stands_in_a_file_of_its_own(
     file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -281,6 +340,29 @@ def test_secrets_that_are_not_used_may_be_missing(file: Path, monkeypatch: pytes
     assert credentials.password == "known"
     file.write_text(content + "  old: {kind: folder}\n")
     with pytest.raises(ConfigurationError, match=r"peers.old.path: is missing$"):
+        Settings.load(file, secrets=())
+
+
+@pytest.mark.parametrize("content", ["orthanc:\npeers:\n", "peers: {ris: }"])
+def test_secrets_that_are_not_used_may_be_missing_beside_empty_sections(
+    file: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    file.write_text(content)
+    monkeypatch.setenv("ISOCENTER_ORTHANC__USERNAME", "us")
+    monkeypatch.setenv("ISOCENTER_PEERS", '{"ris": {"kind": "webhook", "url": "http://ris"}}')
+    settings = Settings.load(file, secrets=())
+    assert settings.orthanc.username == "us"
+    assert [*settings.peers] == ["ris"]
+
+
+@pytest.mark.parametrize("content", ["orthanc: 3", "orthanc: [1]", "peers: 3", "peers: {ris: 3}"])
+def test_a_section_that_is_none_is_refused_whatever_secrets_are_used(
+    file: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    file.write_text(content)
+    monkeypatch.setenv("ISOCENTER_ORTHANC__USERNAME", "us")
+    monkeypatch.setenv("ISOCENTER_PEERS", '{"ris": {"kind": "webhook", "url": "http://ris"}}')
+    with pytest.raises(ConfigurationError, match=r"(orthanc.password|peers.ris.secret): is missing"):
         Settings.load(file, secrets=())
 
 

@@ -93,9 +93,9 @@ def _known(settings: Settings, study_uids: Iterable[str]) -> dict[str, list[Arri
     """What was decided about each study before; the rules are explained without a database too, which is said."""
     from isocenter.database import is_made
 
-    if not is_made(settings):
-        return {uid: [] for uid in study_uids}
     try:
+        if not is_made(settings):
+            return {uid: [] for uid in study_uids}
         with noted(settings) as arrivals:
             return {uid: arrivals.of_study(uid) for uid in study_uids}
     except Unavailable as error:

@@ -14,7 +14,7 @@ from pynetdicom.association import Association
 
 from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import Instance
-from isocenter.onward.sender import refuse, refuse_distrust
+from isocenter.onward.sender import refuse, refuse_distrust, silent
 from isocenter.peer import DICOMPeer
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
@@ -106,8 +106,8 @@ class CStoreSender:
                 tls_args=(tls, self._peer.host) if tls else None,
                 evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
             )
-        except OSError as error:  # of its name
-            raise self._silent(error) from error
+        except (OSError, ValueError) as error:  # of its name
+            raise silent(self._where, error) from error
         if association.is_established:
             return association
         if association.is_rejected:
@@ -130,11 +130,8 @@ class CStoreSender:
             raise Unavailable(
                 f"{self._where}: no secure connection: {error.reason}; does it use TLS?"
             ) from error
-        except OSError as error:
-            raise self._silent(error) from error
-
-    def _silent(self, error: OSError) -> Unavailable:
-        return Unavailable(f"{self._where} does not answer: {error.strerror or type(error).__name__}")
+        except (OSError, ValueError) as error:
+            raise silent(self._where, error) from error
 
     def _gone(self) -> Unavailable:
         return Unavailable(f"{self._where} stopped answering in the middle of a delivery")

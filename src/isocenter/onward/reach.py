@@ -6,7 +6,7 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from isocenter.onward.sender import refuse_distrust
+from isocenter.onward.sender import refuse_distrust, silent
 from isocenter.peer import DICOMPeer, DICOMwebPeer, OrthancPeer, WebhookPeer
 from isocenter.settings import Settings
 from isocenter_operators.errors import Unavailable
@@ -36,6 +36,6 @@ def reach(peer: DICOMPeer | DICOMwebPeer | OrthancPeer | WebhookPeer, settings: 
     except ssl.SSLError as error:
         refuse_distrust(where, error)
         raise Unavailable(f"{where}: no secure connection: {error.reason}; does it use TLS?") from error
-    except OSError as error:
-        raise Unavailable(f"{where} does not answer: {error.strerror or type(error).__name__}") from error
+    except (OSError, ValueError) as error:
+        raise silent(where, error) from error
     return f"{where} can be connected to"

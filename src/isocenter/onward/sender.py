@@ -10,9 +10,9 @@ from isocenter.onward.instance import Instance
 from isocenter.peer import DICOMPeer, DICOMwebPeer, FolderPeer, OrthancPeer, Peer
 from isocenter.settings import Settings
 from isocenter_operators.dicomweb.trust import distrust
-from isocenter_operators.errors import ConfigurationError, InputError
+from isocenter_operators.errors import ConfigurationError, InputError, Unavailable
 
-__all__ = ["Sender", "refuse", "refuse_distrust", "sender_to"]
+__all__ = ["Sender", "refuse", "refuse_distrust", "sender_to", "silent"]
 
 
 class Sender(Protocol):
@@ -63,3 +63,9 @@ def refuse_distrust(where: str, error: Exception) -> None:
     said = distrust(error)
     if said is not None:
         raise ConfigurationError(f"{where}: {said}; see tls.ca of this peer") from error
+
+
+def silent(where: str, error: OSError | ValueError) -> Unavailable:
+    """What is raised when there is no connection; a ValueError is of a name that no machine can have, like `a..b`."""
+    reason = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+    return Unavailable(f"{where} does not answer: {reason}")
