@@ -56,8 +56,9 @@ def begun(settings: Settings, what: str, times: int = 1) -> None:
 
 _IN_A_TRANSACTION = """
 import sys, time
-from isocenter.ledger import Ledger
-with Ledger(sys.argv[1])._alone():
+from isocenter import ledger
+from isocenter.database import alone, engine
+with alone(engine(sys.argv[1]), ledger._LOCK):
     print("held", flush=True)
     time.sleep(600)
 """
