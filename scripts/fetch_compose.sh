@@ -9,6 +9,7 @@
 # is there already, nothing is done. MIRROR is the one that apt has for this Debian. Ends with 1, and says why, where it can
 # not be made here.
 set -euo pipefail
+. "$(dirname "$0")/debian_release.sh"
 folder=${1:-.cache/compose}
 
 fail() {
@@ -20,25 +21,14 @@ fail() {
 plugin=cli-plugins/docker-compose
 [ -x "$folder/$plugin" ] && exit 0
 command -v apt-get >/dev/null || fail "there is no apt-get here"
-keys=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -e "$keys" ] || fail "$keys is not here, by which Debian's packages are known (apt-get install debian-archive-keyring)"
-mirror=${2:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' |
-  grep --invert-match security | head -n 1)}
-[ -n "$mirror" ] || fail "apt knows no mirror of Debian (apt-get update)"
 
 mkdir -p "$(dirname "$folder")"
 work=$(mktemp -d -p "$(dirname "$folder")" .compose-XXXXXX)
 work=$(cd "$work" && pwd)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/apt/{lists,cache,etc}/partial "$work/apt/parts" "$work/cli-plugins" "$work/bin"
-echo "deb [signed-by=$keys] $mirror trixie main" >"$work/apt/sources.list"
-touch "$work/apt/status"
+mkdir -p "$work/cli-plugins" "$work/bin"
 echo "Fetching Debian 13's Docker Compose into $folder" >&2
-# apt with lists of its own, so that this machine's know nothing of another release.
-apt=(apt-get --quiet -o "Dir::Etc::sourcelist=$work/apt/sources.list" -o "Dir::Etc::sourceparts=$work/apt/parts"
-  -o "Dir::State::lists=$work/apt/lists" -o "Dir::State::status=$work/apt/status" -o "Dir::Cache=$work/apt/cache"
-  -o APT::Sandbox::User=root -o Acquire::Languages=none)
-"${apt[@]}" update >"$work/log" 2>&1 || fail "$(grep '^[EW]: ' "$work/log" | tail -n 1)"
+debian_release trixie deb "${2:-}"
 (cd "$work/apt" && "${apt[@]}" download docker-compose >>"$work/log" 2>&1 &&
   apt-get download slirp4netns libslirp0 >>"$work/log" 2>&1) || fail "$(grep '^E: ' "$work/log" | tail -n 1)"
 for package in "$work"/apt/*.deb; do dpkg-deb --extract "$package" "$work/apt/root"; done

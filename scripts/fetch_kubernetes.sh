@@ -9,6 +9,7 @@
 # others used too. Where it is there already, nothing is done. MIRROR is the one that apt has for this Debian. Ends with 1,
 # and says why, where it can not be made here.
 set -euo pipefail
+. "$(dirname "$0")/debian_release.sh"
 folder=${1:-.cache/kubernetes}
 
 fail() {
@@ -19,25 +20,14 @@ fail() {
 
 [ -x "$folder/kube-apiserver" ] && exit 0
 for needed in apt-get make; do command -v $needed >/dev/null || fail "there is no $needed here"; done
-keys=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -e "$keys" ] || fail "$keys is not here, by which Debian's packages are known (apt-get install debian-archive-keyring)"
-mirror=${2:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' |
-  grep --invert-match security | head -n 1)}
-[ -n "$mirror" ] || fail "apt knows no mirror of Debian (apt-get update)"
 
 mkdir -p "$(dirname "$folder")"
 work=$(mktemp -d -p "$(dirname "$folder")" .kubernetes-XXXXXX)
 work=$(cd "$work" && pwd)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/apt/{lists,cache,etc}/partial "$work"/{apt/parts,root,source,home,bin,tools}
-for type in deb deb-src; do echo "$type [signed-by=$keys] $mirror bookworm main"; done >"$work/apt/sources.list"
-touch "$work/apt/status"
+mkdir -p "$work"/{root,source,home,bin,tools}
 echo "Building Kubernetes of Debian 12's source into $folder" >&2
-# apt with lists of its own, so that this machine's know nothing of another release.
-apt=(apt-get --quiet -o "Dir::Etc::sourcelist=$work/apt/sources.list" -o "Dir::Etc::sourceparts=$work/apt/parts"
-  -o "Dir::State::lists=$work/apt/lists" -o "Dir::State::status=$work/apt/status" -o "Dir::Cache=$work/apt/cache"
-  -o APT::Sandbox::User=root -o Acquire::Languages=none)
-"${apt[@]}" update >"$work/log" 2>&1 || fail "$(grep '^[EW]: ' "$work/log" | tail -n 1)"
+debian_release bookworm "deb deb-src" "${2:-}"
 (cd "$work/apt" && "${apt[@]}" source --download-only kubernetes >>"$work/log" 2>&1 &&
   "${apt[@]}" download containernetworking-plugins etcd-server golang-1.19-go golang-1.19-src \
     golang-github-modern-go-reflect2-dev >>"$work/log" 2>&1) ||

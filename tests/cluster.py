@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from commands import ROOT
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from engines import end
 
 __all__ = ["BUILT", "Cluster", "running", "running_cluster"]
 
 BUILT = ROOT / ".cache" / "kubernetes"
 _STARTS_WITHIN_S = 180.0
-_ENDS_WITHIN_S = 30.0
 _TOKEN = "of-the-test"
 
 
@@ -72,15 +71,7 @@ def running(words: Sequence[str | Path], log: Path) -> Iterator[subprocess.Popen
     try:
         yield process
     finally:
-        if process.poll() is None:
-            # Where nsenter has gone into another namespace of processes, the program is its child.
-            for each in psutil.Process(process.pid).children() or [psutil.Process(process.pid)]:
-                each.terminate()
-        try:
-            process.wait(_ENDS_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from commands import ROOT
 
-__all__ = ["ENGINES", "command", "require_containers", "running_compose", "running_engine"]
+__all__ = ["ENGINES", "command", "end", "require_containers", "running_compose", "running_engine"]
 
 ENGINES = ("docker", "podman")
 _UNPACKED = ROOT / ".cache" / "engines"
@@ -171,7 +171,7 @@ def _docker(
         _await_docker(process, folder / "log")
         yield process
     finally:
-        _end(process)
+        end(process)
         _remove_groups(group)
 
 
@@ -184,11 +184,11 @@ def _await_docker(process: subprocess.Popen[bytes], log: Path) -> None:
         time.sleep(0.2)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The daemon is the first process of its namespace: when it is gone, so is all that it started."""
+def end(process: subprocess.Popen[bytes]) -> None:
+    """What is the first process of a namespace of its own is the child: when it is gone, so is all that it started."""
     with suppress(psutil.NoSuchProcess):
-        for daemon in psutil.Process(process.pid).children():
-            daemon.terminate()
+        for each in psutil.Process(process.pid).children() or [psutil.Process(process.pid)]:
+            each.terminate()
     try:
         process.wait(_ENDS_WITHIN_S)
     except subprocess.TimeoutExpired:

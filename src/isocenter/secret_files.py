@@ -6,12 +6,14 @@ Compose and Kubernetes both mount secrets as such files.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from isocenter_operators.errors import ConfigurationError
 
-__all__ = ["SUFFIX", "with_files"]
+__all__ = ["SUFFIX", "with_empty", "with_files"]
 
 SUFFIX = "_FILE"
 _PREFIX = "ISOCENTER_"
@@ -54,3 +56,19 @@ def _content(variable: str, file: Path) -> str:
     if not text:
         raise ConfigurationError(f"environment variable {variable}: {file} is empty")
     return text
+
+
+def with_empty(content: Mapping[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """The same with an empty text at each of these places, as far as they are in sections: a number has no keys."""
+    changed = deepcopy(dict(content))
+    for *sections, key in places:
+        section: Any = changed
+        for name in sections:
+            if section.get(name) is None:  # nothing stands behind `orthanc:`
+                section[name] = {}
+            section = section[name]
+            if not isinstance(section, dict):
+                break
+        else:
+            section[key] = ""
+    return changed

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Collection, Iterable
-from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -36,7 +35,7 @@ from pydantic_settings import (
 
 from isocenter.peer import TLS, Peer, Profile, refuse_half_a_login, refuse_no_port
 from isocenter.route import Route
-from isocenter.secret_files import with_files
+from isocenter.secret_files import with_empty, with_files
 from isocenter.setting_names import missing_secrets, refuse_lookalikes, sentence
 from isocenter.yaml_places import YAMLDocument, read_yaml
 from isocenter_operators.dicomweb.credentials import Credentials
@@ -460,27 +459,11 @@ class Settings(BaseSettings):
                 ]
                 if not unused:
                     raise
-                settings = cls(**_with_empty(content, unused))
+                settings = cls(**with_empty(content, unused))
         except ValidationError as error:
             raise ConfigurationError(sentence(error, cls, os.environ, file, document)) from error
         settings._file = file
         return settings
-
-
-def _with_empty(content: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:
-    """The same with an empty text at each of these places, as far as they are in sections: a number has no keys."""
-    changed = deepcopy(content)
-    for *sections, key in places:
-        section: Any = changed
-        for name in sections:
-            if section.get(name) is None:  # nothing stands behind `orthanc:`
-                section[name] = {}
-            section = section[name]
-            if not isinstance(section, dict):
-                break
-        else:
-            section[key] = ""
-    return changed
 
 
 def _beside(content: Any, file: Path) -> Any:

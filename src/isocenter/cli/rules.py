@@ -65,6 +65,7 @@ def explain(config: Path | None, path: Path, as_json: bool) -> int:
     Where one fires for what was decided on before: which job it made, or why it makes none by itself.
     """
     from isocenter.catalog import Catalog
+    from isocenter.routing.past import explained
     from isocenter.rules import explain as ask
     from isocenter.rules import refuse_wrong_rules
     from isocenter.settings import Settings
@@ -74,7 +75,7 @@ def explain(config: Path | None, path: Path, as_json: bool) -> int:
     studies = _studies(path)
     known = _known(settings, studies)
     if as_json:
-        told = [_as_json(settings, study, known[study_uid]) for study_uid, study in studies.items()]
+        told = [explained(settings.routes, study, known[study_uid]) for study_uid, study in studies.items()]
         print_json([entry for study in told for entry in _entries(study)])
         return 0
     for study_uid, study in studies.items():
@@ -101,17 +102,6 @@ def _known(settings: Settings, study_uids: Iterable[str]) -> dict[str, list[Arri
     except Unavailable as error:
         say(f"whether anything was decided about it before is not known: {error}")
         return {uid: [] for uid in study_uids}
-
-
-def _as_json(settings: Settings, study: Sequence[Series], known: Sequence[Arrival]) -> dict[str, Any]:
-    from isocenter.routing.past import decided
-    from isocenter.rules import explanation
-
-    return explanation(
-        settings.routes,
-        study,
-        lambda verdict: {"decided": [each.as_json() for each in decided(verdict, known)]},
-    )
 
 
 def _entries(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -92,15 +92,26 @@ def apply(
             )
             for uid in studies
         ]
-    code = 1 if any(look.trouble for look in looks) else 0
     if as_json:
-        jobs = [asdict(job) for look in looks for job in look.jobs]
-        busy = [look.study_uid for look in looks if look.busy]
-        failed = {look.study_uid: look.trouble for look in looks if look.trouble}
-        print_json(
-            {"asked_again": yes, "studies": len(looks), "undecided": busy, "failed": failed, "jobs": jobs}
-        )
-        return code
+        _print_as_json(looks, yes=yes)
+    else:
+        _print(looks, serving.routing.reconcile_every_s, yes=yes)
+    return 1 if any(look.trouble for look in looks) else 0
+
+
+def _print_as_json(looks: Sequence[_Look], *, yes: bool) -> None:
+    print_json(
+        {
+            "asked_again": yes,
+            "studies": len(looks),
+            "undecided": [look.study_uid for look in looks if look.busy],
+            "failed": {look.study_uid: look.trouble for look in looks if look.trouble},
+            "jobs": [asdict(job) for look in looks for job in look.jobs],
+        }
+    )
+
+
+def _print(looks: Sequence[_Look], within_s: float, *, yes: bool) -> None:
     for look in looks:
         if look.trouble:
             say(f"study {look.study_uid} could not be looked at: {look.trouble}")
@@ -108,9 +119,7 @@ def apply(
             print_lines([f"study {look.study_uid} is being decided on as it is: ask again when that is done"])
         elif look.jobs:
             print_lines([f"study {look.study_uid}", *map(str, look.jobs)])
-    jobs_in_all = sum(len(look.jobs) for look in looks)
-    print_lines([_summary(len(looks), jobs_in_all, serving.routing.reconcile_every_s, yes)])
-    return code
+    print_lines([_summary(len(looks), sum(len(look.jobs) for look in looks), within_s, yes)])
 
 
 def _summary(studies: int, jobs: int, within_s: float, yes: bool) -> str:

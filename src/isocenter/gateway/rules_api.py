@@ -13,8 +13,8 @@ from starlette.routing import BaseRoute, Route
 
 from isocenter.arrivals import Arrival
 from isocenter.catalog import Catalog
-from isocenter.routing.past import decided
-from isocenter.rules import Series, explanation, problems
+from isocenter.routing.past import explained
+from isocenter.rules import Series, problems
 from isocenter.settings import Settings
 
 __all__ = ["RulesAPI"]
@@ -70,12 +70,7 @@ class RulesAPI:
         study = self._study_of(study_uid)
         if not study:
             return None
-        known = self._arrivals_of(study_uid)
-        return explanation(
-            self._settings.routes,
-            study,
-            lambda verdict: {"decided": [each.as_json() for each in decided(verdict, known)]},
-        )
+        return explained(self._settings.routes, study, self._arrivals_of(study_uid))
 
 
 async def _question(request: Request) -> bytes:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 from collections.abc import Iterable, Sequence
 
 from pydicom import dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.sop_class import Verification
 
 from isocenter.onward.delivery import Delivery
 from isocenter.onward.instance import Instance
-from isocenter.onward.sender import refuse, refuse_distrust, silent
+from isocenter.onward.sender import connect, refuse, unanswered
 from isocenter.peer import DICOMPeer
 from isocenter_operators.errors import ConfigurationError, Unavailable
 
@@ -23,7 +23,6 @@ __all__ = ["CStoreSender"]
 _CONNECT_S = 10.0
 _ANSWER_S = 60.0  # and one second more for each of these bytes, which a slow line takes
 _BYTES_PER_S = 1_000_000
-_VERIFICATION = "1.2.840.10008.1.1"  # PS3.4, A
 _LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _DUPLICATE = 0x0111  # PS3.7, C.5.6: it is there already
 _WARNINGS = {0x0001, 0x0107, 0x0116}  # of PS3.7, C; those of storage itself are 0xBxxx (PS3.4, B.2.3)
@@ -59,7 +58,7 @@ class CStoreSender:
 
     def echo(self, within_s: float) -> None:
         """Ask whether it is there, and takes us for who we are. Raises Unavailable or ConfigurationError."""
-        association = self._association([(_VERIFICATION, [*_LITTLE_ENDIAN])], within_s, within_s)
+        association = self._association([(Verification, [*_LITTLE_ENDIAN])], within_s, within_s)
         try:
             answer = association.send_c_echo()
         except RuntimeError as error:
@@ -107,7 +106,7 @@ class CStoreSender:
                 evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
             )
         except (OSError, ValueError) as error:  # of its name
-            raise silent(self._where, error) from error
+            raise unanswered(self._where, error) from error
         if association.is_established:
             return association
         if association.is_rejected:
@@ -115,23 +114,9 @@ class CStoreSender:
             raise ConfigurationError(
                 f"{self._where} rejects the association of {self._aet}: {answer.reason_str} ({answer.result_str})"
             )
-        self._diagnose(tls, connect_s)
+        # Once more, to learn why there is none, which pynetdicom tells its log only.
+        connect(self._where, self._peer.host, self._peer.port, tls, connect_s)
         raise Unavailable(f"{self._where} does not answer as a DICOM node; is it one, and does it want TLS?")
-
-    def _diagnose(self, tls: ssl.SSLContext | None, connect_s: float) -> None:
-        """Connect once more to learn why there is no association, which pynetdicom tells its log only."""
-        peer = self._peer
-        try:
-            with socket.create_connection((peer.host, peer.port), timeout=connect_s) as connection:
-                if tls is not None:
-                    tls.wrap_socket(connection, server_hostname=peer.host).close()
-        except ssl.SSLError as error:
-            refuse_distrust(self._where, error)
-            raise Unavailable(
-                f"{self._where}: no secure connection: {error.reason}; does it use TLS?"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise silent(self._where, error) from error
 
     def _gone(self) -> Unavailable:
         return Unavailable(f"{self._where} stopped answering in the middle of a delivery")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from urllib.parse import urlsplit
 
-from isocenter.onward.sender import refuse_distrust, silent
+from isocenter.onward.sender import connect
 from isocenter.peer import DICOMPeer, DICOMwebPeer, OrthancPeer, WebhookPeer
 from isocenter.settings import Settings
-from isocenter_operators.errors import Unavailable
 
 __all__ = ["reach"]
 
@@ -29,13 +26,5 @@ def reach(peer: DICOMPeer | DICOMwebPeer | OrthancPeer | WebhookPeer, settings: 
     tls, parts = peer.context(), urlsplit(peer.url)
     host, port = parts.hostname or "", parts.port or (443 if tls else 80)
     where = f"{parts.scheme}://{host}:{port}"  # a query may hold a token
-    try:
-        with socket.create_connection((host, port), timeout=_WITHIN_S) as connection:
-            if tls is not None:
-                tls.wrap_socket(connection, server_hostname=host).close()
-    except ssl.SSLError as error:
-        refuse_distrust(where, error)
-        raise Unavailable(f"{where}: no secure connection: {error.reason}; does it use TLS?") from error
-    except (OSError, ValueError) as error:
-        raise silent(where, error) from error
+    connect(where, host, port, tls, _WITHIN_S)
     return f"{where} can be connected to"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -12,7 +14,7 @@ from isocenter.settings import Settings
 from isocenter_operators.dicomweb.trust import distrust
 from isocenter_operators.errors import ConfigurationError, InputError, Unavailable
 
-__all__ = ["Sender", "refuse", "refuse_distrust", "sender_to", "silent"]
+__all__ = ["Sender", "connect", "refuse", "refuse_distrust", "sender_to", "unanswered"]
 
 
 class Sender(Protocol):
@@ -65,7 +67,20 @@ def refuse_distrust(where: str, error: Exception) -> None:
         raise ConfigurationError(f"{where}: {said}; see tls.ca of this peer") from error
 
 
-def silent(where: str, error: OSError | ValueError) -> Unavailable:
+def connect(where: str, host: str, port: int, tls: ssl.SSLContext | None, within_s: float) -> None:
+    """Connect, over TLS where there is a context, and send nothing. Raises Unavailable or ConfigurationError."""
+    try:
+        with socket.create_connection((host, port), timeout=within_s) as connection:
+            if tls is not None:
+                tls.wrap_socket(connection, server_hostname=host).close()
+    except ssl.SSLError as error:
+        refuse_distrust(where, error)
+        raise Unavailable(f"{where}: no secure connection: {error.reason}; does it use TLS?") from error
+    except (OSError, ValueError) as error:
+        raise unanswered(where, error) from error
+
+
+def unanswered(where: str, error: OSError | ValueError) -> Unavailable:
     """What is raised when there is no connection; a ValueError is of a name that no machine can have, like `a..b`."""
     reason = (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
     return Unavailable(f"{where} does not answer: {reason}")

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from isocenter.arrivals import Arrival, Verdict
-from isocenter.rules import RouteVerdict
+from isocenter.route import Route
+from isocenter.rules import RouteVerdict, Series, explanation
 
-__all__ = ["Decided", "decided", "without_job"]
+__all__ = ["Decided", "decided", "explained", "without_job"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ def decided(verdict: RouteVerdict, arrivals: Sequence[Arrival]) -> list[Decided]
         for name in verdict.applications
         for found in [said.get(name, never)]
     ]
+
+
+def explained(
+    routes: Sequence[Route], study: Sequence[Series], arrivals: Sequence[Arrival]
+) -> dict[str, Any]:
+    """The explanation of a study's rules as one JSON document, with what was decided about it before."""
+    return explanation(
+        routes, study, lambda verdict: {"decided": [each.as_json() for each in decided(verdict, arrivals)]}
+    )
 
 
 def without_job(verdict: RouteVerdict, arrivals: Sequence[Arrival]) -> list[str]:
