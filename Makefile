@@ -11,8 +11,8 @@
 # make train       the demonstration network anew, measured: see docs/models.md
 # make orthanc-1.12   Debian 13's Orthanc beside the system's, for the tests; needs debootstrap and root
 # make engines     Docker and Podman beside the system's, for the tests; they are tried by root only
-# make compose     docker/compose.yaml started by Docker, as the guides say; an hour, 20 GB, root only
-# make kubernetes  kubernetes/ applied to a Kubernetes that is built for it, as the guide says; an hour, 18 GB, root only
+# make compose     docker/compose.yaml started by Docker, as the guides say; slow, its images 12 GB, root only
+# make kubernetes  kubernetes/ applied to a Kubernetes that is built for it, as the guide says; slow, its images 14 GB, root only
 # make install     only what the others need
 # make clean       remove what make installed here (.venv, .cache)
 
