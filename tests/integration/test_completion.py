@@ -2,104 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import yaml
-from pydicom import Dataset, dcmread
+from routed import routed, said, wait_for
 
-from isocenter.arrivals import Arrivals
-from isocenter.cli import main
 from isocenter.gone_studies import GoneStudies
 from isocenter.jobs import Jobs
 from isocenter.ledger import Ledger
-from isocenter.route import Route
-from isocenter.routing import Router
-from isocenter.settings import OrthancSettings, Settings
-from isocenter.stack.orthanc import running_orthanc
+from isocenter.settings import Settings
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Settings]:
-    """A real Orthanc that runs, and settings without routes."""
-    for name in ("trivial", "other"):
-        folder = tmp_path / "apps" / name
-        folder.mkdir(parents=True)
-        (folder / "app.yaml").write_text(yaml.safe_dump({"application": {"title": name, "version": "1"}}))
-    settings = Settings(
-        data_dir=tmp_path / "data",
-        apps_dir=tmp_path / "apps",
-        gateway={"port": free_port()},
-        orthanc={"http_port": free_port(), "dicom_port": free_port()},
-        routing={"settle_s": 0.6, "stat_settle_s": 0.3, "reconcile_every_s": 0.2, "longest_wait_s": 60},
-        limits={"free_disk_mb": 0},
-        routes=[],
-    )
-    with running_orthanc(settings):
-        yield settings
-
-
-@contextmanager
-def routed(settings: Settings, *routes: dict[str, Any], **routing: float) -> Iterator[Router]:
-    """A router with these rules."""
-    given = [Route(**{"name": "r", "applications": ("trivial",), **route}) for route in routes]
-    changed = settings.routing.model_copy(update=routing)
-    router = Router(settings.model_copy(update={"routes": tuple(given), "routing": changed}))
-    router.start()
-    try:
-        yield router
-    finally:
-        router.stop()
-
-
-@pytest.fixture
-def image(test_data: Path) -> Dataset:
-    """One slice of the abdomen CT: the model for every image here."""
-    return dcmread(sorted((test_data / "ct-abdomen-41" / "image").iterdir())[0])
-
-
-@pytest.fixture
-def send(settings: Settings, image: Dataset) -> Callable[..., list[str]]:
-    """Stores images `first` to `last` of a series of the one study; gives their UIDs."""
-
-    def store(series: str, first: int, last: int, **attributes: str) -> list[str]:
-        uids = []
-        for number in range(first, last + 1):
-            image.SeriesInstanceUID, image.SeriesDescription = f"1.2.{len(series)}", series
-            image.SOPInstanceUID = f"1.2.{len(series)}.{number}"
-            image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-            image.InstanceNumber = number
-            for keyword, value in attributes.items():
-                setattr(image, keyword, value)
-            content = BytesIO()
-            image.save_as(content)
-            answer = httpx.post(f"{settings.orthanc.rest_url}/instances", content=content.getvalue())
-            answer.raise_for_status()
-            uids.append(str(image.SOPInstanceUID))
-        return uids
-
-    return store
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 60) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def said(router: Router) -> set[str]:
-    return {str(each) for arrival in router.newest() for each in arrival.verdicts}
+pytest_plugins = ["growing_study"]
 
 
 EXPECTS = {
@@ -319,109 +237,6 @@ def test_each_application_of_a_route_gets_its_own_job_once(
         wait_for(lambda: len(jobs.list()) == 2)
         time.sleep(1)
         assert sorted(job.application for job in jobs.list()) == ["other", "trivial"]
-
-
-def rules_apply(
-    settings: Settings, study_uid: str, *more: str, routes: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """What `isocenter rules apply --study` says as JSON, with these routes in the file."""
-    given = settings.model_dump(mode="json", include={"data_dir", "apps_dir", "orthanc", "routing", "limits"})
-    named = [{"name": "r", "applications": ["trivial"], **each} for each in routes]
-    file = settings.data_dir / "isocenter.yaml"
-    file.write_text(yaml.safe_dump({**given, "routes": [_plain(each) for each in named]}))
-    with redirect_stdout(StringIO()) as out:
-        assert main(["rules", "--config", str(file), "apply", "--study", study_uid, "--json", *more]) == 0
-    answer: dict[str, Any] = json.loads(out.getvalue())
-    return answer
-
-
-def _plain(route: dict[str, Any]) -> dict[str, Any]:
-    return {**route, "applications": list(route["applications"])}
-
-
-def test_a_new_or_changed_route_takes_what_was_decided_on_before_when_it_is_asked_to(
-    settings: Settings, send: Callable[..., list[str]], jobs: Jobs, image: Dataset
-) -> None:
-    study_uid = str(image.StudyInstanceUID)
-    with routed(settings, {"when": {"SeriesDescription": "^thin$"}}) as router:
-        send("thin", 1, 2)
-        send("thicker", 1, 2)
-        wait_for(lambda: len(jobs.list()) == 1 and len(said(router)) == 2 and not router.settling())
-    changed = (
-        {"when": {"SeriesDescription": "^thi"}},
-        {"name": "new", "applications": ("other",), "scope": "study", "priority": "STAT"},
-    )
-    with routed(settings, *changed) as router:
-        preview = rules_apply(settings, study_uid, routes=changed)
-        expected = {("r", "trivial", ("1.2.7",)), ("new", "other", ("1.2.4", "1.2.7"))}
-        assert {
-            (each["route"], each["application"], tuple(sorted(each["series_uids"])))
-            for each in preview["jobs"]
-        } == expected
-        assert len(jobs.list()) == 1
-        assert router.settling() == []
-
-        assert rules_apply(settings, study_uid, "--yes", routes=changed)["jobs"] == preview["jobs"]
-        wait_for(lambda: len(jobs.list()) == 3 and not router.settling())
-        new = [job for job in jobs.list() if job.priority == "batch"]  # no old study before what arrives
-        assert {(job.route, job.application, tuple(sorted(job.series_uids))) for job in new} == expected
-        for _ in range(2):
-            assert rules_apply(settings, study_uid, "--yes", routes=changed)["jobs"] == []
-        assert [job.attempts for job in jobs.list()] == [1, 1, 1]
-
-        send("thin", 3, 3)  # what comes now is new again
-        wait_for(lambda: jobs.list()[0].priority == "STAT")
-
-
-def test_what_an_archive_held_before_is_taken_when_it_is_asked_to(
-    settings: Settings, send: Callable[..., list[str]], jobs: Jobs, image: Dataset
-) -> None:
-    elsewhere = settings.model_copy(update={"orthanc": OrthancSettings(url=settings.orthanc.rest_url)})
-    study_uid = str(image.StudyInstanceUID)
-    send("thin", 1, 2)
-    with routed(elsewhere, {}) as router:
-        wait_for(lambda: Arrivals(settings.database).resources() != {})
-        assert router.settling() == []
-        assert len(rules_apply(elsewhere, study_uid, "--yes", routes=[{}])["jobs"]) == 1
-        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
-        assert rules_apply(elsewhere, study_uid, "--yes", routes=[{}])["jobs"] == []
-
-
-def test_what_was_there_before_gives_a_route_that_has_a_job_no_other_one(
-    settings: Settings, send: Callable[..., list[str]], jobs: Jobs, image: Dataset
-) -> None:
-    elsewhere = settings.model_copy(update={"orthanc": OrthancSettings(url=settings.orthanc.rest_url)})
-    of_study = {"scope": "study"}
-    send("thin", 1, 2)
-    with routed(elsewhere, of_study) as router:
-        wait_for(lambda: Arrivals(settings.database).resources() != {})
-        send("thicker", 1, 2)
-        wait_for(lambda: len(jobs.list()) == 1 and not router.settling())
-    new = {"name": "new", "applications": ("other",)}
-    with routed(elsewhere, of_study, new) as router:
-        study_uid = str(image.StudyInstanceUID)
-        preview = rules_apply(elsewhere, study_uid, "--yes", routes=(of_study, new))
-        assert {(each["route"], *each["series_uids"]) for each in preview["jobs"]} == {
-            ("new", "1.2.4"),
-            ("new", "1.2.7"),
-        }
-        wait_for(lambda: len(jobs.list()) == 3 and not router.settling())
-        assert [job.route for job in jobs.list()].count("r") == 1
-
-
-def test_a_route_whose_scope_was_changed_is_another_one(
-    settings: Settings, send: Callable[..., list[str]], jobs: Jobs, image: Dataset
-) -> None:
-    with routed(settings, {}) as router:
-        send("thin", 1, 2)
-        send("thicker", 1, 2)
-        wait_for(lambda: len(jobs.list()) == 2 and not router.settling())
-    of_study = {"scope": "study"}
-    with routed(settings, of_study) as router:
-        study_uid = str(image.StudyInstanceUID)
-        assert len(rules_apply(settings, study_uid, "--yes", routes=[of_study])["jobs"]) == 1
-        wait_for(lambda: len(jobs.list()) == 3 and not router.settling())
-        assert rules_apply(settings, study_uid, "--yes", routes=[of_study])["jobs"] == []
 
 
 def test_what_even_the_log_did_not_tell_is_found_by_comparing(

@@ -3,7 +3,8 @@
     scripts/fetch_engines.sh; scripts/fetch_compose.sh
     python -m pytest tests/integration/test_compose_up.py -m slow
 
-37 minutes on two cores where the images are there, which are 12 GB. With ISOCENTER_DOCKER_DATA=FOLDER the images stay there for the next time.
+37 minutes on two cores where the images are there, which are 12 GB. With ISOCENTER_DOCKER_DATA=FOLDER they stay
+there for the next time.
 The images that ours are built from are stand-ins (tests/bases): what is on trial is ours.
 """
 
