@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from composed import ROOT, compose
 
-__all__ = ["Site", "commands", "fresh_site", "make_bases"]
+__all__ = ["Site", "base", "commands", "fresh_site", "make_bases", "pytorch_for_the_processor"]
 
 _BASES = ROOT / "tests" / "bases"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -37,14 +37,11 @@ def make_bases(folder: Path, *others: str) -> None:
 
     `others` are further targets of tests/bases/Dockerfile; each becomes `isocenter-base/TARGET`.
     """
-    arguments = dict(
-        re.findall(r"^ARG (DEBIAN|TRITON|ORTHANC)=(\S+)$", (ROOT / "docker/Dockerfile").read_text(), re.M)
-    )
     services = compose()["services"]
     names = {
-        "debian": arguments["DEBIAN"],
-        "tritonserver": arguments["TRITON"],
-        "orthanc": arguments["ORTHANC"],
+        "debian": base("DEBIAN"),
+        "tritonserver": base("TRITON"),
+        "orthanc": base("ORTHANC"),
         "postgres": services["postgres"]["image"],
         "haproxy": services["balancer"]["image"],
         **{other: f"isocenter-base/{other}" for other in others},
@@ -56,15 +53,28 @@ def make_bases(folder: Path, *others: str) -> None:
     shutil.copytree(_BASES, context)
     (context / "given" / "wheels").mkdir(parents=True)
     shutil.copy(_CERTIFICATES, context / "given" / "certificates.crt")
-    # This machine's build of PyTorch for the processor, where it has one: PyPI's is the CUDA build.
-    for place in os.environ.get("PIP_FIND_LINKS", "").split():
-        for wheel in Path(place).glob(f"torch-{version('torch').partition('+')[0]}+cpu-cp311-*.whl"):
-            shutil.copy(wheel, context / "given" / "wheels")
+    if wheel := pytorch_for_the_processor():
+        shutil.copy(wheel, context / "given" / "wheels")
     pytriton = f"PYTRITON={version('nvidia-pytriton')}"
     for target, name in names.items():
         if _run(["docker", "image", "inspect", name], check=False).returncode:
             words = ["docker", "build", "--target", target, "--tag", name, "--build-arg", pytriton, context]
             _run(list(map(str, words)), DOCKER_BUILDKIT="1")
+
+
+def base(argument: str) -> str:
+    """The image that an argument of docker/Dockerfile names where none is given."""
+    (name,) = re.findall(rf"^ARG {argument}=(\S+)$", (ROOT / "docker/Dockerfile").read_text(), re.M)
+    return str(name)
+
+
+def pytorch_for_the_processor() -> Path | None:
+    """This machine's wheel, where it has one: PyPI's is the CUDA build."""
+    name = f"torch-{version('torch').partition('+')[0]}+cpu-cp311-*.whl"
+    for place in os.environ.get("PIP_FIND_LINKS", "").split():
+        for wheel in Path(place).glob(name):
+            return wheel
+    return None
 
 
 def _import(release: str, folder: Path) -> None:
@@ -83,29 +93,48 @@ def _import(release: str, folder: Path) -> None:
     shutil.rmtree(root)
 
 
-def commands(page: str, section: str) -> list[str]:
-    """The lines that a section of a page of docs/ has typed, without what stands beside them for the reader."""
-    text = (ROOT / "docs" / f"{page}.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+def commands(page: str, section: str | None = None) -> list[str]:
+    """The lines that a section of a page of docs/ has typed, without what stands beside them for the reader.
+
+    Without a section: those before the first.
+    """
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    if section:
+        text = text.split(f"## {section}\n")[1]
+    text = text.split("\n## ")[0]
     typed = "".join(re.findall(r"^```\n(.*?)^```", text, re.M | re.S)).replace("\\\n", "")
     return [re.split(r"\s+#\s", line)[0] for line in typed.splitlines()]
 
 
 @dataclass(frozen=True)
 class Site:
-    """`folder`: the project's files, as a clone has them. `inside`: enters the network that ports are published in."""
+    """`folder`: a clone of `upstream`. `inside`: enters the network that ports are published in."""
 
     folder: Path
     profile: str
     inside: list[str]
+
+    @property
+    def upstream(self) -> Path:
+        """The repository that the site is a clone of."""
+        return self.folder.with_name(f"{self.folder.name}.upstream")
+
+    def commit(self, message: str) -> None:
+        """All that is in the folder of `upstream`."""
+        _run(["git", "add", "--all", "--force"], cwd=self.upstream)
+        who = ["-c", "user.name=Isocenter", "-c", "user.email=isocenter@example.org"]
+        _run(["git", *who, "commit", "--quiet", f"--message={message}"], cwd=self.upstream)
 
     def compose(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """`docker compose -f docker/compose.yaml --profile ...`, as the guides write it."""
         options = ["-f", "docker/compose.yaml", "--profile", self.profile]
         return self.run("docker", "compose", *options, *words, check=check)
 
-    def type(self, line: str) -> None:
-        """A command as a page has it, by a shell in the project's folder."""
-        self.run("bash", "-o", "pipefail", "-c", line)
+    def type(self, line: str, *, at_a_terminal: bool = False) -> str:
+        """A command as a page has it, by a shell in the project's folder; gives what it prints."""
+        if at_a_terminal:
+            return self.run("script", "--quiet", "--return", "--command", line, os.devnull).stdout
+        return self.run("bash", "-o", "pipefail", "-c", line).stdout
 
     def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command in the project's folder."""
@@ -158,19 +187,16 @@ class Site:
 
 
 def fresh_site(folder: Path, profile: str, inside: list[str]) -> Site:
-    """The files of this tree that git knows, or would take in, and secrets of their own."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if os.path.lexists(ROOT / name):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    """A clone of the files of this tree that git knows, or would take in, with secrets of its own."""
     site = Site(folder, profile, inside)
+    listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT).stdout
+    for name in filter(None, listed.split("\0")):
+        if os.path.lexists(ROOT / name):
+            (site.upstream / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, site.upstream / name, follow_symlinks=False)
+    _run(["git", "init", "--quiet", "--initial-branch=main", str(site.upstream)])
+    site.commit("A release.")
+    _run(["git", "clone", "--quiet", str(site.upstream), str(folder)])
     site.run("docker/secrets.sh")
     return site
 

@@ -20,11 +20,22 @@ import psutil
 import pytest
 from commands import ROOT
 
-__all__ = ["ENGINES", "command", "end", "require_containers", "running_compose", "running_engine"]
+__all__ = [
+    "COMPOSE",
+    "ENGINES",
+    "MIRROR",
+    "command",
+    "end",
+    "require_containers",
+    "running_compose",
+    "running_engine",
+]
 
 ENGINES = ("docker", "podman")
+COMPOSE = ROOT / ".cache" / "compose"
+# Where a Docker with Compose looks for Docker Hub's images first: tests/registry.py may be there.
+MIRROR = "127.0.0.1:5000"
 _UNPACKED = ROOT / ".cache" / "engines"
-_COMPOSE = ROOT / ".cache" / "compose"
 _STARTS_WITHIN_S = 60.0
 _ENDS_WITHIN_S = 20.0
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -92,9 +103,9 @@ def running_compose(
         _find(to)
         if os.geteuid() != 0:
             pytest.skip("docker is started by root only in these tests")
-        if not _COMPOSE.exists():
-            pytest.skip(f"there is no {_COMPOSE}: scripts/fetch_compose.sh")
-        to.setenv("DOCKER_CONFIG", str(_COMPOSE))
+        if not COMPOSE.exists():
+            pytest.skip(f"there is no {COMPOSE}: scripts/fetch_compose.sh")
+        to.setenv("DOCKER_CONFIG", str(COMPOSE))
         with _docker(Path(folder), to, data, runtime, published=True) as process:
             inside = str(psutil.Process(process.pid).children()[0].pid)
             with _slirp(inside, Path(folder) / "slirp.log") if way_out else nullcontext():
@@ -105,10 +116,10 @@ def running_compose(
 def _slirp(inside: str, log: Path) -> Iterator[None]:
     """A way from the network namespace of that process to what this machine reaches, but not to its loopback."""
     words = ["--configure", "--mtu=1500", "--disable-host-loopback", inside, "tap0"]
-    libraries = os.pathsep.join((str(_COMPOSE / "bin"), os.environ.get("LD_LIBRARY_PATH", "")))
+    libraries = os.pathsep.join((str(COMPOSE / "bin"), os.environ.get("LD_LIBRARY_PATH", "")))
     with log.open("wb") as written:
         process = subprocess.Popen(
-            [_COMPOSE / "bin" / "slirp4netns", *words],
+            [COMPOSE / "bin" / "slirp4netns", *words],
             env={**os.environ, "LD_LIBRARY_PATH": libraries},
             stdout=written,
             stderr=subprocess.STDOUT,
@@ -159,6 +170,7 @@ def _docker(
     if runtime:
         daemon += [f"--add-runtime=given={runtime}", "--default-runtime=given"]
     if published:
+        daemon += [f"--registry-mirror=http://{MIRROR}"]
         # The rules are the namespace's own, and so is loopback, on which ports are published.
         daemon = ["sh", "-c", 'ip link set lo up && exec "$@"', "dockerd", *daemon]
     else:

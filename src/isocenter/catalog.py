@@ -59,7 +59,9 @@ class Catalog:
     @classmethod
     def weighed(cls, settings: Settings) -> Catalog:
         """The applications with the weights of their models, as far as these lie here: for who names an algorithm."""
-        return cls._of(settings, settings.model_repositories if settings.triton.embedded else ())
+        # What a Triton elsewhere has of its own is not known here; what was imported here it has from here.
+        own = settings.model_repositories if settings.triton.embedded else settings.imported_models
+        return cls._of(settings, own)
 
     @classmethod
     def _of(cls, settings: Settings, repositories: Sequence[Path]) -> Catalog:

@@ -370,8 +370,13 @@ class Settings(BaseSettings):
     @property
     def model_repositories(self) -> tuple[Path, ...]:
         """The embedded inference server's: what is installed, and what was imported."""
+        return (self.triton.model_repository, *self.imported_models)
+
+    @property
+    def imported_models(self) -> tuple[Path, ...]:
+        """The repository that imports go to, where there is one."""
         imported = self.data_dir / "models"
-        return (self.triton.model_repository, *((imported,) if imported.is_dir() else ()))
+        return (imported,) if imported.is_dir() else ()
 
     def result_form(self, destinations: Iterable[str] = ()) -> ResultForm:
         """In which form results are written that go into the archive, and on to these peers."""

@@ -10,13 +10,17 @@ The images that ours are built from are stand-ins (tests/bases): what is on tria
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from composed_site import Site, commands, fresh_site, make_bases
+from composed import compose
+from composed_site import Site, base, commands, fresh_site, make_bases, pytorch_for_the_processor
 from engines import running_compose
+from registry import BRIDGE, publish, running_index, running_registry
 
 from isocenter_operators.testing import thorax_phantom, write_series
 
@@ -40,6 +44,12 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for number in range(8):
         write_series(thorax, folder / str(number), uid_seed=f"composed {number}")
     return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def mirror(inside: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with running_registry(inside, tmp_path_factory.mktemp("registry")):
+        yield
 
 
 @pytest.fixture
@@ -71,8 +81,12 @@ def test_one_machine(site: Site, studies: list[Path], tmp_path: Path) -> None:
     assert set(site.health().values()) == {"healthy"}
 
     site.send(studies[0])
-    site.done(1)
+    (job,) = site.done(1)
     assert site.modalities() == results(1)
+    # docs/install-containers.md, at a terminal.
+    shown = site.type(commands("install-containers")[-1], at_a_terminal=True)
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith(str(job["id"])[:12])]
+    assert row[1] == "done"
     # In memory that the worker shares with Triton, which is in a container of its own.
     shared = site.compose("exec", "-T", "triton", "sh", "-c", "ls /dev/shm").stdout
     assert "isocenter.tensors." in shared
@@ -115,12 +129,15 @@ def test_one_machine(site: Site, studies: list[Path], tmp_path: Path) -> None:
     assert site.modalities() == results(4)
 
     # docs/upgrade.md, with a job to do.
-    with (site.folder / "src" / "isocenter" / "__init__.py").open("a") as file:
+    with (site.upstream / "src" / "isocenter" / "__init__.py").open("a") as file:
         file.write("\n# The next release.\n")
+    site.commit("The next release.")
     before = site.compose("images", "--quiet", "worker").stdout
-    site.compose("build")
+    backup, pull, build, up = commands("upgrade", "How")[-4:]
+    for line in (backup.replace("/backup", str(tmp_path)), pull, build):
+        site.type(line)
     site.send(studies[4])
-    site.compose(*UP)
+    site.type(up)
     assert site.compose("images", "--quiet", "worker").stdout != before
     kept = site.done(5)
 
@@ -158,18 +175,19 @@ def test_two_orthancs_and_three_workers(site: Site, studies: list[Path], tmp_pat
 
 
 @pytest.mark.parametrize("site", ["cpu"], indirect=True)
+@pytest.mark.usefixtures("mirror")
 def test_the_images_are_carried_to_a_machine_without_a_network(
     site: Site, studies: list[Path], tmp_path: Path
 ) -> None:
     carried = [each for each in commands("install-offline", "Where there is none") if "docker" in each]
     build, pull, save, load, up = carried
     site.type(build)
-    # Where no registry is reached this fails, and the stand-in is there already: for it alone one was asked.
-    asked = site.run("bash", "-c", pull, check=False)
-    told = (asked.stdout + asked.stderr).splitlines()
-    for service in ("gateway", "worker", "triton", "orthanc"):
-        assert any(f"{service} Skipped" in line for line in told), told
-    assert any("postgres" in line and "Skipped" not in line for line in told), told
+    database = compose()["services"]["postgres"]["image"]
+    given = publish(database)
+    site.run("docker", "rmi", "--force", database)
+    site.type(pull)
+    held = site.run("docker", "image", "inspect", "--format={{.RepoDigests}}", database).stdout
+    assert given in held
     site.type(save)
     with running_compose(way_out=False) as inside:
         there = whole_series(fresh_site(tmp_path / "there" / "isocenter", "cpu", inside))
@@ -183,6 +201,38 @@ def test_the_images_are_carried_to_a_machine_without_a_network(
         there.done(1)
         assert there.modalities() == results(1)
         there.compose("down", "--volumes")
+
+
+@pytest.mark.parametrize("site", ["cpu"], indirect=True)
+@pytest.mark.usefixtures("mirror")
+def test_a_base_by_its_digest_and_pytorch_of_another_index(
+    site: Site, inside: list[str], tmp_path: Path
+) -> None:
+    """docs/install-containers.md, "Images"."""
+    if (wheel := pytorch_for_the_processor()) is None:
+        pytest.skip("no build of PyTorch for the processor is at hand, in a folder of PIP_FIND_LINKS")
+    # A base of the site's own, which believes the site's index and has no PyTorch to give.
+    own = f"RUN echo trusted-host = {BRIDGE} >>/etc/pip.conf && rm -rf /opt/wheels/*"
+    (tmp_path / "Dockerfile").write_text(f"FROM {base('DEBIAN')}\n{own}\n")
+    site.run("docker", "build", "--tag", "debian:own", str(tmp_path))
+    digest = publish("debian:own")
+    layers = layers_of(site, "debian:own")
+    site.run("docker", "rmi", "--force", "debian:own")
+    (tmp_path / "index" / "torch").mkdir(parents=True)
+    shutil.copy(wheel, tmp_path / "index" / "torch")
+
+    with running_index(tmp_path / "index", inside, tmp_path / "asked") as address:
+        (build,) = commands("install-containers", "Images")
+        pinned = build.replace("sha256:...", f"{digest} --build-arg PIP_EXTRA_INDEX_URL={address}")
+        assert digest in pinned
+        site.type(f"DOCKER_BUILDKIT=1 {pinned}")  # which newer ones do unasked
+        site.compose("build", *pinned.split()[-5:-1], "worker")
+    assert wheel.name.replace("+", "%2B") in (tmp_path / "asked").read_text()
+    for image in ("isocenter/gateway:0.1.0", "isocenter/worker:0.1.0"):
+        assert layers_of(site, image)[: len(layers)] == layers
+        held = "import torch; print(torch.__version__)"
+        shown = site.run("docker", "run", "--rm", "--entrypoint=python", image, "-c", held).stdout
+        assert shown.strip() == wheel.name.split("-")[1]
 
 
 @pytest.mark.parametrize("site", ["cpu"], indirect=True)
@@ -216,6 +266,12 @@ def test_settings_and_passwords_are_changed_with_jobs_to_do(site: Site, studies:
     for name in ("database_url", "orthanc_password"):
         held = site.compose("exec", "-T", "worker", "cat", f"/run/secrets/{name}").stdout
         assert held == (secrets / name).read_text() != before[name]
+
+
+def layers_of(site: Site, image: str) -> list[str]:
+    shown = site.run("docker", "image", "inspect", "--format={{json .RootFS.Layers}}", image).stdout
+    layers: list[str] = json.loads(shown)
+    return layers
 
 
 def backed_up_and_restored(site: Site, folder: Path, kept: list[dict[str, object]]) -> None:

@@ -282,8 +282,7 @@ def _tell(name: str, change: Change, as_json: bool, *lines: str) -> int:
             }
         )
         return 0
-    when = "now" if change.live else "when `isocenter up` is started the next time"
-    print_lines([*lines, *([memory] if memory else []), f"served   so {when}"])
+    print_lines([*lines, *([memory] if memory else []), f"served   {change.served}"])
     return 0
 
 

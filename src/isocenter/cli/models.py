@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +116,8 @@ def importing(
 ) -> int:
     """Make a model on Triton and an application out of a MONAI bundle: a folder, a zip, or a name in the Model Zoo.
 
+    BUNDLE - is a zip on stdin: where this runs in a container, the bundle need not be.
+
     Nothing of the bundle is run for that. What of it is code is shown, and refused without --trust-code.
     """
     from isocenter.bundles.bundle import opened
@@ -151,7 +156,7 @@ def importing(
             }
         )
     else:
-        print_lines(_told(imported, plan, description))
+        print_lines(_told(settings, imported, plan, description))
     return 0
 
 
@@ -221,11 +226,15 @@ def removing(config: Path | None, name: str, version: str | None, as_json: bool 
         versions: ModelVersions | None = ModelVersions(settings, name)
     except ConfigurationError:  # of what is half there or can not be read too: it is what remove is for
         versions = None
+    held = False
+    with suppress(Unavailable):
+        held = versions is not None and versions.live
     remove(name, models=models, apps=apps)
-    try:
-        gone = versions is not None and versions.unload()
-    except Unavailable:
-        gone = False
+    gone = False
+    with suppress(Unavailable):
+        if versions is not None and held:
+            versions.unload()
+            gone = True
     Servings(settings.data_dir).forget(name)
     Shadows(settings.data_dir).forget(name)
     if as_json:
@@ -277,9 +286,13 @@ def checking(config: Path | None, name: str, version: str | None, as_json: bool 
 
 @contextmanager
 def _source(path: Path, settings: Settings) -> Iterator[Path]:
-    """The folder or zip itself; what is only a name is fetched."""
+    """The folder or zip itself; what is only a name is fetched, and - is a zip on stdin."""
     from isocenter.bundles.model_zoo import fetched, is_zoo_name
 
+    if path == Path("-"):
+        with _stdin() as given:
+            yield given
+        return
     if not is_zoo_name(path):
         yield path
         return
@@ -287,6 +300,19 @@ def _source(path: Path, settings: Settings) -> Iterator[Path]:
         say(f"there is no folder or zip {path} here: looking in {settings.model_zoo}")
     with fetched(str(path), settings.model_zoo) as there:
         yield there
+
+
+@contextmanager
+def _stdin() -> Iterator[Path]:
+    """What is on stdin, in a file. Raises ConfigurationError where that is a keyboard, and StorageFull."""
+    if sys.stdin.isatty():
+        raise ConfigurationError(
+            "-: a zip is expected on stdin, as in `isocenter models import - < BUNDLE.zip`"
+        )
+    with tempfile.NamedTemporaryFile(prefix="bundle-", suffix=".zip") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield Path(file.name)
 
 
 def _millimetres(values: tuple[float, float, float], between: str) -> str:
@@ -343,7 +369,7 @@ def _show_code(code: list[str]) -> None:
         say(f"  {line}")
 
 
-def _told(imported: Imported, plan: Plan, description: Description) -> list[str]:
+def _told(settings: Settings, imported: Imported, plan: Plan, description: Description) -> list[str]:
     name, version = imported.name, imported.version
     what = {
         "labels": "a label map",
@@ -353,9 +379,10 @@ def _told(imported: Imported, plan: Plan, description: Description) -> list[str]
         "values": "numbers",
     }[plan.output]
     is_first = version == "1"
+    restart = "restart `isocenter up`" if settings.triton.embedded else "restart the gateway and the workers"
     last = [
         f"try it   isocenter run {name} DICOM --out RESULTS",
-        f"use it   a route with `application: {name}` in isocenter.yaml; restart `isocenter up`",
+        f"use it   a route with `application: {name}` in isocenter.yaml; {restart}",
     ]
     if not is_first:
         last = [

@@ -110,9 +110,11 @@ def run_on_folder(
 @contextmanager
 def triton_for(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str | Endpoint]]:
     """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
+    from isocenter.model_loading import load_missing
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import starting_triton
 
+    load_missing(settings, app.models)
     if not app.models or not settings.triton.embedded or serves(settings, app.models):
         yield lambda: settings.triton.endpoint
         return

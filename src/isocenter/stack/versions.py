@@ -13,6 +13,7 @@ import psutil
 from isocenter.bundles.installing import remove_version, versions_of
 from isocenter.bundles.model_config import rewrite, with_instances, with_versions
 from isocenter.catalog import Catalog
+from isocenter.model_loading import LOAD_WITHIN_S
 from isocenter.serving import Serving, Servings
 from isocenter.settings import Settings
 from isocenter.stack.running import running
@@ -24,18 +25,18 @@ from isocenter_operators.manifest import AppManifest
 
 __all__ = ["Change", "ModelVersions"]
 
-_LOAD_WITHIN_S = 600.0
 _GONE_WITHIN_S = 60.0
 _LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a command did. `live`: a stack runs, and serves so now. The memory is that of the model's processes on this
-    machine, resident, in 2^20 bytes; None where none of them can be seen."""
+    """What a command did. `live`: a server serves so now; `served` says from when on else. The memory is that of the
+    model's processes on this machine, resident, in 2^20 bytes; None where none of them can be seen."""
 
     serving: Serving
     live: bool
+    served: str
     seconds: float
     before_mb: int | None
     after_mb: int | None
@@ -73,8 +74,12 @@ class ModelVersions:
 
     @property
     def live(self) -> bool:
-        """Whether the server of a stack that runs is this machine's own, so that it can be told to load."""
-        return self.settings.triton.embedded and running(self.settings) is not None
+        """Whether there is a server that can be told to load: that of a stack which runs here, or one elsewhere that
+        lists the model, so that this folder is its repository. Raises Unavailable where that one can not be asked."""
+        if self.settings.triton.embedded:
+            return running(self.settings) is not None
+        with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
+            return self.model in client.versions()
 
     def require(self, version: str) -> None:
         """Raises ConfigurationError, naming those that there are, where this one is none of them."""
@@ -160,26 +165,32 @@ class ModelVersions:
             )
         return measured[0]
 
-    def unload(self) -> bool:
-        """The model was deleted: a server that runs shall not hold it any more. False where none runs here."""
-        if not self.live:
-            return False
+    def unload(self) -> None:
+        """The model was deleted: the server, where it was `live`, shall not hold it any more. Raises Unavailable."""
         with self._control() as control:
             control.unload()
-        return True
 
     def memory_mb(self) -> int | None:
         """What the model's processes hold; None where there are none here."""
-        server = Server.running(self.settings) if self.live else None
+        server = Server.running(self.settings) if self.settings.triton.embedded and self.live else None
         held = [_resident_mb(each.process) for each in (server.of(self.model) if server else ())]
         return sum(held) if held else None
 
     def _load(self, config: Path, text: str) -> None:
-        """Where the server goes on as it is, it is not asked to do anything."""
-        if rewrite(config, text) and self.live and self.serving.loaded:
+        """Where the server goes on as it is, it is not asked to do anything: what one elsewhere has is not known."""
+        changed = rewrite(config, text) or not self.settings.triton.embedded
+        if changed and self.serving.loaded and self.live:
+            self._have_loaded()
+            self._await_end()
+
+    def _have_loaded(self) -> None:
+        try:
             with self._control() as control:
                 control.load()
-            self._await_end()
+        except InferenceUnavailable as error:
+            # A server that chooses for itself what it loads: whether it serves the version is asked then.
+            if self.settings.triton.embedded or "polling" not in str(error):
+                raise
 
     def _require_served(self, after: Serving) -> None:
         if self.settings.triton.embedded and not (self.live and self.serving.loaded):
@@ -191,7 +202,7 @@ class ModelVersions:
                     continue
                 what = "restart `isocenter up`, which was started before the model was imported"
                 if not self.settings.triton.embedded:
-                    what = "load it there first"
+                    what = "load it there first; its repository is another than " + str(self.folder.parent)
                 raise InferenceUnavailable(f"{reason}; {what}", model=self.model, version=version)
 
     def _require_let_go(self, version: str) -> None:
@@ -207,7 +218,7 @@ class ModelVersions:
                 )
 
     def _control(self) -> ModelControl:
-        return ModelControl(self.settings.triton.endpoint, self.model, load_within_s=_LOAD_WITHIN_S)
+        return ModelControl(self.settings.triton.endpoint, self.model, load_within_s=LOAD_WITHIN_S)
 
     def _await_end(self) -> None:
         """Until the processes of what was unloaded have ended, which takes Triton some seconds."""
@@ -230,15 +241,24 @@ class ModelVersions:
         made: list[Change] = []
         begun, before_mb = time.monotonic(), self.memory_mb()
         yield made
+        live = self.live
         made.append(
             Change(
                 serving=self.serving,
-                live=self.live,
+                live=live,
+                served=self._served(live),
                 seconds=round(time.monotonic() - begun, 2),
                 before_mb=before_mb,
-                after_mb=self.memory_mb() if before_mb is not None or self.live else None,
+                after_mb=self.memory_mb() if before_mb is not None or live else None,
             )
         )
+
+    def _served(self, live: bool) -> str:
+        if live:
+            return "so now"
+        if self.settings.triton.embedded:
+            return "so when `isocenter up` is started the next time"
+        return f"as Triton at {self.settings.triton.endpoint.url} has it loaded, whose repository is another"
 
 
 def _resident_mb(process: psutil.Process) -> int:

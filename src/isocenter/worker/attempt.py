@@ -21,6 +21,7 @@ from isocenter.hours import closed
 from isocenter.job import JobSpec
 from isocenter.jobs import WORKFLOW, Jobs
 from isocenter.ledger import Ledger
+from isocenter.model_loading import load_missing
 from isocenter.serving import Servings
 from isocenter.settings import Settings
 from isocenter.surprise import log_way, where
@@ -293,6 +294,7 @@ def _require_in_service(settings: Settings, app: AppManifest) -> None:
             raise InferenceUnavailable(
                 f"model {model!r} was taken out of service; `isocenter models load {model}` puts it back"
             )
+    load_missing(settings, app.models)
 
 
 def _task(work: Work, spec: JobSpec, attempt: int, app: AppManifest, folder: Path) -> Run:

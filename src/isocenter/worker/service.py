@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from isocenter.catalog import Catalog
 from isocenter.database import database_error, prepare
 from isocenter.heap import keep_little
+from isocenter.model_loading import load_missing
 from isocenter.queues import POLL_S, SHADOWS, queues
 from isocenter.settings import Settings
 from isocenter.worker.attendance import Attendance
@@ -74,6 +75,7 @@ def serve(settings: Settings) -> None:
     _clear_abandoned(settings)
     _launch(settings, on_leave)
     announce(settings)
+    threading.Thread(target=_load_models, args=(settings,), name="models", daemon=True).start()
     log.info("ready")
     waiting.join()
 
@@ -115,6 +117,15 @@ def _warm_up(settings: Settings) -> None:
     # What was imported stays: without this, each full collection walks all of it in the middle of a job.
     gc.collect()
     gc.freeze()
+
+
+def _load_models(settings: Settings) -> None:
+    """So that no study waits for it; what can not be loaded now is asked for again by the next job of it."""
+    for app in Catalog.of(settings).sound():
+        try:
+            load_missing(settings, app.models)
+        except IsocenterError as error:
+            log.warning("%s: %s", app.name, error)
 
 
 def _clear_abandoned(settings: Settings) -> None:

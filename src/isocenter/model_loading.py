@@ -1,0 +1,45 @@
+"""Imported models on a Triton elsewhere (`triton.url`), which may have the folder they lie in as a repository.
+
+The embedded server is started with all of them. One elsewhere is started with those that its command names, so it is
+told to load the others, as long as it lists them: docker/compose.yaml gives it the volume that imports go to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from isocenter.serving import Servings
+from isocenter.settings import Settings
+
+__all__ = ["LOAD_WITHIN_S", "load_missing"]
+
+LOAD_WITHIN_S = 600.0
+
+
+def load_missing(settings: Settings, models: Mapping[str, str]) -> None:
+    """Have those of these models (version by name) loaded that are to be in service, were imported here, and are in the
+    repository of a Triton elsewhere that does not serve them; returns when it does.
+
+    Does nothing about any other. Raises InferenceUnavailable where it refuses or can not be asked, DeadlineExceeded
+    where it says nothing, and ConfigurationError where it is not known whether a model is to be in service.
+    """
+    if settings.triton.embedded:
+        return
+    imported = [
+        model for model in models if (settings.data_dir / "models" / model / "config.pbtxt").is_file()
+    ]
+    if not imported:
+        return
+    # Not above: what needs no model needs no gRPC either.
+    from isocenter_operators.inference.control import ModelControl
+    from isocenter_operators.inference.triton import TritonClient
+
+    servings = Servings(settings.data_dir)
+    with TritonClient(settings.triton.endpoint, shared_memory=False) as client:
+        for model in imported:
+            serving = servings.of(model)
+            if (serving is not None and not serving.loaded) or client.ready(model, models[model]):
+                continue
+            if model in client.versions():
+                with ModelControl(settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S) as control:
+                    control.load()

@@ -1,0 +1,183 @@
+"""Imported models on a Triton that Isocenter did not start, and whose repository they are, as in docker/compose.yaml."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from threshold_bundle import threshold_bundle
+from trivial_app import Workers, ended, until
+
+from isocenter.catalog import Catalog
+from isocenter.cli import main
+from isocenter.job import Job, JobSpec
+from isocenter.jobs import Jobs
+from isocenter.settings import OrthancSettings, Settings, TritonSettings
+from isocenter.stack.triton import running_triton
+from isocenter_operators.dicomweb.client import DICOMwebClient
+from isocenter_operators.inference.triton import TritonClient
+from isocenter_operators.testing import as_datasets, thorax_phantom
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+NAME = "bone"
+ABOVE_HU = {"1": 300.0, "2": 700.0}
+PHANTOM = thorax_phantom(size=(64, 48, 32), spacing_mm=(5.6, 5.6, 9.0))
+
+
+@dataclass
+class Site:
+    """`settings`: of the gateway and the workers. `server`: of the Triton, which others start."""
+
+    settings: Settings
+    server: Settings
+    config: Path
+    jobs: Jobs
+
+    def command(self, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+        capsys.readouterr()
+        said = main(["models", "--config", str(self.config), *words, "--json"])
+        out, error = capsys.readouterr()
+        assert said == code, error
+        return json.loads(out) if code == 0 else error
+
+    def asked(self, seed: str) -> str:
+        """The job that the router makes of a study."""
+        images = list(as_datasets(PHANTOM, uid_seed=f"elsewhere {seed}"))
+        with DICOMwebClient(self.settings.orthanc.dicomweb_url) as archive:
+            archive.store(images)
+        study_uid = str(images[0].StudyInstanceUID)
+        spec = JobSpec(
+            algorithm=Catalog.weighed(self.settings).for_study(NAME, study_uid).algorithm,
+            study_uid=study_uid,
+            series_uids=(str(images[0].SeriesInstanceUID),),
+            sop_instance_uids=tuple(str(each.SOPInstanceUID) for each in images),
+            route="everything",
+        )
+        return self.jobs.submit(spec)
+
+    def done(self, seed: str) -> Job:
+        job = ended(self.jobs, self.asked(seed))
+        assert job.state == "done", job.reason
+        return job
+
+    def served(self, version: str = "") -> bool:
+        with TritonClient(self.settings.triton.endpoint) as client:
+            return client.ready(NAME, version)
+
+
+@pytest.fixture
+def site(orthanc: OrthancSettings, tmp_path: Path) -> Iterator[Site]:
+    http, grpc, metrics = _free_ports()
+    server = Settings(
+        data_dir=tmp_path / "data",
+        apps_dir=tmp_path / "apps",
+        triton=TritonSettings(
+            http_port=http,
+            grpc_port=grpc,
+            metrics_port=metrics,
+            model_repository=ROOT / "triton_models",
+            device="cpu",
+        ),
+    )
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        apps_dir=tmp_path / "apps",
+        orthanc=OrthancSettings(url=orthanc.rest_url),
+        triton=TritonSettings(url=f"127.0.0.1:{grpc}"),
+        limits={"free_disk_mb": 0},
+        worker={"retry_after_s": 0.5},
+        routes=(),
+    )
+    settings.apps_dir.mkdir()
+    config = tmp_path / "settings.yaml"
+    config.write_text(json.dumps(settings.model_dump(mode="json", exclude_defaults=True)))
+    jobs = Jobs(settings)
+    try:
+        yield Site(settings, server, config, jobs)
+    finally:
+        jobs.close()
+
+
+def test_what_is_imported_is_loaded_there_and_chosen_between(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers = Workers(site.settings, tmp_path)
+    try:
+        with running_triton(site.server, []):
+            # As `docker compose exec -T worker isocenter models import - < first.zip`.
+            first = threshold_bundle(tmp_path / "first", ABOVE_HU["1"])
+            packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", first))
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed.read_bytes())))
+            assert site.command(capsys, "import", "-", "--name", NAME)["name"] == NAME
+            assert not site.served()
+            workers.start()
+            until(site.served)  # before any study of it comes
+            job = site.done("first")
+            assert job.groups[0]["volume_mL"] == pytest.approx(mask_ml(ABOVE_HU["1"]))
+
+            second = threshold_bundle(tmp_path / "second", ABOVE_HU["2"], version="1.1.0")
+            site.command(capsys, "import", str(second), "--name", NAME, "--as-version")
+            promoted = site.command(capsys, "promote", NAME, "2")
+            assert (promoted["active"], promoted["live"]) == ("2", True)
+            job = site.done("second")
+            assert job.models == {NAME: "2"}
+            assert job.groups[0]["volume_mL"] == pytest.approx(mask_ml(ABOVE_HU["2"]))
+            assert main(["models", "--config", str(site.config), "check", NAME]) == 0
+
+            site.command(capsys, "unload", NAME)
+            assert not site.served()
+            waiting = site.asked("third")
+            reason = until(lambda: getattr(site.jobs.show(waiting), "reason", ""))
+            assert "was taken out of service" in reason
+            assert not site.served()
+            site.command(capsys, "load", NAME)
+            assert ended(site.jobs, waiting).state == "done"
+            site.command(capsys, "rollback", NAME)
+            assert (site.served("1"), site.served("2")) == (True, False)
+
+        # Started again by whoever started it, without a word of what was loaded.
+        with running_triton(site.server, []):
+            assert not site.served()
+            assert site.done("fourth").models == {NAME: "1"}
+            site.command(capsys, "remove", NAME)
+            assert not site.served()
+    finally:
+        workers.end()
+
+
+def test_one_that_has_models_of_its_own_is_not_told_what_to_load(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for version, words in (("1", []), ("2", ["--as-version"])):
+        bundle = threshold_bundle(tmp_path / version, ABOVE_HU[version])
+        site.command(capsys, "import", str(bundle), "--name", NAME, *words)
+    with running_triton(site.server.model_copy(update={"data_dir": tmp_path / "theirs"}), []):
+        refused = site.command(capsys, "promote", NAME, "2", code=1)
+        assert f"its repository is another than {site.settings.data_dir / 'models'}" in refused
+        assert "has no model 'bone'" in site.command(capsys, "check", NAME, code=1)
+
+
+def mask_ml(above_hu: float) -> float:
+    voxel_ml = abs(np.linalg.det(PHANTOM.affine[:3, :3])) / 1000
+    return float(np.count_nonzero(above_hu < PHANTOM.hu) * voxel_ml)
+
+
+def _free_ports() -> list[int]:
+    probes = [socket.socket() for _ in range(3)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
