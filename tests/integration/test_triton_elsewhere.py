@@ -1,4 +1,4 @@
-"""Imported models on a Triton that Isocenter did not start, and whose repository they are, as in docker/compose.yaml."""
+"""Imported models on a Triton that Isocenter did not start, and whose repository they are: docker/compose.yaml is so."""
 
 from __future__ import annotations
 

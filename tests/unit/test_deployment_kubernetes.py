@@ -271,7 +271,7 @@ def test_every_variable_is_a_setting(
     for variable, value in variables.items():
         monkeypatch.setenv(variable, str(tmp_path / "secret") if variable.endswith("_FILE") else value)
     (tmp_path / "isocenter.yaml").write_text(yaml.safe_dump(settings_file(every[overlay])))
-    assert "/etc/isocenter/isocenter.yaml" in mine["args"]
+    assert variables["ISOCENTER_CONFIG"] == "/etc/isocenter/isocenter.yaml"
     settings = Settings.load(tmp_path / "isocenter.yaml")
     assert not settings.orthanc.embedded
     assert not settings.triton.embedded
