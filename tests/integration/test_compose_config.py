@@ -62,6 +62,18 @@ def test_compose_takes_the_file(program: list[str], profile: str) -> None:
     assert published == {("127.0.0.1", "8080"), ("0.0.0.0", "4242")}
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_compose_takes_the_file_for_packages_with_it(program: list[str], profile: str) -> None:
+    files = ["--file", COMPOSE, "--file", COMPOSE.with_name("packages.yaml")]
+    done = _config(program, *files, "--profile", profile, "config", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    confined = {name: each["security_opt"] for name, each in json.loads(done.stdout)["services"].items()}
+    assert [name for name, options in confined.items() if "systempaths=unconfined" in options] == [
+        name for name in confined if name.startswith("worker")
+    ]
+    assert all(options.count("no-new-privileges:true") == 1 for options in confined.values())
+
+
 def test_compose_refuses_one_limit_in_two_places(program: list[str], tmp_path: Path) -> None:
     """As this file had it, which its schema allows."""
     (tmp_path / "more.yaml").write_text("services: {gateway: {pids_limit: 7}}\n")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from composed import compose
 from composed_site import Site, base, commands, fresh_site, make_bases, pytorch_for_the_processor
 from engines import running_compose
 from registry import BRIDGE, publish, running_index, running_registry
+from threshold_bundle import threshold_bundle
+from unit.map_cases import COPIES, good, with_python
 
 from isocenter_operators.testing import thorax_phantom, write_series
 
@@ -134,7 +137,7 @@ def test_one_machine(site: Site, studies: list[Path], tmp_path: Path) -> None:
     site.commit("The next release.")
     before = site.compose("images", "--quiet", "worker").stdout
     backup, pull, build, up = commands("upgrade", "How")[-4:]
-    for line in (backup.replace("/backup", str(tmp_path)), pull, build):
+    for line in (backup.replace(" /backup", f" {tmp_path}"), pull, build):
         site.type(line)
     site.send(studies[4])
     site.type(up)
@@ -233,6 +236,46 @@ def test_a_base_by_its_digest_and_pytorch_of_another_index(
         held = "import torch; print(torch.__version__)"
         shown = site.run("docker", "run", "--rm", "--entrypoint=python", image, "-c", held).stdout
         assert shown.strip() == wheel.name.split("-")[1]
+
+
+@pytest.mark.parametrize("site", ["cpu"], indirect=True)
+def test_models_and_packages_of_the_sites_own(site: Site, studies: list[Path], tmp_path: Path) -> None:
+    """docs/install-containers.md, "Models and applications of your own"."""
+    take_in, check, add, start = commands("install-containers", "Models and applications of your own")
+    (restart,) = commands("install-containers", "Settings")
+    site.compose("up", "--build", "--detach", "--wait")
+
+    shutil.make_archive(str(site.folder / "BUNDLE"), "zip", threshold_bundle(tmp_path / "bundle", 300.0))
+    assert "is the application above_a_threshold" in site.type(take_in)
+    assert "above_a_threshold version 1" in site.type(check.replace("NAME", "above_a_threshold"))
+    set_route(site, "above_a_threshold")
+    site.type(restart)
+    site.send(studies[0])
+    (job,) = site.done(1)
+    assert {each["modality"] for each in job["results"]} == {"SEG", "SR", "OT"}
+    # Started again by Docker alone, it is not told what was loaded.
+    site.kill("triton")
+    site.send(studies[1])
+    site.done(2)
+
+    with_python(good(), COPIES).write_image(tmp_path).rename(site.folder / "PACKAGE.oci")
+    (reference,) = re.findall(r"^map://\S+$", site.type(add), re.M)
+    set_route(site, reference)
+    site.type(restart)
+    site.send(studies[2])
+    (waiting,) = site.until(lambda: [each for each in site.jobs() if each["reason"]], 1, 120)
+    assert "bubblewrap" in waiting["reason"]
+    site.type(start)
+    (job, *_) = site.done(3)
+    assert (job["application"], [each["modality"] for each in job["results"]]) == (reference, ["CT"])
+
+
+def set_route(site: Site, application: str) -> None:
+    """All that the site's only route names."""
+    settings = site.folder / "docker" / "isocenter.yaml"
+    said = re.sub(r"^( *application:) .*$", rf"\1 {application}", settings.read_text(), flags=re.M)
+    assert application in said
+    settings.write_text(said)
 
 
 @pytest.mark.parametrize("site", ["cpu"], indirect=True)

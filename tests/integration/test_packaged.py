@@ -16,7 +16,7 @@ from archive_count import rejected_by, rejection_notes
 from engines import ENGINES, command, require_containers, running_engine
 from pydicom import Dataset, dcmread
 from trivial_app import Workers, ended, until
-from unit.map_cases import PYTHON, Recipe, good, with_python
+from unit.map_cases import COPIES, PYTHON, Recipe, good, with_python
 
 from isocenter.job import Job
 from isocenter.jobs import Jobs
@@ -45,28 +45,6 @@ pytestmark = [
     ),
     pytest.mark.skipif(not PYTHON.exists(), reason="the package is made of the system's Python"),
 ]
-
-# An application without any library: it hands back the first image under UIDs of its own, random as everybody's are.
-PROGRAM = """
-import os, pathlib, random, sys
-source, target = (pathlib.Path(os.environ[f"HOLOSCAN_{each}_PATH"]) for each in ("INPUT", "OUTPUT"))
-content = min(source.iterdir()).read_bytes()
-
-def value(tag):
-    at = content.index(tag + b"UI")
-    size = int.from_bytes(content[at + 6 : at + 8], "little")
-    return content[at + 8 : at + 8 + size].rstrip(bytes(1))
-
-for tag in (bytes((8, 0, 0x18, 0)), bytes((0x20, 0, 0x0E, 0))):
-    old = value(tag)
-    content = content.replace(old, old[:-10] + "".join(random.choices("123456789", k=10)).encode())
-print("images", len(list(source.iterdir())))
-if (pathlib.Path(__file__).parent / "fail").exists():
-    sys.exit(3)
-if (pathlib.Path(__file__).parent / "nobody").exists() and b"Phantom^Thorax" in content:
-    sys.exit(4)
-(target / f"{random.random()}.dcm").write_bytes(content)
-"""
 
 
 @dataclass
@@ -113,7 +91,7 @@ class Site:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    recipe = with_python(good(), PROGRAM)
+    recipe = with_python(good(), COPIES)
     recipe.config["Labels"]["org.opencontainers.image.vendor"] = "ACME"
     return recipe
 
@@ -220,7 +198,7 @@ if os.environ.pop("ISOCENTER_WAIT", ""):
 def test_the_second_job_finds_a_container_that_has_loaded_everything(
     begin: Callable[..., Site], recipe: Recipe, settings: Settings
 ) -> None:
-    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{PROGRAM}".encode()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{COPIES}".encode()
     recipe.config["Labels"][STANDBY_LABEL] = STANDBY_VALUE
     site = begin()
     site.send()
@@ -247,7 +225,7 @@ def test_the_second_job_finds_a_container_that_has_loaded_everything(
 def test_a_worker_that_is_killed_leaves_no_container_that_waits(
     begin: Callable[..., Site], recipe: Recipe, settings: Settings
 ) -> None:
-    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{PROGRAM}".encode()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{COPIES}".encode()
     recipe.config["Labels"][STANDBY_LABEL] = STANDBY_VALUE
     site = begin()
     site.send()

@@ -1,4 +1,4 @@
-"""Imported models on a Triton that Isocenter did not start, and whose repository they are: docker/compose.yaml is so."""
+"""Imported models on a Triton that Isocenter did not start, and whose repository they are, as compose.yaml has it."""
 
 from __future__ import annotations
 

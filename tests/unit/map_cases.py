@@ -14,6 +14,28 @@ from isocenter.maps.image_writer import Draft, write_image
 from isocenter.maps.layer import LayerContent, write_layer
 
 PYTHON = Path("/usr/bin/python3")
+
+# An application without any library: it hands back the first image under UIDs of its own, random as everybody's are.
+COPIES = """
+import os, pathlib, random, sys
+source, target = (pathlib.Path(os.environ[f"HOLOSCAN_{each}_PATH"]) for each in ("INPUT", "OUTPUT"))
+content = min(source.iterdir()).read_bytes()
+
+def value(tag):
+    at = content.index(tag + b"UI")
+    size = int.from_bytes(content[at + 6 : at + 8], "little")
+    return content[at + 8 : at + 8 + size].rstrip(bytes(1))
+
+for tag in (bytes((8, 0, 0x18, 0)), bytes((0x20, 0, 0x0E, 0))):
+    old = value(tag)
+    content = content.replace(old, old[:-10] + "".join(random.choices("123456789", k=10)).encode())
+print("images", len(list(source.iterdir())))
+if (pathlib.Path(__file__).parent / "fail").exists():
+    sys.exit(3)
+if (pathlib.Path(__file__).parent / "nobody").exists() and b"Phantom^Thorax" in content:
+    sys.exit(4)
+(target / f"{random.random()}.dcm").write_bytes(content)
+"""
 WEIGHTS = b"not really weights, but bytes\n"
 BASE_DIGEST = f"sha256:{'b' * 64}"
 

@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from composed import PROFILES, ROOT, compose, orthanc_configuration, services
 from jsonschema import Draft202012Validator
 
+from isocenter.maps.seccomp import DENIED
 from isocenter.settings import GatewaySettings, Settings, TritonSettings
 from isocenter.stack.orthanc import configuration
 from isocenter.stack.triton import triton_child
@@ -135,6 +137,26 @@ def test_every_service_is_confined(profile: str, name: str) -> None:
         assert "user" not in service
     else:
         assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"])
+
+
+def test_only_workers_may_make_namespaces_and_only_where_packages_are_wanted() -> None:
+    packages = yaml.safe_load((ROOT / "docker" / "packages.yaml").read_text())
+    assert list(Draft202012Validator(get_builtin_schema("vendor.compose-spec")).iter_errors(packages)) == []
+    assert packages["services"].keys() == {name for _, name in EVERY if name.startswith("worker")}
+    for service in packages["services"].values():
+        assert service == {
+            "security_opt": [
+                "seccomp=packages.seccomp.json",
+                "apparmor=unconfined",
+                "systempaths=unconfined",
+            ]
+        }
+    # Of what a package may not ask of the kernel the worker's container may ask what a sandbox is made by.
+    profile = json.loads((ROOT / "docker" / "packages.seccomp.json").read_text())
+    denied, unknown = (set(each["names"]) for each in profile["syscalls"])
+    makes = {"chroot", "mount", "pivot_root", "sethostname", "setns", "umount2", "unshare"}
+    assert denied == DENIED.keys() - makes
+    assert all(each.startswith("io_uring_") for each in unknown)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
