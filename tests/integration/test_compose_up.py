@@ -264,7 +264,7 @@ def test_models_and_packages_of_the_sites_own(site: Site, studies: list[Path], t
     site.type(restart)
     site.send(studies[2])
     (waiting,) = site.until(lambda: [each for each in site.jobs() if each["reason"]], 1, 120)
-    assert "bubblewrap" in waiting["reason"]
+    assert "docker/packages.yaml" in waiting["reason"]
     site.type(start)
     (job, *_) = site.done(3)
     assert (job["application"], [each["modality"] for each in job["results"]]) == (reference, ["CT"])

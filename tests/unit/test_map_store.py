@@ -392,6 +392,20 @@ def test_the_commands(
     assert capsys.readouterr().out.startswith("none;")
 
 
+def test_a_package_is_taken_in_where_nothing_can_run_it(
+    tmp_path: Path, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the container of a gateway: workers are elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nothing").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert main(["map", "add", str(image), "--name", "liver"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("map://liver@sha256:")
+    assert "nothing here can run a package" in err
+    assert main(["map", "run", str(image), "-i", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+
+
 def test_settings_name_a_key_that_is_wrong() -> None:
     with pytest.raises(ValidationError, match="engine"):
         MapSettings(engine="lxc")

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from isocenter.cli import options
 from isocenter.cli.output import counted, print_json, print_lines, say
+from isocenter_operators.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from isocenter.maps.package import Package
+    from isocenter.maps.store import MapStore
+    from isocenter.settings import Settings
 
 __all__ = ["command"]
 
@@ -35,17 +42,13 @@ def command(
     The image is compared with its digests, unpacked for the first run, and looked at as by `isocenter map lint`.
     """
     from isocenter.maps.linting import lint_package
-    from isocenter.maps.sandbox import Wish, chosen_engine
     from isocenter.maps.store import MapStore
-    from isocenter.maps.unpacked import unpacked
 
     settings = options.running_settings(config)
     store = MapStore(settings.maps_dir, settings.maps.trusted_keys)
     signed = signature.read_bytes() if signature else None
     stored = store.add(file, name=name, signature=signed, vouched=vouch)
-    package = store.open(stored)
-    if chosen_engine(Wish(engine=settings.maps.engine), package) in ("bubblewrap", "namespaces"):
-        package = unpacked(package, store.cache)
+    package = _as_it_is_run(settings, store, store.open(stored))
     if stored.ours:
         say(_believed(stored.vouched, store.believed(stored)))
     errors = sum(finding.severity == "error" for finding in lint_package(package))
@@ -56,6 +59,19 @@ def command(
     else:
         print_lines([stored.reference])
     return 0
+
+
+def _as_it_is_run(settings: Settings, store: MapStore, package: Package) -> Package:
+    """Unpacked, where it will be for its first run. It may be taken in where it is not run: that is told."""
+    from isocenter.maps.sandbox import Wish, chosen_engine
+    from isocenter.maps.unpacked import unpacked
+
+    try:
+        engine = chosen_engine(Wish(engine=settings.maps.engine), package)
+    except ConfigurationError as error:
+        say(str(error))
+        return package
+    return unpacked(package, store.cache) if engine in ("bubblewrap", "namespaces") else package
 
 
 def _believed(vouched: bool, believed: bool) -> str:

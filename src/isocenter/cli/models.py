@@ -304,15 +304,19 @@ def _source(path: Path, settings: Settings) -> Iterator[Path]:
 
 @contextmanager
 def _stdin() -> Iterator[Path]:
-    """What is on stdin, in a file. Raises ConfigurationError where that is a keyboard, and StorageFull."""
+    """What is on stdin, in a file. Raises ConfigurationError where that is a keyboard, or there is no room for it."""
     if sys.stdin.isatty():
         raise ConfigurationError(
             "-: a zip is expected on stdin, as in `isocenter models import - < BUNDLE.zip`"
         )
-    with tempfile.NamedTemporaryFile(prefix="bundle-", suffix=".zip") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        yield Path(file.name)
+    with tempfile.TemporaryDirectory(prefix="isocenter-stdin-") as folder:
+        given = Path(folder, "bundle.zip")
+        try:
+            with given.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        except OSError as error:
+            raise ConfigurationError(f"-: {given} can not be written: {error.strerror}") from error
+        yield given
 
 
 def _millimetres(values: tuple[float, float, float], between: str) -> str:

@@ -161,9 +161,12 @@ def chosen_engine(wish: Wish, package: Package) -> Engine:
     if wish.engine is not None:
         why = " for a package that is a folder" if folder and wish.engine in _OF_IMAGES else " here"
         raise ConfigurationError(f"{wish.engine} does not work{why}")
+    remedy = "install bubblewrap (apt-get install bubblewrap)"
+    if shutil.which("bwrap") is not None:
+        remedy = "let this user make them, or this container (docker/packages.yaml does)"
     raise ConfigurationError(
         "nothing here can run a package: Docker and Podman do not answer, and neither bubblewrap nor unshare may make "
-        "namespaces; install bubblewrap (apt-get install bubblewrap)"
+        f"namespaces; {remedy}"
     )
 
 
