@@ -83,10 +83,8 @@ test: browser install check
 	@scripts/fetch_engines.sh || true
 	@scripts/fetch_compose.sh || true
 	$(BIN)/python -m pytest tests/unit -n 2 -q
-	$(BIN)/python -m pytest tests/integration -q -n 3 --dist loadfile
-	$(BIN)/python -m pytest tests/chaos -q
-	$(BIN)/python -m pytest tests/fuzz -q
-	$(BIN)/python -m pytest tests/e2e -q
+	$(BIN)/python -m pytest tests/integration tests/chaos tests/fuzz tests/e2e -q -n 3 --dist loadfile \
+	  --no-loadscope-reorder
 
 bench: install
 	@$(BIN)/python benchmarks

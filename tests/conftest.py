@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from isocenter.jobs import Jobs
 
 ROOT = Path(__file__).parent.parent
+# Where several workers of pytest-xdist take files, those that take minutes come first: else the last worker would end
+# long after the others.
+_LONGEST = (
+    *("test_chaos", "test_fuzz", "test_demo", "test_serving", "test_bundle_kinds", "test_compose"),
+    *("test_jobs_commands", "test_stack", "test_results", "test_model_zoo", "test_workers", "test_packaged"),
+)
 _SPEAK_DICOM = {"test_onward", "test_priors", "test_pacs", "test_chaos", "test_cli", "test_stack"}
 
 # The folder of another Orthanc than the system's, which all tests are then run against: what
@@ -26,6 +32,11 @@ if other_orthanc := os.environ.get("ISOCENTER_TEST_ORTHANC"):
     if not (Path(other_orthanc) / "bin" / "Orthanc").exists():
         raise pytest.UsageError(f"ISOCENTER_TEST_ORTHANC: there is no {other_orthanc}/bin/Orthanc")
     os.environ["PATH"] = os.pathsep.join((str(Path(other_orthanc).absolute() / "bin"), os.environ["PATH"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")

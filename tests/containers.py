@@ -117,7 +117,7 @@ class Containers:
                 f"{name} ended with {process.returncode}:\n{self.log(name)[-3000:]}"
             )
             assert time.monotonic() < give_up, f"{name}: {missing}\n{self.log(name)[-3000:]}"
-            time.sleep(0.3)
+            time.sleep(1)  # a check is a process, which takes the time that the service needs to start
 
     def _unwell(self, name: str, kind: str, service: Mapping[str, Any]) -> str | None:
         if kind == "orthanc":  # its check is a script of the base image, which asks just this

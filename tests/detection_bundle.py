@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
+from author import run_as_author
 from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 
@@ -318,9 +318,6 @@ def boxes_as_the_author_gets_them(
         "from bundle_engine.backbone import without_torchvision; without_torchvision()\n"
         f"from monai.bundle import run; run('run', **{given!r})"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", run], capture_output=True, text=True, check=False, cwd=own
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_as_author(run, own)
     (found,) = json.loads((own / "eval" / "found.json").read_text())
     return {key: np.array(values) for key, values in found.items()}

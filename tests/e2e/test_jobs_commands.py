@@ -92,7 +92,7 @@ class Service:
         return any(each["application"] == application for each in self.api("GET", "/api/jobs").json()["jobs"])
 
     def delivery(self, job_id: str) -> Json:
-        (found,) = self.isocenter("jobs", "show", job_id)["deliveries"]
+        (found,) = self.api("GET", f"/api/jobs/{job_id}").json()["deliveries"]
         return dict(found)
 
 
@@ -198,7 +198,9 @@ def test_a_job_is_shown_with_its_results_and_why_it_waits(service: Service, stud
 def test_what_a_destination_refused_is_sent_again(service: Service, study_uid: str) -> None:
     job_id = service.job("plain")["id"]
     wait_for(lambda: service.delivery(job_id)["state"] == "failed", 120)
-    assert "HTTP 422" in service.delivery(job_id)["reason"]
+    (told,) = service.isocenter("jobs", "show", job_id)["deliveries"]
+    assert told == service.delivery(job_id)
+    assert "HTTP 422" in told["reason"]
     service.hook.status = 200
     assert service.isocenter("jobs", "resend", job_id) == {"job": job_id, "deliveries": 1}
     wait_for(lambda: service.delivery(job_id)["state"] == "sent")

@@ -87,14 +87,13 @@ class Site:
 
     def jobs(self, study_uid: str) -> dict[str, dict[str, Any]]:
         """The newest job of each application on a study: one that was sent with a pause may have an older one too."""
-        found = [job for job in self.isocenter("jobs", "list")["jobs"] if job["study_uid"] == study_uid]
-        return {job["application"]: job for job in reversed(found)}
+        return newest(self.isocenter("jobs", "list"), study_uid)
 
     def ended(self, study_uid: str) -> dict[str, dict[str, Any]]:
-        """The study's jobs once both are over."""
+        """The study's jobs once both are over. Asked over HTTP: commands would take the time that the jobs need."""
 
         def over() -> bool:
-            jobs = self.jobs(study_uid).values()
+            jobs = newest(httpx.get(f"{self.url}/api/jobs").json(), study_uid).values()
             return len(jobs) == 2 and all(job["ended"] for job in jobs)
 
         wait_for(over, 180)
@@ -110,6 +109,11 @@ class Site:
 
     def said(self) -> str:
         return (self.folder / "up.log").read_text()
+
+
+def newest(document: dict[str, Any], study_uid: str) -> dict[str, dict[str, Any]]:
+    found = [job for job in document["jobs"] if job["study_uid"] == study_uid]
+    return {job["application"]: job for job in reversed(found)}
 
 
 def wait_for(condition: Callable[[], bool], within_s: float) -> None:

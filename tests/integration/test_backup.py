@@ -55,17 +55,16 @@ def wait_for(condition: Callable[[], object], within_s: float = 180) -> None:
         time.sleep(0.2)
 
 
-def job(place: Path, study_uid: str) -> dict[str, Any]:
-    def found() -> list[dict[str, Any]]:
-        return [
-            each
-            for each in isocenter(place, "jobs", "list")["jobs"]
-            if each["study_uid"] == study_uid and each["ended"]
-        ]
+def job(place: Path, url: str, study_uid: str) -> dict[str, Any]:
+    """By the command, once it is over: which is asked over HTTP, because commands take the time that the job needs."""
 
-    wait_for(found)
-    (only,) = found()
-    return only
+    def over() -> bool:
+        jobs = httpx.get(f"{url}/api/jobs").json()["jobs"]
+        return any(each["study_uid"] == study_uid and each["ended"] for each in jobs)
+
+    wait_for(over)
+    (only,) = [each for each in isocenter(place, "jobs", "list")["jobs"] if each["study_uid"] == study_uid]
+    return dict(only)
 
 
 def instances(url: str, study_uid: str) -> set[str]:
@@ -95,7 +94,7 @@ def test_what_was_packed_is_there_again(tmp_path: Path, free_port: Callable[[], 
 
     with up(place):
         (study_uid,) = isocenter(place, "send", tmp_path / "study")["study_uids"]
-        before = job(place, study_uid)
+        before = job(place, url, study_uid)
         assert before["state"] == "done", before["reason"]
         kept = instances(url, study_uid)
     assert len(kept) == 12 + 2
@@ -108,8 +107,8 @@ def test_what_was_packed_is_there_again(tmp_path: Path, free_port: Callable[[], 
     shutil.copy(backup, place)
     subprocess.run(["bash", "-ec", unpack], cwd=place, check=True)
     with up(place):
-        assert job(place, study_uid) == before
+        assert job(place, url, study_uid) == before
         assert instances(url, study_uid) == kept
         (study_uid,) = isocenter(place, "send", tmp_path / "next")["study_uids"]
-        assert job(place, study_uid)["state"] == "done"
+        assert job(place, url, study_uid)["state"] == "done"
     assert (place / "isocenter-data").stat().st_mode & 0o077 == 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import highdicom
 import numpy as np
 import pytest
-from commands import isocenter, site
+from commands import in_this_process, isocenter, running_site
 from detection_bundle import SIDE_MM, ball_bundle, boxes_as_the_author_gets_them, with_balls, with_scripts
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -29,9 +30,17 @@ FINER: dict[str, Any] = {"size": (90, 80, 26), "spacing_mm": (3.0, 3.0, 5.0)}
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return site(tmp_path)
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[], int]) -> Iterator[Path]:
+    with running_site(tmp_path_factory.mktemp("running"), free_ports) as place:
+        yield place
+
+
+def installed(running: Path, bundle: Path, name: str, *words: str) -> Any:
+    """What the import of a bundle told; its model serves."""
+    imported = in_this_process(running, "models", "import", bundle, "--name", name, *words)
+    in_this_process(running, "models", "load", name)
+    return imported
 
 
 def valid(folder: Path) -> dict[str, Dataset]:
@@ -77,9 +86,9 @@ def save(folder: Path, series: list[list[Dataset]]) -> Path:
     return folder
 
 
-def test_four_sequences_are_found_aligned_and_segmented(place: Path) -> None:
-    bundle = brain_tumour_bundle(place / "zoo")
-    imported = isocenter(place, "models", "import", bundle, "--name", "tumour")
+def test_four_sequences_are_found_aligned_and_segmented(running: Path, tmp_path: Path) -> None:
+    bundle = brain_tumour_bundle(tmp_path / "zoo")
+    imported = installed(running, bundle, "tumour")
     assert (imported["plan"]["channels"], imported["plan"]["output"], imported["code"]) == (4, "masks", [])
     frame, study = generate_uid(), generate_uid()
     scans = [
@@ -88,19 +97,19 @@ def test_four_sequences_are_found_aligned_and_segmented(place: Path) -> None:
         as_mr(4, "AX T2 TSE", FINER, frame, study),
         as_mr(5, "AX T1 POST GD", GRID, frame, study),
     ]
-    done = isocenter(place, "run", "tumour", save(place / "all", scans), "--out", place / "results")
+    done = isocenter(running, "run", "tumour", save(tmp_path / "all", scans), "--out", tmp_path / "results")
     assert done["status"] == "done", done["reason"]
     told = " ".join(done["notes"])
     assert "Made of 4 series: T1c is series 5, T1 is series 3, T2 is series 4, FLAIR is series 2" in told
     assert "T2 was brought to the grid of the first series" in told
-    results = valid(place / "results")
+    results = valid(tmp_path / "results")
     assert set(results) == {"SEG", "SR", "OT"}
     contrast = scans[3]
     assert results["SEG"].ReferencedSeriesSequence[0].SeriesInstanceUID == contrast[0].SeriesInstanceUID
 
     flair, t1, t2, t1c = (volume_of(instances) for instances in scans)
     channels = [t1c.voxels, t1.voxels, aligned(t2, t1c, "T2")[0], flair.voxels]
-    theirs = as_the_author_runs_it(bundle, channels, t1c.affine, place / "author")
+    theirs = as_the_author_runs_it(bundle, channels, t1c.affine, tmp_path / "author")
     seg = read_segmentation(results["SEG"])
     masks = {segment.label: seg.mask(segment.number) for segment in seg.segments}
     first = round(float(np.linalg.solve(t1c.affine, seg.grid.affine[:, 3])[2]))
@@ -121,29 +130,31 @@ def test_four_sequences_are_found_aligned_and_segmented(place: Path) -> None:
             ([*scans[:3], moved], "lies in another frame of reference"),
         ]
     ):
-        folder = save(place / f"images{number}", series)
-        task = Run(source=Folder(folder), sink=Folder(place / "none"))
+        folder = save(tmp_path / f"images{number}", series)
+        task = Run(source=Folder(folder), sink=Folder(tmp_path / "none"))
         outcome = BundleApplication(Path(imported["application"]), task).execute()
         assert outcome.status == "not_applicable"
         assert reason in outcome.reason
 
 
 @pytest.mark.parametrize("said", ["classes", "regression"])
-def test_what_is_said_of_the_images_as_a_whole_is_in_a_report(said: str, place: Path) -> None:
+def test_what_is_said_of_the_images_as_a_whole_is_in_a_report(
+    said: str, running: Path, tmp_path: Path
+) -> None:
     softmax = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
     decision = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True, "to_onehot": 2}
     names = ["Normal", "Abnormal"] if said == "classes" else ["Liver volume (mL)", "Fat score"]
     after = [softmax, decision] if said == "classes" else []
-    bundle = whole_volume_bundle(place / "zoo", after=after, names=names, said=said)
-    assert isocenter(place, "models", "import", bundle, "--name", "whole")["code"] == []
-    images = place / "images"
+    bundle = whole_volume_bundle(tmp_path / "zoo", after=after, names=names, said=said)
+    assert installed(running, bundle, said)["code"] == []
+    images = tmp_path / "images"
     write_series(abdomen_phantom(**GRID), images)
-    done = isocenter(place, "run", "whole", images, "--out", place / "results")
+    done = isocenter(running, "run", said, images, "--out", tmp_path / "results")
     assert done["status"] == "done", done["reason"]
-    results = valid(place / "results")
+    results = valid(tmp_path / "results")
     assert set(results) == {"SR"}
     volume = volume_of([dcmread(file) for file in images.iterdir()])
-    theirs = as_the_author_runs_it(bundle, volume.voxels, volume.affine, place / "author")
+    theirs = as_the_author_runs_it(bundle, volume.voxels, volume.affine, tmp_path / "author")
     (group,) = done["groups"]
     named = [(item.ConceptNameCodeSequence[0], item) for item in items(results["SR"], "NUM")]
     numbers = {name.CodeMeaning: item for name, item in named if name.CodingSchemeDesignator == "99ISOCENTER"}
@@ -161,20 +172,20 @@ def test_what_is_said_of_the_images_as_a_whole_is_in_a_report(said: str, place: 
 CHEST: dict[str, Any] = {"size": (60, 50, 24), "spacing_mm": (3.1, 3.3, 5.0)}
 
 
-def test_boxes_are_found_reported_and_shown(place: Path) -> None:
-    bundle = ball_bundle(place / "zoo", named=False)
-    imported = isocenter(place, "models", "import", bundle, "--name", "balls")
+def test_boxes_are_found_reported_and_shown(running: Path, tmp_path: Path) -> None:
+    bundle = ball_bundle(tmp_path / "zoo", named=False)
+    imported = installed(running, bundle, "balls")
     assert (imported["plan"]["output"], imported["code"]) == ("boxes", [])
     phantom = with_balls(thorax_phantom(**CHEST), [((-60, 10, 0), 2000), ((50, -20, 20), 1800)])
-    write_series(phantom, place / "images")
-    done = isocenter(place, "run", "balls", place / "images", "--out", place / "results")
+    write_series(phantom, tmp_path / "images")
+    done = isocenter(running, "run", "balls", tmp_path / "images", "--out", tmp_path / "results")
     assert done["status"] == "done", done["reason"]
     first, second = done["groups"]
-    results = valid(place / "results")
+    results = valid(tmp_path / "results")
     assert set(results) == {"SR", "PR", "OT"}
 
-    volume = volume_of([dcmread(file) for file in (place / "images").iterdir()])
-    theirs = boxes_as_the_author_gets_them(bundle, volume.voxels, volume.affine, place / "author")
+    volume = volume_of([dcmread(file) for file in (tmp_path / "images").iterdir()])
+    theirs = boxes_as_the_author_gets_them(bundle, volume.voxels, volume.affine, tmp_path / "author")
     assert len(theirs["box"]) == 2
     certain = [group["certainty_percent"] for group in (first, second)]
     assert certain == pytest.approx(list(100 * theirs["label_scores"]), abs=1e-3)
@@ -182,7 +193,7 @@ def test_boxes_are_found_reported_and_shown(place: Path) -> None:
     assert first["box"]["kind"] == "Lung nodule"
     assert [*first["box"]["centre_mm"], *first["box"]["size_mm"]] == pytest.approx(theirs["box"][0], abs=1e-3)
 
-    (path,) = (file for file in (place / "results").glob("*.dcm") if dcmread(file).Modality == "SR")
+    (path,) = (file for file in (tmp_path / "results").glob("*.dcm") if dcmread(file).Modality == "SR")
     groups = highdicom.sr.srread(path).content.get_volumetric_roi_measurement_groups()
     assert [group.finding_type.meaning for group in groups] == ["Nodule", "Nodule"]
     assert len({group.tracking_uid for group in groups}) == 2
@@ -196,29 +207,29 @@ def test_boxes_are_found_reported_and_shown(place: Path) -> None:
     drawn = {str(text.UnformattedTextValue) for text in texts_of(results["PR"])}
     assert drawn == {f"Lung nodule {number}: {value:.1f} %" for number, value in enumerate(certain, 1)}
 
-    write_series(thorax_phantom(**CHEST), place / "healthy")
-    nothing = isocenter(place, "run", "balls", place / "healthy", "--out", place / "nothing")
+    write_series(thorax_phantom(**CHEST), tmp_path / "healthy")
+    nothing = isocenter(running, "run", "balls", tmp_path / "healthy", "--out", tmp_path / "nothing")
     assert (nothing["status"], nothing["groups"]) == ("done", [])
-    assert set(valid(place / "nothing")) == {"SR"}
+    assert set(valid(tmp_path / "nothing")) == {"SR"}
     assert any("Nothing was found of: Lung nodule." in note for note in nothing["notes"])
     oblique = thorax_phantom(size=(30, 25, 24), spacing_mm=(6, 6, 5), oblique_deg=5.0)
-    write_series(oblique, place / "oblique")
-    task = Run(source=Folder(place / "oblique"), sink=Folder(place / "none"))
+    write_series(oblique, tmp_path / "oblique")
+    task = Run(source=Folder(tmp_path / "oblique"), sink=Folder(tmp_path / "none"))
     outcome = BundleApplication(Path(imported["application"]), task).execute()
     assert outcome.status == "not_applicable"
     assert "degrees askew to the patient's axes, at most 2.0 degrees is accepted" in outcome.reason
 
 
-def test_scripts_that_are_not_the_zoos_run_where_they_are_trusted(place: Path) -> None:
-    bundle = with_scripts(ball_bundle(place / "zoo", above_hu=300), place)  # bones are bright too
-    imported = isocenter(place, "models", "import", bundle, "--name", "balls", "--trust-code")
+def test_scripts_that_are_not_the_zoos_run_where_they_are_trusted(running: Path, tmp_path: Path) -> None:
+    bundle = with_scripts(ball_bundle(tmp_path / "zoo", above_hu=300), tmp_path)  # bones are bright too
+    imported = installed(running, bundle, "trusted", "--trust-code")
     assert imported["code"][0] == "inferer: scripts.detection_inferer.RetinaNetInferer"
     phantom = with_balls(thorax_phantom(**CHEST), [((-60, 10, 0), 2000)])
-    write_series(phantom, place / "images")
-    done = isocenter(place, "run", "balls", place / "images", "--out", place / "results")
+    write_series(phantom, tmp_path / "images")
+    done = isocenter(running, "run", "trusted", tmp_path / "images", "--out", tmp_path / "results")
     assert done["status"] == "done", done["reason"]
     assert done["groups"][0]["certainty_percent"] > 90
-    checked = isocenter(place, "models", "check", "balls")
+    checked = isocenter(running, "models", "check", "trusted")
     count = checked["answered"][0]
     assert (checked["output"], checked["answered"], checked["found"]) == ("boxes", [count, 6], {"1": count})
     assert (checked["same_twice"], len(checked["boxes"])) == (True, min(count, 10))

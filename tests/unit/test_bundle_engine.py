@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,10 +47,19 @@ def engine() -> Iterator[Any]:
         sys.path.remove(str(ENGINE))
 
 
-@pytest.mark.parametrize("name", ["spleen_ct_segmentation", "ventricular_short_axis_3label", "thorax_organs"])
-def test_the_numbers_are_the_authors(name: str, engine: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("spleen_ct_segmentation", (70, 56, 24)),
+        ("ventricular_short_axis_3label", (70, 56, 10)),  # it fills each slice up to 256 x 256
+        ("thorax_organs", (70, 56, 24)),
+    ],
+)
+def test_the_numbers_are_the_authors(
+    name: str, size: tuple[int, int, int], engine: Any, tmp_path: Path
+) -> None:
     bundle = with_weights(name, tmp_path)
-    phantom = thorax_phantom(size=(70, 56, 24), spacing_mm=(3.0, 3.1, 5.0), orientation="LIP")
+    phantom = thorax_phantom(size=size, spacing_mm=(3.0, 3.1, 5.0), orientation="LIP")
     volume, affine = phantom.hu.astype(np.int16), phantom.affine
     with opened(bundle) as read:
         plan, code = plan_of(read)
@@ -61,6 +71,41 @@ def test_the_numbers_are_the_authors(name: str, engine: Any, tmp_path: Path) -> 
     assert ours.shape == volume.shape == theirs.shape
     assert len(np.unique(theirs)) > 1  # or any two answers would agree
     assert (ours == theirs).mean() >= 0.999
+
+
+@pytest.mark.parametrize(
+    ("plan", "away"),
+    [
+        ('{"own_code": false}', ["monai.deploy", "ignite"]),
+        ('{"own_code": true}', ["monai.deploy"]),
+        ("no plan", ["monai.deploy"]),
+        (None, ["monai.deploy"]),
+    ],
+)
+def test_a_model_imports_monai_without_what_no_bundle_is_run_by(
+    plan: str | None, away: list[str], tmp_path: Path
+) -> None:
+    """Of a library that notes what it could import, as MONAI does; afterwards all of it is there for who wants it."""
+    for name in ("monai/deploy", "monai/bundle", "ignite", "version"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "__init__.py").touch()
+    if plan is not None:
+        (tmp_path / "version" / "plan.json").write_text(plan)
+    (tmp_path / "monai" / "__init__.py").write_text(
+        "import importlib\nmissing = []\nfor name in ('monai.deploy', 'ignite'):\n"
+        "    try:\n        importlib.import_module(name)\n    except ImportError:\n        missing.append(name)\n"
+    )
+    script = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}]\n"
+        "import pathlib, runpy\n"
+        f"library = runpy.run_path({str(ENGINE / 'bundle_engine' / 'library.py')!r})\n"
+        f"library['import_monai'](pathlib.Path({str(tmp_path / 'version')!r}))\n"
+        "import monai, monai.deploy, ignite\n"
+        "assert 'monai.bundle' in sys.modules\n"
+        "print(*monai.missing)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, away), done.stderr
 
 
 def small_bundle(folder: Path, *, inverted_first: bool, inferer: dict[str, Any]) -> Path:

@@ -1,5 +1,12 @@
 """Runs a MONAI bundle on whole volumes, by its own `inference.json`: what it says, in its own order."""
 
+# ruff: noqa: E402 - MONAI comes first, without what is not needed of it
+from pathlib import Path
+
+from bundle_engine.library import import_monai
+
+import_monai(Path(__file__).parents[1])
+
 from bundle_engine.analysis import Answer, analyse
 from bundle_engine.device import device_of
 from bundle_engine.fallback import analyse_as_it_fits, limit_memory
