@@ -83,8 +83,8 @@ test: browser install check
 	@scripts/fetch_engines.sh || true
 	@scripts/fetch_compose.sh || true
 	$(BIN)/python -m pytest tests/unit -n 2 -q
-	$(BIN)/python -m pytest tests/integration tests/chaos tests/fuzz tests/e2e -q -n 3 --dist loadfile \
-	  --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/integration tests/fuzz tests/e2e -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/chaos -q
 
 bench: install
 	@$(BIN)/python benchmarks

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from threshold_bundle import threshold_bundle
+from threshold_bundle import compute_without_monai, threshold_bundle
 from trivial_app import Workers, ended, until
 
 from isocenter.catalog import Catalog
@@ -119,6 +119,7 @@ def test_what_is_imported_is_loaded_there_and_chosen_between(
             packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", first))
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed.read_bytes())))
             assert site.command(capsys, "import", "-", "--name", NAME)["name"] == NAME
+            compute_without_monai(site.settings.data_dir / "models" / NAME / "1", ABOVE_HU["1"])
             assert not site.served()
             workers.start()
             until(site.served)  # before any study of it comes
@@ -127,6 +128,7 @@ def test_what_is_imported_is_loaded_there_and_chosen_between(
 
             second = threshold_bundle(tmp_path / "second", ABOVE_HU["2"], version="1.1.0")
             site.command(capsys, "import", str(second), "--name", NAME, "--as-version")
+            compute_without_monai(site.settings.data_dir / "models" / NAME / "2", ABOVE_HU["2"])
             promoted = site.command(capsys, "promote", NAME, "2")
             assert (promoted["active"], promoted["live"]) == ("2", True)
             job = site.done("second")
