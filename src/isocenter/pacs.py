@@ -14,7 +14,7 @@ from pydicom.datadict import keyword_for_tag
 
 from isocenter.settings import OrthancSettings
 from isocenter_operators.dicomweb.client import DICOMwebClient
-from isocenter_operators.dicomweb.trust import distrust
+from isocenter_operators.dicomweb.trust import distrust, trusted
 from isocenter_operators.errors import ArchiveUnavailable
 
 __all__ = [
@@ -101,7 +101,7 @@ class Orthanc:
             auth=(credentials.username, credentials.password) if credentials else None,
             # Orthanc gzips for whoever accepts it, which costs ten times the transfer itself.
             headers={"Accept-Encoding": "identity"},
-            verify=True if tls is None else tls,
+            verify=tls or trusted(),
             trust_env=False,
         )
 

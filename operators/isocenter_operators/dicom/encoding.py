@@ -22,6 +22,7 @@ __all__ = ["encoded"]
 
 _LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}  # PS3.5, 7.1.2
 _ASCII = {"AE", "AS", "CS", "DA", "DT", "TM", "UI", "UR"}
+_BYTES = {"OB", "OW"}
 _TEXT = {"LO", "LT", "SH", "ST", "UC", "UT"}  # in the object's character set
 _BEYOND_ASCII = ("\\", "~")  # which are other letters in some character sets
 _SHORT_MOST = 0xFFFE
@@ -79,7 +80,7 @@ def _elements(dataset: Dataset, parents: str | list[str], *, outermost: bool = F
         if value is None:
             written.append(_by_pydicom(element, encodings))
         elif element.VR in _LONG:
-            written.append(_LENGTHY.pack(tag >> 16, tag & 0xFFFF, element.VR.encode(), 0, len(value)) + value)
+            written += (_LENGTHY.pack(tag >> 16, tag & 0xFFFF, element.VR.encode(), 0, len(value)), value)
         else:
             written.append(_SHORT.pack(tag >> 16, tag & 0xFFFF, element.VR.encode(), len(value)) + value)
     return written
@@ -90,6 +91,8 @@ def _value(element: DataElement, encodings: str | list[str]) -> bytes | None:
     vr, value = element.VR, element.value
     if vr == "SQ":
         return None if element.is_undefined_length else _items(value, encodings)
+    if vr in _BYTES and isinstance(value, bytes):
+        return None if element.is_undefined_length or len(value) % 2 else value
     if not isinstance(value, str) or not value.isascii():
         return None
     if vr not in _ASCII and (vr not in _TEXT or any(each in value for each in _BEYOND_ASCII)):

@@ -16,6 +16,7 @@ from pydicom.sr.codedict import codes as standard
 from isocenter_operators.dicom import codes
 from isocenter_operators.dicom.catalogue import catalogue_codes
 from isocenter_operators.dicom.findings import Code
+from isocenter_operators.dicom.value import value_of
 
 __all__ = ["code_value", "known_meaning"]
 
@@ -25,8 +26,8 @@ _LONGEST = 16  # of a scheme and a value, which are SH (PS3.5, 6.2); a Long Code
 
 def code_value(code: Dataset) -> tuple[str, str]:
     """(scheme, value) of a code item, a SNOMED-RT code as that of SNOMED CT (PS3.16, 8.1)."""
-    value = code.get("CodeValue") or code.get("LongCodeValue") or code.get("URNCodeValue") or ""
-    scheme = str(code.get("CodingSchemeDesignator", ""))
+    value = value_of(code, "CodeValue") or code.get("LongCodeValue") or code.get("URNCodeValue") or ""
+    scheme = str(value_of(code, "CodingSchemeDesignator") or "")
     if scheme in ("SRT", "SNM3", "99SDM") and value in snomed["SRT"]:
         return "SCT", snomed["SRT"][value]
     return scheme, str(value)

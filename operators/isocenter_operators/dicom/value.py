@@ -10,11 +10,13 @@ import re
 from collections.abc import MutableSequence
 from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.series.part10 import tag_of
 from isocenter_operators.errors import UnreadableInput
 
-__all__ = ["converted", "named", "term", "whole", "whole_number"]
+__all__ = ["converted", "named", "term", "value_of", "whole", "whole_number"]
 
 _TERM = re.compile(r"[A-Z][A-Z0-9_]{1,8}")
 
@@ -36,6 +38,15 @@ def converted(dataset: Dataset, keyword: str, origin: object) -> Any:
         raise UnreadableInput(
             f"{origin} is damaged: its {keyword} can not be read ({type(error).__name__})", path=str(origin)
         ) from error
+
+
+def value_of(dataset: Dataset, keyword: str) -> Any:
+    """As `dataset.get(keyword)`, for what is asked of thousands of items: that takes pydicom three times as long."""
+    tag = tag_of(keyword)
+    element = dataset.get_item(tag)
+    if isinstance(element, RawDataElement):
+        element = dataset[tag]
+    return None if element is None else element.value
 
 
 def whole_number(

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from isocenter_operators.dicomweb.credentials import Credentials
 from isocenter_operators.dicomweb.download import CONNECT_S, DownloadError, Downloads
 from isocenter_operators.dicomweb.multipart import boundary_of, parts
-from isocenter_operators.dicomweb.trust import distrust
+from isocenter_operators.dicomweb.trust import distrust, trusted
 from isocenter_operators.errors import (
     ArchiveUnavailable,
     ConfigurationError,
@@ -31,6 +31,9 @@ __all__ = ["DICOMwebClient"]
 # Any transfer syntax, as stored: asking for one makes the archive transcode.
 _WHOLE_INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _REASON_BYTES = 1 << 16  # at most, of an answer that is an error
+_SENT_BYTES = (
+    1 << 20
+)  # at a time: of what does not fit into the socket's buffer httpx makes a copy, again and again
 _PASSING = {408, 425, 429}
 _PROCESSING_FAILURE = 0x0110  # PS3.7, C.5.8: nothing is said of its cause
 
@@ -66,13 +69,14 @@ class DICOMwebClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        tls = tls or trusted()
         self._downloads = Downloads(credentials, timeout_s, tls)
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
             # Archives that compress what is already DICOM cost ten times the transfer.
             headers={"Accept-Encoding": "identity"},
             auth=(credentials.username, credentials.password) if credentials else None,
-            verify=True if tls is None else tls,
+            verify=tls,
             trust_env=False,
         )
 
@@ -133,12 +137,14 @@ class DICOMwebClient:
         if not instances:
             return
         boundary = uuid.uuid4().hex
+        body = list(_stow_body(map(encode, instances), boundary))
         with self._translated("storing results"):
             response = self._http.post(
                 f"{self.base_url}/studies",
-                content=b"".join(_stow_body(map(encode, instances), boundary)),
+                content=_pieces(body),
                 headers={
                     "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+                    "Content-Length": str(sum(map(len, body))),
                     "Accept": "application/dicom+json",
                 },
             )
@@ -241,3 +247,9 @@ def _stow_body(files: Iterable[bytes], boundary: str) -> Iterator[bytes]:
         yield file
         yield b"\r\n"
     yield f"--{boundary}--\r\n".encode()
+
+
+def _pieces(body: Iterable[bytes]) -> Iterator[bytes]:
+    for part in body:
+        for start in range(0, len(part), _SENT_BYTES):
+            yield part[start : start + _SENT_BYTES]

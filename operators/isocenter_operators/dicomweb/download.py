@@ -32,7 +32,7 @@ class Downloads:
     The parameters are those of `DICOMwebClient`.
     """
 
-    def __init__(self, credentials: Credentials | None, timeout_s: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, credentials: Credentials | None, timeout_s: float, tls: ssl.SSLContext) -> None:
         self._timeout_s = timeout_s
         self._tls = tls
         self._headers = {"Accept-Encoding": "identity"}
@@ -68,8 +68,7 @@ class Downloads:
     def _connection(self, url: str) -> http.client.HTTPConnection:
         whole = httpx.URL(url)  # which refuses what is no URL
         if whole.scheme == "https":
-            tls = self._tls or httpx.create_ssl_context(trust_env=False)
-            return http.client.HTTPSConnection(whole.host, whole.port, timeout=CONNECT_S, context=tls)
+            return http.client.HTTPSConnection(whole.host, whole.port, timeout=CONNECT_S, context=self._tls)
         if whole.scheme != "http" or not whole.host:
             raise httpx.InvalidURL(f"neither http nor https, or without a host: {url!r}")
         return http.client.HTTPConnection(whole.host, whole.port, timeout=CONNECT_S)

@@ -1,12 +1,21 @@
-"""Why a secure connection did not come about, in words for a person."""
+"""Whom we believe where nobody said it; and why a secure connection did not come about, in words for a person."""
 
 from __future__ import annotations
 
 import ssl
+from functools import cache
 
-__all__ = ["distrust"]
+import httpx
+
+__all__ = ["distrust", "trusted"]
 
 _UNSIGNED = {2, 18, 19, 20, 21}  # X509_V_ERR_*: the chain ends with nobody whom we know
+
+
+@cache
+def trusted() -> ssl.SSLContext:
+    """The authorities that everybody believes. To read them takes longer than most requests, so it is done once."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def distrust(error: BaseException) -> str | None:

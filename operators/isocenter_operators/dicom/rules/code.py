@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -17,10 +17,12 @@ from pydicom.sr.codedict import codes
 
 from isocenter_operators.dicom.meanings import code_value
 from isocenter_operators.dicom.rules.problem import Problem, warning
+from isocenter_operators.dicom.series.part10 import tag_of
 
 __all__ = ["code_problems", "in_context_group"]
 
 _PER_FRAME = 0x52009230  # Per-frame Functional Groups Sequence
+_MEANING = tag_of("CodeMeaning")
 _SCHEMES = 0x00080110  # Coding Scheme Identification Sequence
 _GROUPS = {  # (the sequence that holds it, or "" for any; the code sequence): the context group
     ("", "SegmentedPropertyCategoryCodeSequence"): 7150,
@@ -47,7 +49,7 @@ def code_problems(dataset: Dataset) -> Iterator[Problem]:
         if scheme.startswith("99") and scheme not in declared:
             text = "does not declare the private coding scheme of a code that it uses (PS3.3, C.12.1.1.9)"
             found[warning("CodingSchemeIdentificationSequence", text)] = None
-        if (standard := _contradicted(code)) is not None:
+        if (standard := _contradicted(*code_value(code), str(code.get("CodeMeaning", "")))) is not None:
             text = f'its code means "{standard}" by the standard, and is called something else'
             found[warning(keyword, text)] = None
         group = _GROUPS.get((parent, keyword)) or _GROUPS.get(("", keyword))
@@ -71,21 +73,21 @@ def _codes(dataset: Dataset, parent: str) -> Iterator[tuple[str, str, Dataset]]:
         sequence = dataset[tag] if isinstance(element, RawDataElement) else element
         keyword = sequence.keyword or str(tag)
         for item in sequence.value[:1] if tag == _PER_FRAME else sequence.value:
-            if "CodeMeaning" in item:
+            if _MEANING in item.keys():  # noqa: SIM118 - which pydicom would look up by its own code
                 yield parent, keyword, item
             yield from _codes(item, keyword)
 
 
-def _contradicted(code: Dataset) -> str | None:
+@lru_cache(maxsize=1024)
+def _contradicted(scheme: str, value: str, meaning: str) -> str | None:
     """What the standard calls a code, where its own Code Meaning says something else; None where it does not."""
-    scheme, value = code_value(code)
     known = _meanings(scheme).get(value, ())
-    said = _words(str(code.get("CodeMeaning", "")))
-    if not known or any(_words(meaning) == said for meaning in known):
+    said = _words(meaning)
+    if not known or any(_words(each) == said for each in known):
         return None
-    if not any(_telling(said) & _telling(_words(meaning)) for meaning in known):
+    if not any(_telling(said) & _telling(_words(each)) for each in known):
         return known[0]
-    if all(_SIDES & set(said) != _SIDES & set(_words(meaning)) for meaning in known):
+    if all(_SIDES & set(said) != _SIDES & set(_words(each)) for each in known):
         return known[0]
     return None
 

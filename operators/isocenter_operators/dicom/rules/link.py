@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from isocenter_operators.dicom.person_name import same_name
 from isocenter_operators.dicom.rules.problem import Problem, error, warning
 from isocenter_operators.dicom.series.part10 import tag_of
+from isocenter_operators.dicom.value import value_of
 
 __all__ = ["link_problems"]
 
@@ -24,6 +25,9 @@ _SAID = tuple(
     )
 )
 _STUDY, _SERIES, _REFERENCED, _CLASS, _FRAMES, _SEGMENTS = _SAID
+_SAYING = frozenset(
+    _SAID
+)  # two tags that are not one object are compared by pydicom's own code: in a set only once
 _REFERENCED_SEGMENT, _TRACKING_UID = "121191", "112040"
 
 
@@ -74,26 +78,29 @@ def _missing(result: Dataset, references: Iterable[_Reference], others: Mapping[
 
 
 def _reference_problems(result: Dataset, reference: _Reference, other: Dataset) -> Iterator[Problem]:
-    if reference.sop_class != other.get("SOPClassUID"):
+    if reference.sop_class != value_of(other, "SOPClassUID"):
         yield error("ReferencedSOPClassUID", "is not what the instance is that is referred to")
-    if reference.series not in (None, str(other.get("SeriesInstanceUID"))):
+    if reference.series not in (None, str(value_of(other, "SeriesInstanceUID"))):
         yield error("SeriesInstanceUID", "is not that of the instance that is referred to")
-    if reference.study not in (None, str(other.get("StudyInstanceUID"))):
+    if reference.study not in (None, str(value_of(other, "StudyInstanceUID"))):
         yield error("StudyInstanceUID", "is not that of the instance that is referred to")
-    if result.get("PatientID") != other.get("PatientID"):
+    if value_of(result, "PatientID") != value_of(other, "PatientID"):
         yield error("PatientID", "is not that of the instance that is referred to")
-    frames = int(other.get("NumberOfFrames") or 1)
+    frames = int(value_of(other, "NumberOfFrames") or 1)
     if any(not 1 <= number <= frames for number in reference.frames):
         yield error("ReferencedFrameNumber", "names a frame that the instance does not have")
-    if "SegmentSequence" in other:
-        segments = {int(segment.get("SegmentNumber", -1)) for segment in other.SegmentSequence}
+    described = value_of(other, "SegmentSequence")
+    if described is not None:
+        segments = {int(segment.get("SegmentNumber", -1)) for segment in described}
         if not segments.issuperset(reference.segments):
             yield error("ReferencedSegmentNumber", "names a segment that the instance does not have")
 
 
 def _name_problems(result: Dataset, referred: Sequence[Dataset]) -> Iterator[Problem]:
     """Systems of one study may write one patient's name in two ways; that of none of them is another's."""
-    same = [same_name(result.get("PatientName"), other.get("PatientName")) for other in referred]
+    said = (value_of(other, "PatientName") for other in referred)
+    names = dict.fromkeys(None if name is None else str(name) for name in said)
+    same = [same_name(result.get("PatientName"), name) for name in names]
     if same and not any(same):
         yield error("PatientName", "is not that of the instance that is referred to")
     elif not all(same):
@@ -134,8 +141,9 @@ def _groups(item: Dataset) -> Iterator[Dataset]:
 
 
 def _references(result: Dataset) -> Iterator[_Reference]:
-    """All of an object, in no meaningful order."""
+    """All of an object, in no meaningful order; once of the items that many frames share, see `with_groups_read`."""
     left: list[tuple[Dataset, str | None, str | None]] = [(result, None, None)]
+    read: set[tuple[int, str | None, str | None]] = set()
     while left:
         dataset, study, series = left.pop()
         said: dict[int, Any] = {}
@@ -143,7 +151,7 @@ def _references(result: Dataset) -> Iterator[_Reference]:
         for tag, element in list(dataset.items()):
             if element.VR == "SQ":
                 sequences.append(dataset[tag].value if isinstance(element, RawDataElement) else element.value)
-            elif tag in _SAID:
+            elif tag in _SAYING:
                 said[tag] = dataset[tag].value
         if dataset is not result:  # of the object itself these say where it is, not what it refers to
             study = str(said[_STUDY]) if _STUDY in said else study
@@ -152,7 +160,9 @@ def _references(result: Dataset) -> Iterator[_Reference]:
             numbers = [tuple(_numbers(said.get(tag))) for tag in (_FRAMES, _SEGMENTS)]
             yield _Reference(str(said[_REFERENCED]), study, series, said.get(_CLASS), *numbers)
         for items in sequences:
-            left.extend((item, study, series) for item in items)
+            if (id(items), study, series) not in read:
+                read.add((id(items), study, series))
+                left.extend((item, study, series) for item in items)
 
 
 def _numbers(value: Any) -> list[int]:

@@ -10,8 +10,16 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.rules.problem import Problem, error, warning
+from isocenter_operators.dicom.value import value_of
 
-__all__ = ["frame_problems", "is_encapsulated", "listed_instances", "only_item", "source_items"]
+__all__ = [
+    "derivations_of",
+    "frame_problems",
+    "is_encapsulated",
+    "listed_instances",
+    "only_item",
+    "source_items",
+]
 
 # Which frame lies where: two with the same answer are one too many.
 _Place = Callable[[int, tuple[float, ...]], Hashable]
@@ -32,22 +40,31 @@ def frame_problems(image: Dataset, place: _Place) -> Iterator[Problem]:
     listed = listed_instances(image)
     indices = len(image.get("DimensionIndexSequence") or [])
     seen: dict[Hashable, int] = {}
+    # Frames that say the same share their items (see `with_groups_read`): each of these is read once.
+    positions: dict[int, tuple[float, ...] | None] = {}
+    strays: dict[int, int] = {}
     unlisted = 0
     for index, frame in enumerate(frames):
         where = f"frame {index + 1}: "
-        position = _position_of(frame, shared)
+        plane = only_item(frame, "PlanePositionSequence") or only_item(shared, "PlanePositionSequence")
+        if id(plane) not in positions:
+            positions[id(plane)] = _position_of(plane)
+        position = positions[id(plane)]
         if position is None:
             yield error(f"{where}ImagePositionPatient", "is missing or is not three numbers")
         elif (first := seen.setdefault(place(index, position), index)) != index:
             text = f"is where frame {first + 1} of the same segment already lies"
             yield error(f"{where}ImagePositionPatient", text)
         content = only_item(frame, "FrameContentSequence")
-        if content is not None and len(_values(content.get("DimensionIndexValues"))) != indices:
+        if content is not None and len(_values(value_of(content, "DimensionIndexValues"))) != indices:
             text = f"are not {indices}, as the Dimension Index Sequence has"
             yield error(f"{where}DimensionIndexValues", text)
-        unlisted += sum(
-            str(item.get("ReferencedSOPInstanceUID")) not in listed for item in source_items(frame, shared)
-        )
+        derivations = derivations_of(frame, shared)
+        if id(derivations) not in strays:
+            strays[id(derivations)] = sum(
+                str(item.get("ReferencedSOPInstanceUID")) not in listed for item in _sources(derivations)
+            )
+        unlisted += strays[id(derivations)]
     yield from _reference_problems(listed, unlisted)
 
 
@@ -89,15 +106,21 @@ def listed_instances(image: Dataset) -> set[str]:
     }
 
 
+def derivations_of(frame: Dataset, shared: Dataset) -> Sequence[Dataset]:
+    """The items of the frame's Derivation Image Sequence, or of that which all frames share."""
+    keyword = "DerivationImageSequence"
+    items: Sequence[Dataset] = value_of(frame, keyword) or value_of(shared, keyword) or ()
+    return items
+
+
 def source_items(frame: Dataset, shared: Dataset) -> Iterator[Dataset]:
     """The references to the images that a frame was derived from (PS3.3, C.7.6.16.2.6)."""
-    for derivation in frame.get("DerivationImageSequence") or shared.get("DerivationImageSequence") or []:
-        yield from derivation.get("SourceImageSequence") or []
+    yield from _sources(derivations_of(frame, shared))
 
 
 def only_item(group: Dataset, keyword: str) -> Dataset | None:
     """The item of a sequence that holds one; None where it holds none."""
-    items: Sequence[Dataset] = group.get(keyword) or []
+    items: Sequence[Dataset] = value_of(group, keyword) or []
     return items[0] if items else None
 
 
@@ -107,9 +130,13 @@ def is_encapsulated(image: Dataset) -> bool:
     return bool(meta and "TransferSyntaxUID" in meta and meta.TransferSyntaxUID.is_encapsulated)
 
 
-def _position_of(frame: Dataset, shared: Dataset) -> tuple[float, ...] | None:
-    item = only_item(frame, "PlanePositionSequence") or only_item(shared, "PlanePositionSequence")
-    return None if item is None else _numbers(item.get("ImagePositionPatient"), 3)
+def _position_of(plane: Dataset | None) -> tuple[float, ...] | None:
+    return None if plane is None else _numbers(plane.get("ImagePositionPatient"), 3)
+
+
+def _sources(derivations: Sequence[Dataset]) -> Iterator[Dataset]:
+    for derivation in derivations:
+        yield from derivation.get("SourceImageSequence") or []
 
 
 def _values(value: Any) -> Sequence[Any]:

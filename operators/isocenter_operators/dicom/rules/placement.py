@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,15 @@ from pydicom.dataset import Dataset
 from isocenter_operators.dicom.rules.multiframe import only_item, source_items
 from isocenter_operators.dicom.rules.problem import Problem, error, warning
 from isocenter_operators.dicom.series.frame import Frame
+from isocenter_operators.dicom.value import value_of
 from isocenter_operators.errors import IsocenterError
 
 __all__ = ["placement_problems"]
 
 _TOLERANCE_MM = 0.05  # more than the rounding of Decimal Strings makes of a direction over half a metre
 _SAME_SPACING = 1e-3
+# What says where a frame lies and what it is from.
+_PLACING = ("DerivationImageSequence", "PlanePositionSequence", "PlaneOrientationSequence")
 
 
 def placement_problems(result: Dataset, sources: Mapping[str, Dataset]) -> Iterator[Problem]:
@@ -32,13 +36,19 @@ def placement_problems(result: Dataset, sources: Mapping[str, Dataset]) -> Itera
         return
     told: set[Problem] = set()
     seen: set[Hashable] = set()  # the frames of several segments at one place are compared once
+    read: set[tuple[int, ...]] = set()  # groups that frames share, see `with_groups_read`
+    converted: dict[Any, Any] = {}  # values that the sources share, see `Frame`
     for number, item in enumerate(frames, 1):
+        groups = tuple(id(value_of(item, keyword)) for keyword in _PLACING)
+        if groups in read:
+            continue
+        read.add(groups)
         items = list(source_items(item, shared))
         place = _place(item, items)
         if place in seen:
             continue
         seen.add(place)
-        origins, complete = _origins(items, sources)
+        origins, complete = _origins(items, sources, converted)
         for problem in _frame_problems(Frame(result, number), origins, complete):
             if problem not in told:
                 told.add(problem)
@@ -55,7 +65,9 @@ def _place(frame: Dataset, items: Sequence[Dataset]) -> Hashable:
     return str(position), str(orientation), tuple(origins)
 
 
-def _origins(items: Sequence[Dataset], sources: Mapping[str, Dataset]) -> tuple[list[Frame], bool]:
+def _origins(
+    items: Sequence[Dataset], sources: Mapping[str, Dataset], converted: dict[Any, Any]
+) -> tuple[list[Frame], bool]:
     """The source frames that are here, and whether they are all."""
     origins: list[Frame] = []
     complete = True
@@ -64,12 +76,12 @@ def _origins(items: Sequence[Dataset], sources: Mapping[str, Dataset]) -> tuple[
         if source is None:
             complete = False
         elif "PerFrameFunctionalGroupsSequence" not in source:
-            origins.append(Frame(source))
+            origins.append(Frame(source, shared=converted))
         else:
             every = range(1, len(source.PerFrameFunctionalGroupsSequence) + 1)
             numbers = item.get("ReferencedFrameNumber")
             named = every if numbers is None else np.atleast_1d(numbers).tolist()
-            origins.extend(Frame(source, number) for number in named if number in every)
+            origins.extend(Frame(source, number, converted) for number in named if number in every)
     return origins, complete
 
 

@@ -8,6 +8,9 @@ from typing import Literal
 
 from pydicom.dataset import Dataset
 
+from isocenter_operators.dicom.series.part10 import tag_of
+from isocenter_operators.dicom.value import value_of
+
 __all__ = ["Problem", "absent", "error", "incomplete_code", "warning"]
 
 
@@ -33,18 +36,21 @@ def warning(where: str, message: str) -> Problem:
 def absent(dataset: Dataset, keywords: tuple[str, ...], where: str = "") -> Iterator[Problem]:
     """An error for each type 1 attribute that is not there or has no value."""
     for keyword in keywords:
-        if keyword not in dataset or dataset[keyword].is_empty:
+        tag = tag_of(keyword)
+        if dataset.get_item(tag) is None or dataset[tag].is_empty:
             yield error(f"{where}{keyword}", "is required and has no value")
 
 
 def incomplete_code(dataset: Dataset, keyword: str, where: str = "") -> Iterator[Problem]:
     """An error where a code sequence does not hold one complete code (PS3.3, 8.8)."""
-    items = dataset.get(keyword) or []
+    items = value_of(dataset, keyword) or []
     if len(items) != 1:
         yield error(f"{where}{keyword}", f"holds {len(items)} codes, not one")
         return
     code = items[0]
-    if not (code.get("CodeValue") or code.get("LongCodeValue") or code.get("URNCodeValue")):
+    if not (value_of(code, "CodeValue") or code.get("LongCodeValue") or code.get("URNCodeValue")):
         yield error(f"{where}{keyword}", "has no Code Value")
-    if not code.get("CodeMeaning") or (code.get("CodeValue") and not code.get("CodingSchemeDesignator")):
+    if not value_of(code, "CodeMeaning") or (
+        value_of(code, "CodeValue") and not value_of(code, "CodingSchemeDesignator")
+    ):
         yield error(f"{where}{keyword}", "has no Code Meaning or Coding Scheme Designator")

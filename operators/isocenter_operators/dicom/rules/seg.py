@@ -12,6 +12,7 @@ from pydicom.uid import UID
 
 from isocenter_operators.dicom.rules.multiframe import frame_problems, is_encapsulated, only_item
 from isocenter_operators.dicom.rules.problem import Problem, absent, error, incomplete_code, warning
+from isocenter_operators.dicom.value import value_of
 
 __all__ = ["segmentation_problems"]
 
@@ -197,7 +198,7 @@ def _values_in(seg: Dataset) -> NDArray[np.int64]:
 def _segment_of(frame: Dataset, shared: Dataset) -> int | None:
     keyword = "SegmentIdentificationSequence"
     item = only_item(frame, keyword) or only_item(shared, keyword)
-    return None if item is None else int(item.get("ReferencedSegmentNumber") or 0)
+    return None if item is None else int(value_of(item, "ReferencedSegmentNumber") or 0)
 
 
 def _number(item: Dataset) -> int:

@@ -13,6 +13,7 @@ from isocenter_operators.dicom.meanings import code_value
 from isocenter_operators.dicom.rules.code import in_context_group
 from isocenter_operators.dicom.rules.problem import Problem, absent, error, incomplete_code, warning
 from isocenter_operators.dicom.rules.tid import measurement_report_problems
+from isocenter_operators.dicom.value import value_of
 
 __all__ = ["document_problems", "report_problems", "tree_problems"]
 
@@ -200,25 +201,25 @@ def _unit_problems(value: Dataset, where: str) -> Iterator[Problem]:
 
 def _evidence_problems(report: Dataset) -> Iterator[Problem]:
     evidence = {
-        str(instance.get("ReferencedSOPInstanceUID"))
+        str(value_of(instance, "ReferencedSOPInstanceUID"))
         for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
         for study in report.get(keyword) or []
         for series in study.get("ReferencedSeriesSequence") or []
         for instance in series.get("ReferencedSOPSequence") or []
     }
     for path, item in _walk(report):
-        for reference in item.get("ReferencedSOPSequence") or []:
-            if str(reference.get("ReferencedSOPInstanceUID")) not in evidence:
+        for reference in value_of(item, "ReferencedSOPSequence") or []:
+            if str(value_of(reference, "ReferencedSOPInstanceUID")) not in evidence:
                 yield error(f"content item {path}", "refers to an instance that is not in the evidence")
 
 
 def _walk(item: Dataset, path: str = "1") -> Iterator[tuple[str, Dataset]]:
     """Every content item below `item`, with its place in the tree as in "1.3.2"."""
-    for number, child in enumerate(item.get("ContentSequence") or [], 1):
+    for number, child in enumerate(value_of(item, "ContentSequence") or [], 1):
         yield f"{path}.{number}", child
         yield from _walk(child, f"{path}.{number}")
 
 
 def _concept(item: Dataset) -> tuple[str, str]:
-    names = item.get("ConceptNameCodeSequence") or [Dataset()]
+    names = value_of(item, "ConceptNameCodeSequence") or [Dataset()]
     return code_value(names[0])

@@ -70,7 +70,10 @@ def _fits(value: object, encodings: list[str]) -> bool:
         except UnicodeDecodeError:
             return False
         return True
-    return all(any(_encodes(character, encoding) for encoding in encodings) for character in set(str(value)))
+    text = str(value)
+    if text.isascii():  # which is part of all of them
+        return True
+    return all(any(_encodes(character, encoding) for encoding in encodings) for character in set(text))
 
 
 def _encodes(character: str, encoding: str) -> bool:

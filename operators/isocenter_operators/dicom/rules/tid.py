@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from isocenter_operators.dicom.meanings import code_value
 from isocenter_operators.dicom.rules.problem import Problem, error, warning
+from isocenter_operators.dicom.value import value_of
 
 __all__ = ["measurement_report_problems"]
 
@@ -207,9 +208,9 @@ def _has_sources(numbers: Sequence[Dataset]) -> bool:
 
 
 def _children(item: Dataset) -> Sequence[Dataset]:
-    return list(item.get("ContentSequence") or [])
+    return list(value_of(item, "ContentSequence") or [])
 
 
 def _concept(item: Dataset) -> _Concept:
-    names = item.get("ConceptNameCodeSequence") or [Dataset()]
+    names = value_of(item, "ConceptNameCodeSequence") or [Dataset()]
     return code_value(names[0])

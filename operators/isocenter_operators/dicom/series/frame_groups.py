@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as ItemSequence
 from pydicom.tag import BaseTag
 
+from isocenter_operators.dicom.series.part10 import known_tag
+
 __all__ = ["with_groups_read"]
 
 _PER_FRAME = 0x52009230  # Per-frame Functional Groups Sequence
@@ -83,10 +85,10 @@ class _Reader:
             if vr == b"SQ":
                 if (tag, value) not in self._read:
                     self._read[tag, value] = DataElement(tag, "SQ", self.sequence(value))
-                elements[BaseTag(tag)] = self._read[tag, value]
+                elements[known_tag(tag)] = self._read[tag, value]
             else:
-                elements[BaseTag(tag)] = RawDataElement(
-                    BaseTag(tag), vr.decode("ascii"), len(value), value, 0, False, True
+                elements[known_tag(tag)] = RawDataElement(
+                    known_tag(tag), vr.decode("ascii"), len(value), value, 0, False, True
                 )
         return Dataset(elements, parent_encoding=self._encodings)
 

@@ -26,6 +26,7 @@ __all__ = [
     "Regular",
     "Seen",
     "StoredPixels",
+    "known_tag",
     "regular",
     "release_pixels",
     "stored_pixels",
@@ -179,6 +180,11 @@ def release_pixels(instance: Dataset) -> None:
         instance.buffer = None
 
 
+def known_tag(tag: int) -> BaseTag:
+    """The one object of a tag of PS3.6, or a new one of any other."""
+    return _TAGS.get(tag) or BaseTag(tag)
+
+
 def tag_of(keyword: str) -> BaseTag:
     """The tag of a keyword of PS3.6. Raises KeyError where that has no such keyword."""
     return _KEYWORDS[keyword]
@@ -245,9 +251,7 @@ class _Scan:
             value = (
                 self.content[start:end] if length else cast("bytes | None", empty_value_for_VR(vr, raw=True))
             )
-            element = RawDataElement(
-                _TAGS.get(tag) or BaseTag(tag), vr, length, value, start, self.implicit, True
-            )
+            element = RawDataElement(known_tag(tag), vr, length, value, start, self.implicit, True)
             self.unseen.append(element)
             if whole:
                 self.known.elements[whole] = element

@@ -150,7 +150,7 @@ def _reduced(workflow: Workflow, reduction: Reduction, item: Any, given: MetaTen
     if reduction.rest:
         return MetaTensor(labels.float(), meta=given.meta)
     # Whole numbers stay what they are where no transform comes after, which would want fractions.
-    return MetaTensor(labels.to(torch.uint8) if int(labels.max()) < 256 else labels, meta=given.meta)
+    return MetaTensor(labels, meta=given.meta)
 
 
 def _thin(slabs: Iterator[tuple[int, torch.Tensor]]) -> Iterator[tuple[int, torch.Tensor]]:

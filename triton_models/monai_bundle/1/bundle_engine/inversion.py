@@ -38,15 +38,15 @@ class Inversion:
 
         size: of the source grid; network_size: of the network's, both (x, y, z) of their own axes.
         """
-        self._axes = lattice.axes
+        self._axes, self._size = lattice.axes, tuple(size)
         self._along = [
             _Axis(lower.to(device), weight.float().to(device), max(1, length - 1))
             for lower, weight, length in zip(lattice.lower, lattice.weight, network_size, strict=True)
         ]
-        shape = [size[axis] for axis in self._axes]
-        self._labels = torch.empty(
-            shape, dtype=torch.int16, device=device
-        )  # in the order of the network's axes
+        # The network's axes in the order in which the source grid lies in memory: z, y, x of its own.
+        self._in_memory = tuple(self._axes.index(axis) for axis in (2, 1, 0))
+        self._stored: torch.Tensor | None = None  # (z, y, x) of the source grid
+        self._device = device
         self._depth = network_size[0]
         self._edge: torch.Tensor | None = None  # the last plane of the slab before
 
@@ -64,11 +64,23 @@ class Inversion:
             return
         # The places of a slab's cells are neighbours, whichever way the axis goes.
         low, high = int(within[0]), int(within[-1]) + 1
-        across = slab.cells.index_select(2, self._along[2].lower).index_select(1, self._along[1].lower)
-        torch.index_select(across, 0, lower[low:high] - first, out=self._labels[low:high])
-        self._decide(slab, first)
+        stored = self._store(len(scores))
+        cells = slab.cells.to(stored.dtype).permute(self._in_memory)
+        for axis in (2, 1, 0):  # the last one while there is least of it
+            along = self._in_memory[axis]
+            places = lower[low:high] - first if along == 0 else self._along[along].lower
+            cells = cells.index_select(axis, places)
+        stored.narrow(self._in_memory.index(0), low, high - low).copy_(cells)
+        self._decide(slab, first, stored)
 
-    def _decide(self, slab: _Slab, first: int) -> None:
+    def _store(self, classes: int) -> torch.Tensor:
+        """Where the labels are gathered, in as few bytes as hold them."""
+        if self._stored is None:
+            dtype = torch.uint8 if classes < 256 else torch.int16
+            self._stored = torch.empty(self._size[::-1], dtype=dtype, device=self._device)
+        return self._stored
+
+    def _decide(self, slab: _Slab, first: int, stored: torch.Tensor) -> None:
         """The places in cells whose voxels differ."""
         x, y, z = self._along
         filled = [x.count[first : first + slab.cells.shape[0]] > 0, y.count > 0, z.count > 0]
@@ -77,21 +89,40 @@ class Inversion:
             shape = [1, 1, 1]
             shape[axis] = -1
             undecided &= some.view(shape)
-        per_cell = x.width * y.width * z.width
         chunk = _CHUNK_VOXELS.get(undecided.device.type, 1 << 22)
-        for cells in torch.split(undecided.nonzero(), max(1, chunk // per_cell)):
-            in_x, in_y, in_z = cells[:, 0] + first, cells[:, 1], cells[:, 2]
-            labels = slab.interpolated(cells, x.weight[in_x], y.weight[in_y], z.weight[in_z])
-            places = (
-                x.places[in_x][:, :, None, None],
-                y.places[in_y][:, None, :, None],
-                z.places[in_z][:, None, None, :],
-            )
-            self._labels[places] = labels
+        step_x, step_y, step_z = (stored.stride(self._in_memory.index(axis)) for axis in range(3))
+        for alike, (in_x, in_y, in_z) in self._alike(undecided.nonzero(), first):
+            for cells in torch.split(alike, max(1, chunk // (in_x * in_y * in_z))):
+                at_x, at_y, at_z = cells[:, 0] + first, cells[:, 1], cells[:, 2]
+                labels = slab.interpolated(
+                    cells, x.weight[at_x, :in_x], y.weight[at_y, :in_y], z.weight[at_z, :in_z]
+                )
+                places = (
+                    (x.places[at_x, :in_x] * step_x)[:, :, None, None]
+                    + (y.places[at_y, :in_y] * step_y)[:, None, :, None]
+                    + (z.places[at_z, :in_z] * step_z)[:, None, None, :]
+                )
+                stored.view(-1).scatter_(0, places.flatten(), labels.to(stored.dtype).flatten())
+
+    def _alike(self, cells: torch.Tensor, first: int) -> Iterator[tuple[torch.Tensor, tuple[int, int, int]]]:
+        """Cells with as many places along x, y and z, and how many. A GPU computes places that are not there faster
+        than it begins anew, so there all are taken together."""
+        x, y, z = self._along
+        if cells.device.type != "cpu":
+            yield cells, (x.width, y.width, z.width)
+            return
+        counts = x.count[cells[:, 0] + first], y.count[cells[:, 1]], z.count[cells[:, 2]]
+        kinds = (counts[0] * (y.width + 1) + counts[1]) * (z.width + 1) + counts[2]
+        for kind in torch.unique(kinds):
+            these = (kinds == kind).nonzero()[:, 0]
+            in_x, in_y, in_z = (int(each[these[0]]) for each in counts)
+            yield cells.index_select(0, these), (in_x, in_y, in_z)
 
     def labels(self) -> torch.Tensor:
-        """int16 on the source grid (x, y, z), when every slab was added."""
-        return self._labels.permute(*(self._axes.index(axis) for axis in range(3)))
+        """On the source grid (x, y, z), when every slab was added: uint8, or int16 where there are more classes."""
+        if self._stored is None:
+            raise ValueError("no slab was added")
+        return self._stored.permute(2, 1, 0)
 
 
 class _Axis:
@@ -149,10 +180,10 @@ class _Slab:
                 continue
             values = flat[number][base[chosen][:, None] + corners].view(-1, 2, 2, 2)
             value = _between(values, [each[chosen] for each in weights])
-            before = best[chosen]
+            before = best.index_select(0, chosen)
             better = value > before
-            best[chosen] = torch.where(better, value, before)
-            labels[chosen] = torch.where(better, number, labels[chosen])
+            best.index_copy_(0, chosen, torch.where(better, value, before))
+            labels.index_copy_(0, chosen, labels.index_select(0, chosen).masked_fill_(better, number))
         return labels
 
 

@@ -58,6 +58,9 @@ def _turned(voxels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """From (..., A, B, C) to (..., C, B, A), contiguous. On a CPU plane by plane, which torch has a fast way for."""
     if voxels.device.type != "cpu":
         return voxels.transpose(-1, -3).to(dtype).contiguous()
+    there = voxels.transpose(-1, -3)
+    if there.dtype == dtype and there.is_contiguous():
+        return there
     *channels, depth, height, width = voxels.shape
     turned = torch.empty((*channels, width, height, depth), dtype=dtype)
     for row in range(height):
