@@ -36,10 +36,17 @@ def load_missing(settings: Settings, models: Mapping[str, str]) -> None:
 
     servings = Servings(settings.data_dir)
     with TritonClient(settings.triton.endpoint, shared_memory=False) as client:
-        for model in imported:
+
+        def missing(model: str) -> bool:
             serving = servings.of(model)
             if (serving is not None and not serving.loaded) or client.ready(model, models[model]):
-                continue
-            if model in client.versions():
+                return False
+            return model in client.versions()
+
+        for model in filter(missing, imported):
+            # Asked twice while it loads, Triton loads it twice, the second beside the first (2.51).
+            with servings.loading(model, LOAD_WITHIN_S):
+                if not missing(model):
+                    continue
                 with ModelControl(settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S) as control:
                     control.load()
