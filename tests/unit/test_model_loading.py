@@ -1,0 +1,29 @@
+"""Imported models on a Triton elsewhere that does not answer as it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isocenter.model_loading import load_missing
+from isocenter.settings import Settings, TritonSettings
+from isocenter.worker.retries import trouble_of
+from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable
+from isocenter_operators.inference.triton import TritonClient
+
+
+def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def says_nothing(_: TritonClient) -> dict[str, list[str]]:
+        raise DeadlineExceeded("it said nothing within 5 s", model="")
+
+    monkeypatch.setattr(TritonClient, "ready", lambda *_: False)
+    monkeypatch.setattr(TritonClient, "versions", says_nothing)
+    (tmp_path / "models" / "bone").mkdir(parents=True)
+    (tmp_path / "models" / "bone" / "config.pbtxt").touch()
+    settings = Settings(data_dir=tmp_path, triton=TritonSettings(url="127.0.0.1:1"))
+    with pytest.raises(InferenceUnavailable, match="said nothing") as raised:
+        load_missing(settings, {"bone": "1"})
+    assert trouble_of(raised.value).name == "away"
