@@ -8,8 +8,10 @@ import pytest
 
 from isocenter.model_loading import load_missing
 from isocenter.settings import Settings, TritonSettings
+from isocenter.stack.versions import ModelVersions
 from isocenter.worker.retries import trouble_of
 from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable
+from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.triton import TritonClient
 
 
@@ -27,3 +29,24 @@ def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
     with pytest.raises(InferenceUnavailable, match="said nothing") as raised:
         load_missing(settings, {"bone": "1"})
     assert trouble_of(raised.value).name == "away"
+
+
+def test_a_model_is_taken_out_and_put_back_where_the_server_chooses_for_itself_what_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_: ModelControl) -> None:
+        raise InferenceUnavailable("explicit model load / unload is not allowed if polling is enabled")
+
+    monkeypatch.setattr(TritonClient, "versions", lambda _: {"bone": ["1"]})
+    monkeypatch.setattr(ModelControl, "load", refuses)
+    monkeypatch.setattr(ModelControl, "unload", refuses)
+    (tmp_path / "apps" / "bone").mkdir(parents=True)
+    (tmp_path / "apps" / "bone" / "app.yaml").write_text(
+        "application: {title: Bone, version: '1'}\nisocenter: {models: {bone: '1'}, deadline_s: 60}\n"
+    )
+    settings = Settings(
+        data_dir=tmp_path / "data", apps_dir=tmp_path / "apps", triton=TritonSettings(url="127.0.0.1:1")
+    )
+    versions = ModelVersions(settings, "bone")
+    assert not versions.take_out().serving.loaded
+    assert versions.put_back().serving.loaded
