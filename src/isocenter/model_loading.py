@@ -42,7 +42,7 @@ def load_missing(settings: Settings, models: Mapping[str, str]) -> None:
 
 def _load_missing(settings: Settings, models: Mapping[str, str]) -> None:
     # Not above: what needs no model needs no gRPC either.
-    from isocenter_operators.inference.control import ModelControl
+    from isocenter_operators.inference.control import ModelControl, chooses_for_itself
     from isocenter_operators.inference.triton import TritonClient
 
     servings = Servings(settings.data_dir)
@@ -59,5 +59,15 @@ def _load_missing(settings: Settings, models: Mapping[str, str]) -> None:
             with servings.loading(model, LOAD_WITHIN_S):
                 if not missing(model):
                     continue
-                with ModelControl(settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S) as control:
-                    control.load()
+                try:
+                    with ModelControl(
+                        settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S
+                    ) as control:
+                        control.load()
+                except InferenceUnavailable as error:
+                    reason = client.why_not_ready(model, models[model])
+                    if reason is None:  # another had it loaded meanwhile
+                        continue
+                    if chooses_for_itself(error):
+                        raise InferenceUnavailable(f"{reason}; {error}", model=model) from error
+                    raise

@@ -15,6 +15,13 @@ from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.triton import TritonClient
 
 
+def with_bone(folder: Path) -> Settings:
+    """Of a site that has imported this model."""
+    (folder / "models" / "bone").mkdir(parents=True)
+    (folder / "models" / "bone" / "config.pbtxt").touch()
+    return Settings(data_dir=folder, triton=TritonSettings(url="127.0.0.1:1"))
+
+
 def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -23,11 +30,8 @@ def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
 
     monkeypatch.setattr(TritonClient, "ready", lambda *_: False)
     monkeypatch.setattr(TritonClient, "versions", says_nothing)
-    (tmp_path / "models" / "bone").mkdir(parents=True)
-    (tmp_path / "models" / "bone" / "config.pbtxt").touch()
-    settings = Settings(data_dir=tmp_path, triton=TritonSettings(url="127.0.0.1:1"))
     with pytest.raises(InferenceUnavailable, match="said nothing") as raised:
-        load_missing(settings, {"bone": "1"})
+        load_missing(with_bone(tmp_path), {"bone": "1"})
     assert trouble_of(raised.value).name == "away"
 
 
@@ -50,3 +54,16 @@ def test_a_model_is_taken_out_and_put_back_where_the_server_chooses_for_itself_w
     versions = ModelVersions(settings, "bone")
     assert not versions.take_out().serving.loaded
     assert versions.put_back().serving.loaded
+
+
+def test_what_a_server_that_chooses_for_itself_does_not_serve_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(_: ModelControl) -> None:
+        raise InferenceUnavailable("explicit model load / unload is not allowed if polling is enabled")
+
+    monkeypatch.setattr(TritonClient, "why_not_ready", lambda *_: "model 'bone' is UNAVAILABLE: no weights")
+    monkeypatch.setattr(TritonClient, "versions", lambda _: {"bone": []})
+    monkeypatch.setattr(ModelControl, "load", refuses)
+    with pytest.raises(InferenceUnavailable, match="no weights; explicit model load"):
+        load_missing(with_bone(tmp_path), {"bone": "1"})

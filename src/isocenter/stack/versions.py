@@ -19,7 +19,7 @@ from isocenter.settings import Settings
 from isocenter.stack.running import running
 from isocenter.worker.model_process import Server
 from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
-from isocenter_operators.inference.control import ModelControl
+from isocenter_operators.inference.control import ModelControl, chooses_for_itself
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import AppManifest
 
@@ -187,8 +187,8 @@ class ModelVersions:
             with self._control() as control:
                 do(control)
         except InferenceUnavailable as error:
-            # A server that chooses for itself what it loads: whether it serves a version is asked then.
-            if self.settings.triton.embedded or "polling" not in str(error):
+            # Whether it serves a version is asked then.
+            if not chooses_for_itself(error):
                 raise
 
     def _require_served(self, after: Serving) -> None:
