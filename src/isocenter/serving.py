@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ _VERSION = "^[1-9][0-9]{0,8}$"  # as Triton names a version's folder
 _POINTS = 10_000  # a share is told to a hundredth of a percent
 _CALLED: dict[Role, str] = {"active": "the active one", "before": "the one that a rollback makes active"}
 _MOST_REMEMBERED = 20  # versions to roll back to
+_LOOK_EVERY_S = 0.2
 
 
 class Canary(BaseModel):
@@ -203,8 +205,20 @@ class Servings:
                 ) from error
             yield
 
-    def _lock(self, model: str) -> TextIO:
-        file = self._folder / f"{model}.lock"
+    @contextmanager
+    def loading(self, model: str, within_s: float) -> Iterator[None]:
+        """One process at a time has the model loaded; after that, another looks again whether it still has to.
+
+        It waits for so long and no longer: the first one may be frozen.
+        """
+        give_up = time.monotonic() + within_s
+        with self._lock(model, "loading") as lock:
+            while not _taken(lock) and time.monotonic() < give_up:
+                time.sleep(_LOOK_EVERY_S)
+            yield
+
+    def _lock(self, model: str, of: str = "lock") -> TextIO:
+        file = self._folder / f"{model}.{of}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             return file.open("w")
@@ -215,6 +229,14 @@ class Servings:
 
     def _file(self, model: str) -> Path:
         return self._folder / f"{model}.json"
+
+
+def _taken(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _point_of(model: str, study_uid: str) -> int:

@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from isocenter.catalog import Catalog
 from isocenter.cli import main
 from isocenter.job import Job, JobSpec
 from isocenter.jobs import Jobs
+from isocenter.model_loading import load_missing
+from isocenter.serving import Servings
 from isocenter.settings import OrthancSettings, Settings, TritonSettings
 from isocenter.stack.triton import running_triton
 from isocenter_operators.dicomweb.client import DICOMwebClient
@@ -155,6 +158,38 @@ def test_what_is_imported_is_loaded_there_and_chosen_between(
             assert not site.served()
     finally:
         workers.end()
+
+
+def test_several_that_miss_it_have_it_loaded_once(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.command(capsys, "import", str(threshold_bundle(tmp_path / "first", 300.0)), "--name", NAME)
+    begun = tmp_path / "begun"
+    (site.settings.data_dir / "models" / NAME / "1" / "model.py").write_text(
+        "import os, time\n"
+        "class TritonPythonModel:\n"
+        "    def initialize(self, args):\n"
+        f"        os.write(os.open({str(begun)!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY), b'.')\n"
+        "        time.sleep(3)  # as a network takes to load\n"
+        "    def execute(self, requests):\n"
+        "        return []\n"
+    )
+    with running_triton(site.server, []), ThreadPoolExecutor(3) as workers:
+        for waited in [workers.submit(load_missing, site.settings, {NAME: "1"}) for _ in range(3)]:
+            waited.result()
+        assert site.served("1")
+    assert begun.read_text() == "."
+
+
+def test_who_does_not_reach_it_changes_nothing_and_is_told(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the container of the gateway."""
+    site.command(capsys, "import", str(threshold_bundle(tmp_path / "first", 300.0)), "--name", NAME)
+    assert "Triton does not answer" in site.command(capsys, "unload", NAME, code=1)
+    assert Servings(site.settings.data_dir).of(NAME) is None
+    assert main(["models", "--config", str(site.config), "remove", NAME]) == 0
+    assert "was not told, and may hold it still: restart it" in capsys.readouterr().out
 
 
 def test_one_that_has_models_of_its_own_is_not_told_what_to_load(

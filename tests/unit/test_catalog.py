@@ -79,15 +79,18 @@ def test_weights_are_told_apart_by_names_and_bytes_alone(tmp_path: Path) -> None
     assert len({digest_of(folder) for folder in (one, changed, renamed)}) == 3
 
 
-def test_an_application_has_the_weights_that_the_embedded_server_loads(tmp_path: Path) -> None:
+def test_an_application_has_the_weights_that_lie_here_for_the_server(tmp_path: Path) -> None:
     apps, repository = tmp_path / "apps", tmp_path / "models"
     described = "application: {title: Liver, version: '2'}\nisocenter: {models: {liver_net: %s, away: 1}}"
     write(apps, "liver", described % "3")
     digest = digest_of(model(repository, b"weights"))
     embedded = Settings(apps_dir=apps, triton=TritonSettings(model_repository=repository))
     assert Catalog.weighed(embedded).get("liver").algorithm.weights == {"liver_net": digest}
-    elsewhere = Settings(apps_dir=apps, triton=TritonSettings(url="127.0.0.1:1", model_repository=repository))
+    triton = TritonSettings(url="127.0.0.1:1", model_repository=repository)
+    elsewhere = Settings(apps_dir=apps, data_dir=tmp_path / "data", triton=triton)
     assert Catalog.weighed(elsewhere).get("liver").algorithm.weights == {}
+    imported = digest_of(model(tmp_path / "data" / "models", b"imported"))
+    assert Catalog.weighed(elsewhere).get("liver").algorithm.weights == {"liver_net": imported}
 
     stated = "{version: 3, weights_sha256: %s}"
     (apps / "liver" / "app.yaml").write_text(described % (stated % digest))

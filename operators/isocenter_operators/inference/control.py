@@ -10,7 +10,12 @@ from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, I
 from isocenter_operators.inference.endpoint import Endpoint
 from isocenter_operators.inference.request import first_line, translated
 
-__all__ = ["ModelControl"]
+__all__ = ["ModelControl", "chooses_for_itself"]
+
+
+def chooses_for_itself(error: InferenceUnavailable) -> bool:
+    """Whether a server refuses because nobody tells it what to load: it looks again and again, or once at its start."""
+    return "polling is enabled" in str(error)
 
 
 class ModelControl:

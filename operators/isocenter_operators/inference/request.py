@@ -187,6 +187,8 @@ def _why_unavailable(status: str, said: str, model: str, url: str) -> str:
             f"Triton at {url} has no model {model!r} loaded ({said}); put it into the server's model repository "
             "and load it (--load-model)"
         )
+    if "polling is enabled" in said:
+        return f"Triton at {url} chooses for itself what it loads ({said})"
     if status == "UNAVAILABLE":
         return f"Triton does not answer at {url} ({said}); start it, or correct triton.url"
     return f"model {model!r} on Triton at {url} failed: {said}"

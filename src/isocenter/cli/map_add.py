@@ -69,7 +69,7 @@ def _as_it_is_run(settings: Settings, store: MapStore, package: Package) -> Pack
     try:
         engine = chosen_engine(Wish(engine=settings.maps.engine), package)
     except ConfigurationError as error:
-        say(str(error))
+        say(f"taken in, but not to be run here: {error}")
         return package
     return unpacked(package, store.cache) if engine in ("bubblewrap", "namespaces") else package
 

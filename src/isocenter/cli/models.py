@@ -240,9 +240,20 @@ def removing(config: Path | None, name: str, version: str | None, as_json: bool 
     if as_json:
         print_json({"removed": name})
     else:
-        where = "before another takes its name" if gone else "where it runs"
-        print_lines([f"{name} is removed; restart `isocenter up` {where}"])
+        print_lines([f"{name} is removed; {_to_be_restarted(settings, told=gone)}"])
     return 0
+
+
+def _to_be_restarted(settings: Settings, *, told: bool) -> str:
+    """After a model is removed. `told`: Triton was, and does not hold it any more."""
+    if settings.triton.embedded:
+        return "restart `isocenter up` " + ("before another takes its name" if told else "where it runs")
+    if told:
+        return "restart the gateway and the workers before another takes its name"
+    return (
+        f"Triton at {settings.triton.endpoint} was not told, and may hold it still: restart it, the gateway and the "
+        "workers before another takes its name"
+    )
 
 
 @command.command("check")

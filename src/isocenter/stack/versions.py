@@ -19,7 +19,7 @@ from isocenter.settings import Settings
 from isocenter.stack.running import running
 from isocenter.worker.model_process import Server
 from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
-from isocenter_operators.inference.control import ModelControl
+from isocenter_operators.inference.control import ModelControl, chooses_for_itself
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import AppManifest
 
@@ -130,10 +130,10 @@ class ModelVersions:
         """Unload the model, in the server that runs and at its next start: its jobs wait."""
         with self._servings.changing(self.model), self._measured() as measured:
             after = self.serving.model_copy(update={"loaded": False})
-            self._servings.write(self.model, after)  # before: else the supervisor would miss it
-            if self.live:
-                with self._control() as control:
-                    control.unload()
+            live = self.live  # where it can not be known, nothing is changed
+            self._servings.write(self.model, after)  # before: else the supervisor, or a worker, would miss it
+            if live:
+                self._tell(ModelControl.unload)
                 self._await_end()
         return measured[0]
 
@@ -141,8 +141,7 @@ class ModelVersions:
         """Load what was taken out of service."""
         with self._servings.changing(self.model), self._measured() as measured:
             if self.live:
-                with self._control() as control:
-                    control.load()
+                self._tell(ModelControl.load)
             self._servings.write(self.model, self.serving.model_copy(update={"loaded": True}))
         return measured[0]
 
@@ -180,16 +179,16 @@ class ModelVersions:
         """Where the server goes on as it is, it is not asked to do anything: what one elsewhere has is not known."""
         changed = rewrite(config, text) or not self.settings.triton.embedded
         if changed and self.serving.loaded and self.live:
-            self._have_loaded()
+            self._tell(ModelControl.load)
             self._await_end()
 
-    def _have_loaded(self) -> None:
+    def _tell(self, do: Callable[[ModelControl], None]) -> None:
         try:
             with self._control() as control:
-                control.load()
+                do(control)
         except InferenceUnavailable as error:
-            # A server that chooses for itself what it loads: whether it serves the version is asked then.
-            if self.settings.triton.embedded or "polling" not in str(error):
+            # Whether it serves a version is asked then.
+            if not chooses_for_itself(error):
                 raise
 
     def _require_served(self, after: Serving) -> None:
@@ -202,7 +201,10 @@ class ModelVersions:
                     continue
                 what = "restart `isocenter up`, which was started before the model was imported"
                 if not self.settings.triton.embedded:
-                    what = "load it there first; its repository is another than " + str(self.folder.parent)
+                    what = (
+                        f"load it there first: its repository is another than {self.folder.parent}, or it chooses for "
+                        "itself what it loads"
+                    )
                 raise InferenceUnavailable(f"{reason}; {what}", model=self.model, version=version)
 
     def _require_let_go(self, version: str) -> None:
@@ -210,9 +212,12 @@ class ModelVersions:
             return
         with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
             if client.ready(self.model, version):
+                remedy = "restart `isocenter up`"
+                if not self.settings.triton.embedded:
+                    remedy = f"unload it there, at {self.settings.triton.endpoint}"
                 raise InferenceUnavailable(
-                    f"Triton has version {version} of {self.model} loaded, which has nothing to do: restart `isocenter "
-                    "up`, and remove it then",
+                    f"Triton has version {version} of {self.model} loaded, which has nothing to do: {remedy}, and "
+                    "remove it then",
                     model=self.model,
                     version=version,
                 )

@@ -121,7 +121,12 @@ def _warm_up(settings: Settings) -> None:
 
 def _load_models(settings: Settings) -> None:
     """So that no study waits for it; what can not be loaded now is asked for again by the next job of it."""
-    for app in Catalog.of(settings).sound():
+    try:
+        apps = Catalog.of(settings).sound()
+    except ConfigurationError as error:  # each job says so too
+        log.warning("no model is loaded in advance: %s", error)
+        return
+    for app in apps:
         try:
             load_missing(settings, app.models)
         except IsocenterError as error:
