@@ -413,15 +413,16 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, path: Path | None = None, secrets: Collection[str] | None = None) -> Settings:
-        """Read `path`, or `./isocenter.yaml` where there is one, then the environment.
+        """Read `path`, or what ISOCENTER_CONFIG names, or `./isocenter.yaml` where there is one; then the environment.
 
         secrets: the sections whose secrets will be used, all where None; those of others may be missing, and are
         empty then: who only lists jobs need not have the passwords of every peer.
 
         Raises ConfigurationError, naming the file with line and column, or the variable, and the key.
         """
-        file = path or Path("isocenter.yaml")
-        if path is None and not file.exists():
+        named = path or os.environ.get("ISOCENTER_CONFIG")
+        file = Path(named or "isocenter.yaml")
+        if not named and not file.exists():
             return cls._build({}, None, None, secrets)
         document = read_yaml(file)
         content = document.content

@@ -245,7 +245,8 @@ def test_every_variable_is_a_setting(
             monkeypatch.setenv(variable, value)
     (file,) = (each["target"] for each in services(profile)[name]["configs"])
     assert os.environ["ISOCENTER_CONFIG"] == file
-    settings = Settings.load(ROOT / "docker" / "isocenter.yaml")
+    monkeypatch.setenv("ISOCENTER_CONFIG", str(ROOT / "docker" / "isocenter.yaml"))
+    settings = Settings.load()
     assert not settings.orthanc.embedded
     assert not settings.triton.embedded
     assert settings.database.startswith("postgresql://")

@@ -301,7 +301,7 @@ def _source(path: Path, settings: Settings) -> Iterator[Path]:
     from isocenter.bundles.model_zoo import fetched, is_zoo_name
 
     if path == Path("-"):
-        with _stdin() as given:
+        with _stdin(settings.data_dir) as given:
             yield given
         return
     if not is_zoo_name(path):
@@ -314,13 +314,17 @@ def _source(path: Path, settings: Settings) -> Iterator[Path]:
 
 
 @contextmanager
-def _stdin() -> Iterator[Path]:
-    """What is on stdin, in a file. Raises ConfigurationError where that is a keyboard, or there is no room for it."""
+def _stdin(place: Path) -> Iterator[Path]:
+    """What is on stdin, in a file below `place`: /tmp may be memory, and what is unpacked lies there already.
+
+    Raises ConfigurationError where stdin is a keyboard, or there is no room.
+    """
     if sys.stdin.isatty():
         raise ConfigurationError(
             "-: a zip is expected on stdin, as in `isocenter models import - < BUNDLE.zip`"
         )
-    with tempfile.TemporaryDirectory(prefix="isocenter-stdin-") as folder:
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".stdin-", dir=place) as folder:
         given = Path(folder, "bundle.zip")
         try:
             with given.open("wb") as file:

@@ -16,7 +16,6 @@ __all__ = ["config", "existing_folder", "existing_path", "json_option", "running
 config = click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    envvar="ISOCENTER_CONFIG",
     help="The configuration file; isocenter.yaml in this folder when neither this nor ISOCENTER_CONFIG names one.",
 )
 

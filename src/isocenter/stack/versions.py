@@ -18,7 +18,7 @@ from isocenter.serving import Serving, Servings
 from isocenter.settings import Settings
 from isocenter.stack.running import running
 from isocenter.worker.model_process import Server
-from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
+from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError, Unavailable
 from isocenter_operators.inference.control import ModelControl, chooses_for_itself
 from isocenter_operators.inference.triton import TritonClient
 from isocenter_operators.manifest import AppManifest
@@ -246,12 +246,15 @@ class ModelVersions:
         made: list[Change] = []
         begun, before_mb = time.monotonic(), self.memory_mb()
         yield made
-        live = self.live
+        try:
+            live, served = self.live, None
+        except Unavailable as error:  # the change is made all the same
+            live, served = False, f"so when Triton answers again ({error})"
         made.append(
             Change(
                 serving=self.serving,
                 live=live,
-                served=self._served(live),
+                served=served or self._served(live),
                 seconds=round(time.monotonic() - begun, 2),
                 before_mb=before_mb,
                 after_mb=self.memory_mb() if before_mb is not None or live else None,
