@@ -50,12 +50,16 @@ def _changed(task: Run, **attributes: object) -> None:
 
 
 def _alive() -> tuple[set[int], set[threading.Thread]]:
-    """The applications, and the threads, that there are: other tests of this process may have left some."""
+    """The applications, and the threads, that there are: other tests of this process may have left some.
+
+    Of one that Python did not start it does not learn that it has ended.
+    """
     from isocenter_operators.application import Application
 
     gc.collect()
     applications = {id(each) for each in gc.get_objects() if issubclass(type(each), Application)}
-    return applications, set(threading.enumerate())
+    threads = {each for each in threading.enumerate() if Path(f"/proc/self/task/{each.native_id}").exists()}
+    return applications, threads
 
 
 def _left(before: tuple[set[int], set[threading.Thread]]) -> tuple[int, list[str]]:
