@@ -47,7 +47,7 @@ _SIDE = 72
 _PAUSE_S = 0.5  # before an archive that did not take an image is asked again
 _SEND_WITHIN_S = 300.0
 _HASTY = {"late": 1, "late series": 2, "deleted": 3}  # which of four of a kind
-_ANALYSED_WITHIN_S = 600.0  # in the midst of faults, beside other tests: nothing waits so long that goes on
+_ANALYSED_WITHIN_S = 180.0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from composed_site import Site, base, commands, fresh_site, make_bases, pytorch_
 from engines import running_compose
 from registry import BRIDGE, publish, running_index, running_registry
 from threshold_bundle import threshold_bundle
-from unit.map_cases import COPIES, good, with_python
+from unit.map_cases import COPY_AS_RESULT, good, with_python
 
 from isocenter_operators.testing import thorax_phantom, write_series
 
@@ -258,7 +258,7 @@ def test_models_and_packages_of_the_sites_own(site: Site, studies: list[Path], t
     site.send(studies[1])
     site.done(2)
 
-    with_python(good(), COPIES).write_image(tmp_path).rename(site.folder / "PACKAGE.oci")
+    with_python(good(), COPY_AS_RESULT).write_image(tmp_path).rename(site.folder / "PACKAGE.oci")
     (reference,) = re.findall(r"^map://\S+$", site.type(add), re.M)
     set_route(site, reference)
     site.type(restart)

@@ -16,7 +16,7 @@ from archive_count import rejected_by, rejection_notes
 from engines import ENGINES, command, require_containers, running_engine
 from pydicom import Dataset, dcmread
 from trivial_app import Workers, ended, until
-from unit.map_cases import COPIES, PYTHON, Recipe, good, with_python
+from unit.map_cases import COPY_AS_RESULT, PYTHON, Recipe, good, with_python
 
 from isocenter.job import Job
 from isocenter.jobs import Jobs
@@ -91,7 +91,7 @@ class Site:
 
 @pytest.fixture
 def recipe() -> Recipe:
-    recipe = with_python(good(), COPIES)
+    recipe = with_python(good(), COPY_AS_RESULT)
     recipe.config["Labels"]["org.opencontainers.image.vendor"] = "ACME"
     return recipe
 
@@ -198,7 +198,7 @@ if os.environ.pop("ISOCENTER_WAIT", ""):
 def test_the_second_job_finds_a_container_that_has_loaded_everything(
     begin: Callable[..., Site], recipe: Recipe, settings: Settings
 ) -> None:
-    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{COPIES}".encode()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{COPY_AS_RESULT}".encode()
     recipe.config["Labels"][STANDBY_LABEL] = STANDBY_VALUE
     site = begin()
     site.send()
@@ -225,7 +225,7 @@ def test_the_second_job_finds_a_container_that_has_loaded_everything(
 def test_a_worker_that_is_killed_leaves_no_container_that_waits(
     begin: Callable[..., Site], recipe: Recipe, settings: Settings
 ) -> None:
-    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{COPIES}".encode()
+    recipe.content.files["opt/holoscan/app/__main__.py"] = f"{SLOW_TO_LOAD}\n{COPY_AS_RESULT}".encode()
     recipe.config["Labels"][STANDBY_LABEL] = STANDBY_VALUE
     site = begin()
     site.send()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from detection_bundle import ball_bundle, with_balls
+from model_site import ABOVE_HU, NAME, ModelSite, mask_ml, written
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from threshold_bundle import compute_without_monai, threshold_bundle
@@ -24,7 +23,7 @@ from trivial_app import Workers, ended, until
 
 from isocenter.catalog import Catalog
 from isocenter.cli import main, model_optimise
-from isocenter.job import Job, JobSpec
+from isocenter.job import Job
 from isocenter.jobs import Jobs
 from isocenter.serving import Servings
 from isocenter.settings import OrthancSettings, Settings, TritonSettings
@@ -35,16 +34,13 @@ from isocenter.weights import digest_of
 from isocenter.worker.model_process import Server
 from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.inference.triton import TritonClient
-from isocenter_operators.testing import as_datasets, thorax_phantom
-from isocenter_operators.testing.phantom import Phantom
+from isocenter_operators.testing import thorax_phantom
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "triton_models" / "monai_bundle" / "1"
-NAME, BALLS = "bone", "balls"
-ABOVE_HU = {"1": 300.0, "2": 700.0}
-PHANTOM = thorax_phantom(size=(64, 48, 32), spacing_mm=(5.6, 5.6, 9.0))
+BALLS = "balls"
 CHEST: dict[str, Any] = {"size": (60, 50, 24), "spacing_mm": (3.1, 3.3, 5.0)}
 
 
@@ -54,62 +50,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass
-class Site:
-    """A data folder on which a stack runs: this process holds its lock, as the supervisor does."""
-
-    settings: Settings
-    folder: Path
-    jobs: Jobs
-    config: Path
-    uids: dict[str, Dataset] = field(default_factory=dict)
-
-    def command(self, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
-        capsys.readouterr()
-        said = main(["models", "--config", str(self.config), *words, "--json"])
-        out, error = capsys.readouterr()
-        assert said == code, error
-        return json.loads(out) if code == 0 else error
-
-    def added(
-        self, capsys: pytest.CaptureFixture[str], above_hu: float, *, broken: bool = False, **more: str
-    ) -> str:
-        """The number of a new version, whose process needs no MONAI."""
-        bundle = threshold_bundle(self.folder / f"above {above_hu:g}", above_hu, broken=broken, **more)
-        words = ("import", str(bundle), "--name", NAME, "--as-version")
-        version = str(self.command(capsys, *words)["version"])
-        compute_without_monai(self.version(version), above_hu, broken=broken)
-        return version
-
-    def version(self, version: str) -> Path:
-        """Its folder on Triton."""
-        return self.settings.data_dir / "models" / NAME / version
-
-    def study(self, seed: str, phantom: Phantom = PHANTOM) -> list[Dataset]:
-        """A study of this seed, in the archive."""
-        images = as_datasets(phantom, uid_seed=f"serving {seed}")
-        images = list(images)
-        with DICOMwebClient(self.settings.orthanc.dicomweb_url) as archive:
-            archive.store(images)
-        return images
-
-    def asked(self, seed: str, name: str = NAME, phantom: Phantom = PHANTOM) -> tuple[str, str]:
-        """The job that the router makes of a study, and the study's UID."""
-        images = self.study(seed, phantom)
-        study_uid = str(images[0].StudyInstanceUID)
-        spec = JobSpec(
-            algorithm=Catalog.weighed(self.settings).for_study(name, study_uid).algorithm,
-            study_uid=study_uid,
-            series_uids=(str(images[0].SeriesInstanceUID),),
-            sop_instance_uids=tuple(str(each.SOPInstanceUID) for each in images),
-            route="everything",
-        )
-        return self.jobs.submit(spec), study_uid
-
-    def done(self, seed: str, name: str = NAME, phantom: Phantom = PHANTOM) -> Job:
-        job = ended(self.jobs, self.asked(seed, name, phantom)[0])
-        assert job.state == "done", job.reason
-        return job
+class Site(ModelSite):
+    """A stack runs on its data folder: this process holds its lock, as the supervisor does."""
 
     def seg(self, job: Job) -> Dataset:
         (stored,) = [each for each in job.results if each["modality"] == "SEG"]
@@ -156,8 +98,7 @@ def site(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> 
         routes=(),
     )
     settings.apps_dir.mkdir()
-    config = folder / "settings.yaml"
-    config.write_text(json.dumps(settings.model_dump(mode="json", exclude_defaults=True)))
+    config = written(settings, folder)
     first = threshold_bundle(folder / "first", ABOVE_HU["1"])
     workers, jobs = Workers(settings, folder), Jobs(settings)
     with exclusively(settings), running_triton(settings, []):
@@ -173,11 +114,6 @@ def site(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> 
         finally:
             workers.end()
             jobs.close()
-
-
-def mask_ml(above_hu: float) -> float:
-    voxel_ml = abs(np.linalg.det(PHANTOM.affine[:3, :3])) / 1000
-    return float(np.count_nonzero(above_hu < PHANTOM.hu) * voxel_ml)
 
 
 def test_a_version_is_added_promoted_and_taken_back(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,7 +314,7 @@ def test_several_instances_and_their_memory_given_back(
     assert not gone["memory_after_mb"]
     until(lambda: not any(_lives(pid) for pid in pids))  # seconds after Triton says that the model is gone
     assert NAME not in Catalog.of(site.settings).models  # nor is it loaded at the next start
-    job_id, _ = site.asked("while it is away")
+    job_id = site.asked("while it is away")
     until(lambda: "bone" in str(site.jobs.show(job_id).reason))
     site.command(capsys, "load", NAME)
     assert ended(site.jobs, job_id).state == "done"

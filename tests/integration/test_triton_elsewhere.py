@@ -3,75 +3,35 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from model_site import ABOVE_HU, NAME, ModelSite, mask_ml, written
 from threshold_bundle import compute_without_monai, threshold_bundle
 from trivial_app import Workers, ended, until
 
-from isocenter.catalog import Catalog
 from isocenter.cli import main
-from isocenter.job import Job, JobSpec
 from isocenter.jobs import Jobs
 from isocenter.model_loading import load_missing
 from isocenter.serving import Servings
 from isocenter.settings import OrthancSettings, Settings, TritonSettings
 from isocenter.stack.triton import running_triton
-from isocenter_operators.dicomweb.client import DICOMwebClient
 from isocenter_operators.inference.triton import TritonClient
-from isocenter_operators.testing import as_datasets, thorax_phantom
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-NAME = "bone"
-ABOVE_HU = {"1": 300.0, "2": 700.0}
-PHANTOM = thorax_phantom(size=(64, 48, 32), spacing_mm=(5.6, 5.6, 9.0))
 
 
 @dataclass
-class Site:
-    """`settings`: of the gateway and the workers. `server`: of the Triton, which others start."""
+class Site(ModelSite):
+    """`settings` are those of the gateway and the workers; `server`: of the Triton, which others start."""
 
-    settings: Settings
     server: Settings
-    config: Path
-    jobs: Jobs
-
-    def command(self, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
-        capsys.readouterr()
-        said = main(["models", "--config", str(self.config), *words, "--json"])
-        out, error = capsys.readouterr()
-        assert said == code, error
-        return json.loads(out) if code == 0 else error
-
-    def asked(self, seed: str) -> str:
-        """The job that the router makes of a study."""
-        images = list(as_datasets(PHANTOM, uid_seed=f"elsewhere {seed}"))
-        with DICOMwebClient(self.settings.orthanc.dicomweb_url) as archive:
-            archive.store(images)
-        study_uid = str(images[0].StudyInstanceUID)
-        spec = JobSpec(
-            algorithm=Catalog.weighed(self.settings).for_study(NAME, study_uid).algorithm,
-            study_uid=study_uid,
-            series_uids=(str(images[0].SeriesInstanceUID),),
-            sop_instance_uids=tuple(str(each.SOPInstanceUID) for each in images),
-            route="everything",
-        )
-        return self.jobs.submit(spec)
-
-    def done(self, seed: str) -> Job:
-        job = ended(self.jobs, self.asked(seed))
-        assert job.state == "done", job.reason
-        return job
 
     def served(self, version: str = "") -> bool:
         with TritonClient(self.settings.triton.endpoint) as client:
@@ -79,15 +39,15 @@ class Site:
 
 
 @pytest.fixture
-def site(orthanc: OrthancSettings, tmp_path: Path) -> Iterator[Site]:
-    http, grpc, metrics = _free_ports()
+def site(orthanc: OrthancSettings, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Site]:
+    grpc = free_port()
     server = Settings(
         data_dir=tmp_path / "data",
         apps_dir=tmp_path / "apps",
         triton=TritonSettings(
-            http_port=http,
+            http_port=free_port(),
             grpc_port=grpc,
-            metrics_port=metrics,
+            metrics_port=free_port(),
             model_repository=ROOT / "triton_models",
             device="cpu",
         ),
@@ -102,11 +62,9 @@ def site(orthanc: OrthancSettings, tmp_path: Path) -> Iterator[Site]:
         routes=(),
     )
     settings.apps_dir.mkdir()
-    config = tmp_path / "settings.yaml"
-    config.write_text(json.dumps(settings.model_dump(mode="json", exclude_defaults=True)))
     jobs = Jobs(settings)
     try:
-        yield Site(settings, server, config, jobs)
+        yield Site(settings, tmp_path, jobs, written(settings, tmp_path), server)
     finally:
         jobs.close()
 
@@ -122,16 +80,14 @@ def test_what_is_imported_is_loaded_there_and_chosen_between(
             packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", first))
             monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(packed.read_bytes())))
             assert site.command(capsys, "import", "-", "--name", NAME)["name"] == NAME
-            compute_without_monai(site.settings.data_dir / "models" / NAME / "1", ABOVE_HU["1"])
+            compute_without_monai(site.version("1"), ABOVE_HU["1"])
             assert not site.served()
             workers.start()
             until(site.served)  # before any study of it comes
             job = site.done("first")
             assert job.groups[0]["volume_mL"] == pytest.approx(mask_ml(ABOVE_HU["1"]))
 
-            second = threshold_bundle(tmp_path / "second", ABOVE_HU["2"], version="1.1.0")
-            site.command(capsys, "import", str(second), "--name", NAME, "--as-version")
-            compute_without_monai(site.settings.data_dir / "models" / NAME / "2", ABOVE_HU["2"])
+            assert site.added(capsys, ABOVE_HU["2"], version="1.1.0") == "2"
             promoted = site.command(capsys, "promote", NAME, "2")
             assert (promoted["active"], promoted["live"]) == ("2", True)
             job = site.done("second")
@@ -165,7 +121,7 @@ def test_several_that_miss_it_have_it_loaded_once(
 ) -> None:
     site.command(capsys, "import", str(threshold_bundle(tmp_path / "first", 300.0)), "--name", NAME)
     begun = tmp_path / "begun"
-    (site.settings.data_dir / "models" / NAME / "1" / "model.py").write_text(
+    (site.version("1") / "model.py").write_text(
         "import os, time\n"
         "class TritonPythonModel:\n"
         "    def initialize(self, args):\n"
@@ -202,19 +158,3 @@ def test_one_that_has_models_of_its_own_is_not_told_what_to_load(
         refused = site.command(capsys, "promote", NAME, "2", code=1)
         assert f"its repository is another than {site.settings.data_dir / 'models'}" in refused
         assert "has no model 'bone'" in site.command(capsys, "check", NAME, code=1)
-
-
-def mask_ml(above_hu: float) -> float:
-    voxel_ml = abs(np.linalg.det(PHANTOM.affine[:3, :3])) / 1000
-    return float(np.count_nonzero(above_hu < PHANTOM.hu) * voxel_ml)
-
-
-def _free_ports() -> list[int]:
-    probes = [socket.socket() for _ in range(3)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

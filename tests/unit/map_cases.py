@@ -16,7 +16,7 @@ from isocenter.maps.layer import LayerContent, write_layer
 PYTHON = Path("/usr/bin/python3")
 
 # An application without any library: it hands back the first image under UIDs of its own, random as everybody's are.
-COPIES = """
+COPY_AS_RESULT = """
 import os, pathlib, random, sys
 source, target = (pathlib.Path(os.environ[f"HOLOSCAN_{each}_PATH"]) for each in ("INPUT", "OUTPUT"))
 content = min(source.iterdir()).read_bytes()

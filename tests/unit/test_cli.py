@@ -491,15 +491,3 @@ def test_the_command_line_starts_without_what_is_slow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_environment_names_the_configuration_where_the_command_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, key in (("site", "routs"), ("other", "peeers")):
-        (tmp_path / f"{name}.yaml").write_text(f"{key}: []\n")
-    monkeypatch.setenv("ISOCENTER_CONFIG", str(tmp_path / "site.yaml"))
-    assert main(["rules", "check"]) == 2
-    assert f"{tmp_path / 'site.yaml'}:1:1: routs: there is no such key" in capsys.readouterr().err
-    assert main(["rules", "--config", str(tmp_path / "other.yaml"), "check"]) == 2
-    assert "peeers: there is no such key" in capsys.readouterr().err

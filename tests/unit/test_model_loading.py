@@ -52,8 +52,10 @@ def test_a_model_is_taken_out_and_put_back_where_the_server_chooses_for_itself_w
         data_dir=tmp_path / "data", apps_dir=tmp_path / "apps", triton=TritonSettings(url="127.0.0.1:1")
     )
     versions = ModelVersions(settings, "bone")
-    assert not versions.take_out().serving.loaded
-    assert versions.put_back().serving.loaded
+    taken_out, put_back = versions.take_out(), versions.put_back()
+    assert (taken_out.serving.loaded, put_back.serving.loaded) == (False, True)
+    for change in (taken_out, put_back):
+        assert (change.live, "chooses for itself what it loads" in change.served) == (False, True)
 
 
 def test_what_a_server_that_chooses_for_itself_does_not_serve_is_told_with_its_reason(

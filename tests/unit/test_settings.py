@@ -489,3 +489,11 @@ def test_the_viewer_that_make_fetched_is_found_from_any_folder(
 def test_a_profile_that_a_peer_can_not_have_is_refused() -> None:
     with pytest.raises(ValidationError, match="there is none called 'latest'"):
         Settings(peers={"vna": {"kind": "folder", "path": "there", "profile": "latest"}})
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("named", "given"):
+        (tmp_path / f"{name}.yaml").write_text(f"data_dir: {name}\n")
+    monkeypatch.setenv("ISOCENTER_CONFIG", str(tmp_path / "named.yaml"))
+    assert Settings.load().data_dir == Path("named")
+    assert Settings.load(tmp_path / "given.yaml").data_dir == Path("given")

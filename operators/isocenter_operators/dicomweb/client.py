@@ -31,9 +31,8 @@ __all__ = ["DICOMwebClient"]
 # Any transfer syntax, as stored: asking for one makes the archive transcode.
 _WHOLE_INSTANCES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _REASON_BYTES = 1 << 16  # at most, of an answer that is an error
-_SENT_BYTES = (
-    1 << 20
-)  # at a time: of what does not fit into the socket's buffer httpx makes a copy, again and again
+# At a time: of what does not fit into the socket's buffer httpx makes a copy, again and again.
+_SENT_BYTES = 1 << 20
 _PASSING = {408, 425, 429}
 _PROCESSING_FAILURE = 0x0110  # PS3.7, C.5.8: nothing is said of its cause
 

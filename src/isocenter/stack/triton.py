@@ -109,8 +109,8 @@ def _environment(settings: Settings, distribution: TritonDistribution) -> dict[s
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))),
         "LD_LIBRARY_PATH": os.pathsep.join((*libraries, *_inherited("LD_LIBRARY_PATH"))),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))),
-        # How long a model's threads spin while they wait for one another, in turns of the loop: by itself it is 100
-        # times as long, and keeps the core from the thread that is waited for, if anybody else wants one too.
+        # How long a model's threads spin while they wait for one another, in turns of the loop. GNU's own choice,
+        # 300,000, keeps the core from the thread that is waited for as soon as anybody else wants one too.
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000"),
         "PYTHONUNBUFFERED": "1",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -132,18 +132,17 @@ class ModelVersions:
             after = self.serving.model_copy(update={"loaded": False})
             live = self.live  # where it can not be known, nothing is changed
             self._servings.write(self.model, after)  # before: else the supervisor, or a worker, would miss it
-            if live:
-                self._tell(ModelControl.unload)
+            told = live and self._tell(ModelControl.unload)
+            if told:
                 self._await_end()
-        return measured[0]
+        return self._as_told(measured[0], told)
 
     def put_back(self) -> Change:
         """Load what was taken out of service."""
         with self._servings.changing(self.model), self._measured() as measured:
-            if self.live:
-                self._tell(ModelControl.load)
+            told = self.live and self._tell(ModelControl.load)
             self._servings.write(self.model, self.serving.model_copy(update={"loaded": True}))
-        return measured[0]
+        return self._as_told(measured[0], told)
 
     def remove(self, version: str) -> Change:
         """Delete a version. Raises ConfigurationError for one that has something to do, or that is not there, and
@@ -179,17 +178,22 @@ class ModelVersions:
         """Where the server goes on as it is, it is not asked to do anything: what one elsewhere has is not known."""
         changed = rewrite(config, text) or not self.settings.triton.embedded
         if changed and self.serving.loaded and self.live:
-            self._tell(ModelControl.load)
+            self._tell(ModelControl.load)  # whether it serves a version is asked then
             self._await_end()
 
-    def _tell(self, do: Callable[[ModelControl], None]) -> None:
+    def _tell(self, do: Callable[[ModelControl], None]) -> bool:
+        """Whether the server does as it is told: one may choose for itself what it loads."""
         try:
             with self._control() as control:
                 do(control)
         except InferenceUnavailable as error:
-            # Whether it serves a version is asked then.
             if not chooses_for_itself(error):
                 raise
+            return False
+        return True
+
+    def _as_told(self, change: Change, told: bool) -> Change:
+        return change if told else replace(change, live=False, served=self._served(live=False))
 
     def _require_served(self, after: Serving) -> None:
         if self.settings.triton.embedded and not (self.live and self.serving.loaded):
@@ -254,19 +258,22 @@ class ModelVersions:
             Change(
                 serving=self.serving,
                 live=live,
-                served=served or self._served(live),
+                served=served or self._served(live=live),
                 seconds=round(time.monotonic() - begun, 2),
                 before_mb=before_mb,
                 after_mb=self.memory_mb() if before_mb is not None or live else None,
             )
         )
 
-    def _served(self, live: bool) -> str:
+    def _served(self, *, live: bool) -> str:
         if live:
             return "so now"
         if self.settings.triton.embedded:
             return "so when `isocenter up` is started the next time"
-        return f"as Triton at {self.settings.triton.endpoint.url} has it loaded, whose repository is another"
+        return (
+            f"as Triton at {self.settings.triton.endpoint} has it loaded, which is not told: its repository is "
+            "another, or it chooses for itself what it loads"
+        )
 
 
 def _resident_mb(process: psutil.Process) -> int:

@@ -25,9 +25,8 @@ _SAID = tuple(
     )
 )
 _STUDY, _SERIES, _REFERENCED, _CLASS, _FRAMES, _SEGMENTS = _SAID
-_SAYING = frozenset(
-    _SAID
-)  # two tags that are not one object are compared by pydicom's own code: in a set only once
+# Two tags that are not one object are compared by pydicom's own code: in a set only once.
+_SAYING = frozenset(_SAID)
 _REFERENCED_SEGMENT, _TRACKING_UID = "121191", "112040"
 
 

@@ -105,8 +105,10 @@ class Inversion:
                 stored.view(-1).scatter_(0, places.flatten(), labels.to(stored.dtype).flatten())
 
     def _alike(self, cells: torch.Tensor, first: int) -> Iterator[tuple[torch.Tensor, tuple[int, int, int]]]:
-        """Cells with as many places along x, y and z, and how many. A GPU computes places that are not there faster
-        than it begins anew, so there all are taken together."""
+        """Cells with as many places along x, y and z, and how many.
+
+        Elsewhere than on a CPU, where nothing was measured, all are taken together, with places that are not there.
+        """
         x, y, z = self._along
         if cells.device.type != "cpu":
             yield cells, (x.width, y.width, z.width)
