@@ -28,8 +28,9 @@ import httpx
 import numpy as np
 import psutil
 from archive_count import current_results
-from chaos.installation import ROUTES, free_port, install
+from chaos.installation import ROUTES, install
 from comparison import Comparison, machine, write_results
+from ports import free_port
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt

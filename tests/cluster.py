@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from commands import ROOT
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from engines import end
+from ports import free_port
 
 __all__ = ["BUILT", "Cluster", "running", "running_cluster"]
 
@@ -75,9 +76,7 @@ def running(words: Sequence[str | Path], log: Path) -> Iterator[subprocess.Popen
 
 
 @contextmanager
-def running_cluster(
-    folder: Path, free_port: Callable[[], int], inside: Sequence[str] = ()
-) -> Iterator[Cluster]:
+def running_cluster(folder: Path, inside: Sequence[str] = ()) -> Iterator[Cluster]:
     """`inside` are the words before a command that is to run where the API server is to be; none for this machine."""
     client, peer, secure = free_port(), free_port(), free_port()
     _write_keys(folder)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from ports import free_port
 
 from isocenter.cli import main
 from isocenter.settings import Settings
@@ -55,7 +57,7 @@ def site(folder: Path, **triton: Any) -> Path:
 
 
 @contextmanager
-def running_site(folder: Path, free_port: Callable[[], int]) -> Iterator[Path]:
+def running_site(folder: Path) -> Iterator[Path]:
     """Such a folder, and a Triton that runs on it, without any model yet: this process holds the folder's lock, as the
     supervisor does."""
     place = site(folder, **{f"{name}_port": free_port() for name in ("http", "grpc", "metrics")})

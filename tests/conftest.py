@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from ports import free_port
 
 from isocenter.settings import OrthancSettings, Settings
 
@@ -61,26 +61,6 @@ def failed_associations(request: pytest.FixtureRequest) -> Iterator[None]:
             gc.collect()
 
 
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """A function that gives a TCP port of loopback which was free a moment ago, a new one at each call."""
-
-    return _free_port
-
-
-@pytest.fixture(scope="session")
-def free_ports() -> Callable[[], int]:
-    """The same for fixtures that several tests share."""
-    return _free_port
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="session")
 def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The gRPC address of one real Triton for all tests, with every model of the repository loaded."""
@@ -90,9 +70,9 @@ def triton_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("triton"),
         triton=TritonSettings(
-            http_port=_free_port(),
-            grpc_port=_free_port(),
-            metrics_port=_free_port(),
+            http_port=free_port(),
+            grpc_port=free_port(),
+            metrics_port=free_port(),
             model_repository=ROOT / "triton_models",
         ),
     )
@@ -109,8 +89,8 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrthancSetting
 
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("orthanc"),
-        gateway=GatewaySettings(port=_free_port()),
-        orthanc=OrthancSettings(http_port=_free_port(), dicom_port=_free_port()),
+        gateway=GatewaySettings(port=free_port()),
+        orthanc=OrthancSettings(http_port=free_port(), dicom_port=free_port()),
     )
     with running_orthanc(settings):
         yield settings.orthanc

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import httpx
 import psycopg
 from composed import ROOT, Here, orthanc_configuration, services
+from ports import free_port
 
 from isocenter.settings import OrthancSettings, Settings, TritonSettings
 from isocenter.stack.child import end_group
@@ -182,9 +183,9 @@ class Containers:
 
 
 @contextmanager
-def running_containers(folder: Path, postgres: Server, free_port: Callable[[], int]) -> Iterator[Containers]:
+def running_containers(folder: Path, postgres: Server) -> Iterator[Containers]:
     """Everything that profile cpu starts, with the two first workers of profile scale in place of its one."""
-    containers = prepared(folder, postgres, free_port)
+    containers = prepared(folder, postgres)
     with ExitStack() as ending:
         ending.callback(remove_leftovers)
         ending.callback(containers.stop_all)
@@ -196,7 +197,7 @@ def running_containers(folder: Path, postgres: Server, free_port: Callable[[], i
         yield containers
 
 
-def prepared(folder: Path, postgres: Server, free_port: Callable[[], int]) -> Containers:
+def prepared(folder: Path, postgres: Server) -> Containers:
     """Its folders, secrets and database, with nothing started yet."""
     ports = {name: free_port() for name in ("gateway", "orthanc", "dicom", "http", "grpc", "metrics")}
     here = Here(

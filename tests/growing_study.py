@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from ports import free_port
 from pydicom import Dataset, dcmread
 
 from isocenter.settings import Settings
@@ -22,7 +23,7 @@ def database_url() -> str | None:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int], database_url: str | None) -> Iterator[Settings]:
+def settings(tmp_path: Path, database_url: str | None) -> Iterator[Settings]:
     """A real Orthanc that runs, and settings without routes."""
     for name in ("trivial", "other"):
         folder = tmp_path / "apps" / name

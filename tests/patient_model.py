@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from ports import free_port
 
 from isocenter.settings import Settings, TritonSettings
 from isocenter_operators.inference.triton import TritonClient
@@ -76,9 +77,7 @@ def batching_of(model: str) -> str:
     return found[0]
 
 
-def settings_with(
-    folder: Path, free_port: Callable[[], int], *names: str, batching: str | None = None, instances: int = 1
-) -> Settings:
+def settings_with(folder: Path, *names: str, batching: str | None = None, instances: int = 1) -> Settings:
     """For a Triton of one's own whose repository has a patient model of each name."""
     repository = folder / "models"
     repository.mkdir()

@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import IO
 
 import psycopg
 import pytest
+from ports import free_port
 
 _WITHIN_S = 60.0
 _USER = "postgres"
@@ -36,7 +36,7 @@ class Server:
     def __init__(self, programs: Path, folder: Path) -> None:
         self._programs = programs
         self._folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -169,13 +169,6 @@ def _popen(command: list[str], folder: Path, log: IO[bytes]) -> subprocess.Popen
         extra_groups=[] if who else None,
         process_group=0,  # Ctrl-C ends the test, which ends the server
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["APPLICATIONS", "POLICIES", "ROUTES", "free_port", "install"]
+__all__ = ["APPLICATIONS", "POLICIES", "ROUTES", "install"]
 
 _HERE = Path(__file__).parent
 
@@ -68,11 +67,3 @@ def install(folder: Path) -> Path:
         described = {"application": {"title": name, "version": "1.0"}, "isocenter": ours}
         (folder / name / "app.yaml").write_text(yaml.safe_dump(described))
     return folder
-
-
-def free_port() -> int:
-    """A TCP port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

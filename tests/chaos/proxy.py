@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-from chaos.installation import free_port
+from ports import free_port
 
 __all__ = ["FaultProxy", "Mode"]
 

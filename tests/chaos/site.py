@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import yaml
+from ports import free_port
 
 from chaos.disk import Disk, mounted
-from chaos.installation import ROUTES, free_port, install
+from chaos.installation import ROUTES, install
 from chaos.parts import Part
 from chaos.proxy import FaultProxy
 from isocenter.settings import Settings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import pytest
+from ports import free_port
 from reader import require_viewer
 from served import served
 
@@ -53,9 +53,7 @@ class NoJobs:
 def gateway(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings(data_dir=tmp_path_factory.mktemp("gateway"), orthanc=orthanc)
     viewer = require_viewer()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = settings.model_copy(
         update={"gateway": settings.gateway.model_copy(update={"ohif": viewer, "port": port})}
     )

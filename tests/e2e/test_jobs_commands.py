@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from chaos.installation import free_port, install
+from chaos.installation import install
+from ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import psutil
 import pytest
 import yaml
 from lungs import assert_lungs_are_where_they_belong
+from ports import free_port
 from reader import ARTIFACTS, ROOT, coloured, reader, require_viewer
 
 from isocenter_operators.testing import Phantom, ThoraxPhantom, as_datasets, head_phantom, thorax_phantom
@@ -121,13 +121,6 @@ def wait_for(condition: Callable[[], bool], within_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

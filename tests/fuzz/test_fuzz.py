@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from fuzz.archive import through_archive
 from fuzz.mutations import MUTATIONS, case, sound_cases
@@ -74,7 +74,6 @@ def test_a_study_beyond_the_memory_limit_ends_its_job_and_not_the_worker(
 
 def test_the_same_through_an_archive(
     sound: tuple[Original, ...],
-    free_port: Callable[[], int],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

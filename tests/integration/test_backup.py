@@ -17,6 +17,7 @@ import httpx
 import pytest
 import yaml
 from commands import isocenter
+from ports import free_port
 
 from isocenter_operators.testing import thorax_phantom, write_series
 
@@ -72,7 +73,7 @@ def instances(url: str, study_uid: str) -> set[str]:
     return {each["00080018"]["Value"][0] for each in listed}
 
 
-def test_what_was_packed_is_there_again(tmp_path: Path, free_port: Callable[[], int]) -> None:
+def test_what_was_packed_is_there_again(tmp_path: Path) -> None:
     place = tmp_path / "site"
     (place / "apps").mkdir(parents=True)
     shutil.copytree(ROOT / "tests" / "fuzz" / "mean_density", place / "apps" / "mean_density")

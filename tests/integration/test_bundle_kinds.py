@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[], int]) -> Iterator[Path]:
-    with running_site(tmp_path_factory.mktemp("running"), free_ports) as place:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with running_site(tmp_path_factory.mktemp("running")) as place:
         yield place
 
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,9 @@ def thorax() -> ThoraxPhantom:
 
 
 @pytest.fixture(scope="module")
-def containers(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: Server, free_ports: Callable[[], int]
-) -> Iterator[Containers]:
+def containers(tmp_path_factory: pytest.TempPathFactory, postgres_server: Server) -> Iterator[Containers]:
     folder = tmp_path_factory.mktemp("containers")
-    with running_containers(folder, postgres_server, free_ports) as running:
+    with running_containers(folder, postgres_server) as running:
         yield running
 
 

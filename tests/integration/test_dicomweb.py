@@ -7,11 +7,12 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from pydicom.dataset import Dataset
 from served import served
 from starlette.applications import Starlette
@@ -80,9 +81,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_of_the_archive_is_worth_another_try(
-    small_disk: Path, free_port: Callable[[], int], series: list[Dataset]
-) -> None:
+def test_a_full_disk_of_the_archive_is_worth_another_try(small_disk: Path, series: list[Dataset]) -> None:
     settings = Settings(
         data_dir=small_disk,
         gateway=GatewaySettings(port=free_port()),
@@ -119,7 +118,7 @@ def relay(port: int, upstream: int, most: int) -> Iterator[None]:
 
 
 def test_a_connection_that_breaks_in_the_middle_of_a_series_is_worth_another_try(
-    orthanc: OrthancSettings, series: list[Dataset], free_port: Callable[[], int]
+    orthanc: OrthancSettings, series: list[Dataset]
 ) -> None:
     with DICOMwebClient(orthanc.dicomweb_url) as client:
         client.store(series)
@@ -165,9 +164,7 @@ Answer = tuple[int, int | None, type[IsocenterError], str]
         (507, None, StorageFull, "disk is full"),
     ],
 )
-def test_each_answer_of_an_archive_has_its_meaning(
-    series: list[Dataset], free_port: Callable[[], int], answer: Answer
-) -> None:
+def test_each_answer_of_an_archive_has_its_meaning(series: list[Dataset], answer: Answer) -> None:
     status, reason, kind, said = answer
     body = answer_of(series[:11], series[11], reason)
 
@@ -184,7 +181,7 @@ def test_each_answer_of_an_archive_has_its_meaning(
     assert type(refusal.value) is kind
 
 
-def test_silence_is_a_deadline_and_nonsense_is_no_answer(free_port: Callable[[], int]) -> None:
+def test_silence_is_a_deadline_and_nonsense_is_no_answer() -> None:
     with socket.create_server(("127.0.0.1", port := free_port())):
         client = DICOMwebClient(f"http://127.0.0.1:{port}", timeout_s=0.2)
         with client, pytest.raises(DeadlineExceeded, match="no answer in time, searching studies"):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from ports import free_port
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -71,7 +72,7 @@ class Nudges:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
+def settings(tmp_path: Path) -> Settings:
     return Settings(
         data_dir=tmp_path / "data",
         gateway=GatewaySettings(port=free_port(), ohif=tmp_path / "ohif"),

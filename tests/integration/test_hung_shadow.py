@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ POLICY = "version_policy: { specific: { versions: [ 1, 2 ] } }\n"
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Settings]:
+def settings(tmp_path: Path) -> Iterator[Settings]:
     """A model with an active version and a shadow, which was imported as far as Triton sees."""
-    settings = settings_with(tmp_path, free_port, MODEL)
+    settings = settings_with(tmp_path, MODEL)
     imported = settings.data_dir / "models" / MODEL
     imported.parent.mkdir(parents=True)
     shutil.move(settings.triton.model_repository / MODEL, imported)

@@ -89,11 +89,11 @@ def _start(name: str, service: dict[str, Any], containers: Containers, prefix: s
 
 @pytest.fixture(scope="module")
 def running(
-    tmp_path_factory: pytest.TempPathFactory, postgres_server: Server, free_ports: Callable[[], int]
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: Server
 ) -> Iterator[tuple[Containers, str]]:
     """The processes of Orthanc and Triton, and the two containers; what the containers' names begin with."""
     folder = tmp_path_factory.mktemp("containers")
-    containers = prepared(folder, postgres_server, free_ports)
+    containers = prepared(folder, postgres_server)
     prefix = f"isocenter-test-{containers.ports['gateway']}"
     with ExitStack() as ending:
         ending.callback(remove_leftovers)

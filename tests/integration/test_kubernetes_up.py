@@ -46,8 +46,8 @@ REPLICAS = {"gateway": 1, "orthanc": 2, "triton": 1, "worker": 1}
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Cluster]:
-    with running_cluster(tmp_path_factory.mktemp("cluster"), free_port) as cluster:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         apply(cluster, scaled_object_definition())
         cluster.kubectl("wait", "--for=condition=Established", "crd/scaledobjects.keda.sh")
         yield cluster
@@ -157,9 +157,7 @@ def test_the_api_server_takes_it_as_the_guide_says(cluster: Cluster, tree: Path)
     }
 
 
-def test_pods_do_what_is_to_be_done(
-    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], tree: Path
-) -> None:
+def test_pods_do_what_is_to_be_done(tmp_path_factory: pytest.TempPathFactory, tree: Path) -> None:
     kept_images = os.environ.get("ISOCENTER_DOCKER_DATA")
     runtime = write_runtime(tmp_path_factory.mktemp("runtime"))
     with running_compose(Path(kept_images) if kept_images else None, runtime, way_out=True) as inside:
@@ -169,7 +167,7 @@ def test_pods_do_what_is_to_be_done(
         run_database(site)
         set_what_is_the_sites_own(tree)
         with (
-            running_cluster(tmp_path_factory.mktemp("cluster"), free_port, inside) as cluster,
+            running_cluster(tmp_path_factory.mktemp("cluster"), inside) as cluster,
             running_node(cluster, inside),
         ):
             apply(cluster, scaled_object_definition())

@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import pytest
 import tls
+from ports import free_port
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -250,7 +251,7 @@ class Node:
 
 
 @pytest.fixture
-def node(free_port: Callable[[], int]) -> Node:
+def node() -> Node:
     return Node(free_port())
 
 
@@ -296,7 +297,7 @@ class Webhook:
 
 
 @pytest.fixture
-def hook(free_port: Callable[[], int]) -> Iterator[Webhook]:
+def hook() -> Iterator[Webhook]:
     """A webhook that is up."""
     hook = Webhook(free_port())
     with served(Starlette(routes=[Route("/isocenter", hook.respond, methods=["POST"])]), hook.port):
@@ -304,7 +305,7 @@ def hook(free_port: Callable[[], int]) -> Iterator[Webhook]:
 
 
 @pytest.fixture
-def archives(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[list[OrthancSettings]]:
+def archives(tmp_path: Path) -> Iterator[list[OrthancSettings]]:
     """Two more Orthancs; the second asks for a name and a password."""
     with ExitStack() as stack:
         found = []
@@ -500,7 +501,7 @@ def test_a_node_that_knows_only_implicit_vr_gets_what_can_be_recoded(
 
 
 def test_a_node_that_does_not_know_a_kind_of_object_or_does_not_know_us(
-    serve: Callable[..., Service], cases: list[Results], free_port: Callable[[], int]
+    serve: Callable[..., Service], cases: list[Results]
 ) -> None:
     entity, taken = AE(ae_title="VNA"), []
     entity.require_called_aet = True
@@ -626,9 +627,7 @@ def test_tls_without_https_is_a_mistake() -> None:
             Settings(peers={"one": {**peer, "url": "http://there/", "tls": {}}})
 
 
-def test_dcmtk_takes_it(
-    serve: Callable[..., Service], cases: list[Results], tmp_path: Path, free_port: Callable[[], int]
-) -> None:
+def test_dcmtk_takes_it(serve: Callable[..., Service], cases: list[Results], tmp_path: Path) -> None:
     program = which("storescp")
     if program is None:
         lacking("DCMTK is not installed: apt-get install dcmtk")
@@ -744,7 +743,7 @@ def test_results_that_are_gone_from_the_archive(
 
 
 def test_an_archive_that_is_away_makes_deliveries_wait(
-    cases: list[Results], node: Node, tmp_path: Path, free_port: Callable[[], int]
+    cases: list[Results], node: Node, tmp_path: Path
 ) -> None:
     settings = Settings(
         data_dir=tmp_path, orthanc={"http_port": free_port()}, peers={"vna": node.peer()}, routes=[]

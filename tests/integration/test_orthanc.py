@@ -9,7 +9,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import free_port
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pynetdicom import AE
@@ -32,7 +33,7 @@ SCRIPTS = Path(__file__).parents[2] / "orthanc"
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
+def settings(tmp_path: Path) -> Settings:
     return Settings(
         data_dir=tmp_path,
         gateway=GatewaySettings(port=free_port()),

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from archive_count import current_results, rejected_by, rejection_notes
+from ports import free_port
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
@@ -102,7 +103,7 @@ def wait_for(condition: Callable[[], bool], within_s: float = 90) -> None:
 
 
 @pytest.fixture
-def site(program: Path, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Site]:
+def site(program: Path, tmp_path: Path) -> Iterator[Site]:
     """`isocenter up` in this process: Orthanc 1.12, Triton, a worker and the gateway.
 
     Nobody looks into the archive within the test's time unless the script in Orthanc says that something came.

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from archive_count import rejected_by, rejection_notes
 from engines import ENGINES, command, require_containers, running_engine
+from ports import free_port
 from pydicom import Dataset, dcmread
 from trivial_app import Workers, ended, until
 from unit.map_cases import COPY_AS_RESULT, PYTHON, Recipe, good, with_python
@@ -97,7 +98,7 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Settings]:
+def settings(tmp_path: Path) -> Iterator[Settings]:
     (tmp_path / "apps").mkdir()
     settings = Settings(
         data_dir=tmp_path / "data",

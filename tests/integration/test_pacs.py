@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from ports import free_port
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
+def settings(tmp_path: Path) -> Settings:
     folder = tmp_path / "apps" / "trivial"
     folder.mkdir(parents=True)
     (folder / "app.yaml").write_text(yaml.safe_dump({"application": {"title": "Trivial", "version": "1"}}))

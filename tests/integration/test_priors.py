@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import tls
+from ports import free_port
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
 from pynetdicom import AE, evt, sop_class
@@ -89,7 +90,7 @@ def job(images: Sequence[Dataset], **wanted: Any) -> JobSpec:
     )
 
 
-def a_settings(folder: Path, free_port: Callable[[], int], aet: str) -> Settings:
+def a_settings(folder: Path, aet: str) -> Settings:
     return Settings(
         data_dir=folder,
         gateway=GatewaySettings(port=free_port()),
@@ -97,17 +98,10 @@ def a_settings(folder: Path, free_port: Callable[[], int], aet: str) -> Settings
     )
 
 
-def _free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def vna(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Another archive, which knows our Orthanc and the place where a C-MOVE is to go."""
-    settings = a_settings(tmp_path_factory.mktemp("vna"), _free, THEIRS)
+    settings = a_settings(tmp_path_factory.mktemp("vna"), THEIRS)
     with running_orthanc(settings):
         yield settings
 
@@ -120,7 +114,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, orthanc: OrthancSettings,
 
 def known_to(ours: Settings, other: Settings) -> Settings:
     """Our settings with a running archive as three peers: over DICOM both ways, and over DICOMweb."""
-    move_port = _free()
+    move_port = free_port()
     for name, aet, port in (("ours", OURS, ours.orthanc.dicom_port), ("priors", "ISOPRIORS", move_port)):
         known = {"AET": aet, "Host": "127.0.0.1", "Port": port}
         allowed = {"AllowFind": True, "AllowGet": True, "AllowMove": True}
@@ -277,8 +271,8 @@ def test_what_no_priors_can_be_looked_for_says_so(
     assert gather(settings, job(now), tmp_path) == Gathered(notes=(f"0 of 1 priors: {reason}",))
 
 
-def test_our_own_archive_away_is_worth_another_try(tmp_path: Path, free_port: Callable[[], int]) -> None:
-    nobody = a_settings(tmp_path, free_port, OURS)
+def test_our_own_archive_away_is_worth_another_try(tmp_path: Path) -> None:
+    nobody = a_settings(tmp_path, OURS)
     with pytest.raises(Unavailable):
         gather(nobody, job(study("away", "AWAY", "20260105")), tmp_path, QUICK)
 
@@ -357,10 +351,8 @@ def test_what_only_the_images_tell_is_judged_after_they_came(
 
 
 @pytest.mark.parametrize("source", PEERS)
-def test_a_series_that_lacks_an_image_is_left_out(
-    settings: Settings, tmp_path: Path, free_port: Callable[[], int], source: str
-) -> None:
-    frail = a_settings(tmp_path / "frail", free_port, "FRAIL")
+def test_a_series_that_lacks_an_image_is_left_out(settings: Settings, tmp_path: Path, source: str) -> None:
+    frail = a_settings(tmp_path / "frail", "FRAIL")
     now = study(f"{source} lost", "LOST", "20260105")
     damaged, sound = (
         study(f"{source} damaged", "LOST", "20251103"),
@@ -394,9 +386,7 @@ def with_peer(settings: Settings, peer: Any) -> Settings:
     return Settings(data_dir=settings.data_dir, orthanc=settings.orthanc, peers={"other": peer})
 
 
-def test_a_peer_that_is_away_costs_the_priors_and_not_the_job(
-    settings: Settings, tmp_path: Path, free_port: Callable[[], int]
-) -> None:
+def test_a_peer_that_is_away_costs_the_priors_and_not_the_job(settings: Settings, tmp_path: Path) -> None:
     now = study("nobody", "NOBODY", "20260105")
     store(settings, now)
     port = free_port()
@@ -432,9 +422,9 @@ def until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
 
 
 def test_a_peer_that_comes_back_is_asked_again(
-    settings: Settings, tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = a_settings(tmp_path / "late", free_port, "LATE")
+    late = a_settings(tmp_path / "late", "LATE")
     now, before = study("late now", "LATE", "20260105"), study("late before", "LATE", "20250105")
     store(settings, now)
     patient = Patience(away_s=60.0, silence_s=20.0, longest_s=90.0, first_pause_s=0.2)
@@ -516,7 +506,7 @@ def a_node(
 
 @pytest.mark.parametrize("method", ["get", "move"])
 def test_a_peer_that_falls_silent_in_the_middle_keeps_the_job_for_no_longer(
-    settings: Settings, tmp_path: Path, free_port: Callable[[], int], method: str
+    settings: Settings, tmp_path: Path, method: str
 ) -> None:
     now, before = study("stuck now", "STUCK", "20260105"), study("stuck before", "STUCK", "20250105")
     store(settings, now)
@@ -590,16 +580,14 @@ def test_a_peer_that_can_not_give_is_told(
     store(settings, now)
     store(vna, before)
     if peer.get("retrieve"):  # a destination that the other side was not told of
-        nowhere = {"method": "move", "aet": "UNKNOWN", "host": "127.0.0.1", "port": _free()}
+        nowhere = {"method": "move", "aet": "UNKNOWN", "host": "127.0.0.1", "port": free_port()}
         peer = {**peer, "port": vna.orthanc.dicom_port, "retrieve": nowhere}
     gathered = gather(with_peer(settings, peer), job(now, source="other"), tmp_path, QUICK)
     assert gathered == Gathered(notes=(f"0 of 1 priors: {reason}",))
 
 
 @pytest.mark.parametrize("method", ["get", "move"])
-def test_images_over_tls(
-    settings: Settings, tmp_path: Path, free_port: Callable[[], int], method: str
-) -> None:
+def test_images_over_tls(settings: Settings, tmp_path: Path, method: str) -> None:
     certificate, key = certified(tmp_path)
     now, before = study("tls now", "TLS", "20260105"), study("tls before", "TLS", "20250105")
     store(settings, now)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import httpx
 import pytest
 from archive_count import current_results, rejection_notes
 from chaos.proxy import FaultProxy
+from ports import free_port
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy.exc import OperationalError
@@ -280,7 +281,7 @@ def test_images_that_are_taken_back_make_the_older_results_current_again(site: S
     assert site.entry(old).marks == ()
 
 
-def test_with_the_archive_away_nothing_is_noted(site: Site, free_port: Callable[[], int]) -> None:
+def test_with_the_archive_away_nothing_is_noted(site: Site) -> None:
     old, failed = site.run(site.spec("1")), site.run(site.spec("8", series="1.2.5"), state="failed")
     site.run(site.spec("1", "2"))
     away = Replacement(
@@ -453,7 +454,7 @@ def test_one_jobs_damaged_results_hold_up_no_other(site: Site, monkeypatch: pyte
 
 
 @pytest.fixture
-def guarded(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Settings]:
+def guarded(tmp_path: Path) -> Iterator[Settings]:
     """An archive of somebody else's, which asks for a name and a password."""
     ports = {"http_port": free_port(), "dicom_port": free_port()}
     entrance = {"username": "isocenter", "password": "s3cret"}

@@ -6,12 +6,13 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 from pydantic import BaseModel, SecretStr
 from served import served
 from starlette.applications import Starlette
@@ -87,7 +88,7 @@ def test_every_secret_reaches_the_children(tmp_path: Path) -> None:
 
 
 def test_a_running_stack_signs_with_the_secret_itself(
-    tmp_path: Path, orthanc: OrthancSettings, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, orthanc: OrthancSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given by the environment, which the children do not get."""
     monkeypatch.setenv("ISOCENTER_PEERS__RIS__SECRET", "of the RIS")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from detection_bundle import ball_bundle, with_balls
 from model_site import ABOVE_HU, NAME, ModelSite, mask_ml, written
+from ports import free_port
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from threshold_bundle import compute_without_monai, threshold_bundle
@@ -42,12 +42,6 @@ ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "triton_models" / "monai_bundle" / "1"
 BALLS = "balls"
 CHEST: dict[str, Any] = {"size": (60, 50, 24), "spacing_mm": (3.1, 3.3, 5.0)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Site(ModelSite):
@@ -88,9 +82,9 @@ def site(orthanc: OrthancSettings, tmp_path_factory: pytest.TempPathFactory) -> 
         apps_dir=folder / "apps",
         orthanc=OrthancSettings(url=orthanc.rest_url),
         triton=TritonSettings(
-            http_port=_free_port(),
-            grpc_port=_free_port(),
-            metrics_port=_free_port(),
+            http_port=free_port(),
+            grpc_port=free_port(),
+            metrics_port=free_port(),
             model_repository=ROOT / "triton_models",
             device="cpu",
         ),

@@ -31,8 +31,8 @@ LATE_S = 2.5
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Settings]:
-    settings = settings_with(tmp_path, free_port, "stuck", "other")
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    settings = settings_with(tmp_path, "stuck", "other")
     with running_triton(settings, ["stuck", "other"]):
         prefix = _server(settings).region_prefix
         assert _regions(prefix)
@@ -199,10 +199,8 @@ def test_a_model_whose_process_died_is_loaded_again(
     call(client, "stuck")
 
 
-def test_every_instance_of_a_model_that_gives_no_answer_is_ended(
-    tmp_path: Path, free_port: Callable[[], int]
-) -> None:
-    settings = settings_with(tmp_path, free_port, "stuck", instances=2)
+def test_every_instance_of_a_model_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, "stuck", instances=2)
     with (
         running_triton(settings, ["stuck"]),
         TritonClient(settings.triton.grpc_url) as client,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ports import free_port
 
 from isocenter.settings import Settings
 from isocenter.stack import ports
@@ -233,9 +234,7 @@ def test_nothing_is_left_when_the_supervisor_itself_is_killed(tmp_path: Path) ->
     wait_for(lambda: gone(pid))
 
 
-def test_a_port_in_use_is_named_with_its_setting_and_can_be_moved_past(
-    free_port: Callable[[], int],
-) -> None:
+def test_a_port_in_use_is_named_with_its_setting_and_can_be_moved_past() -> None:
     taken = free_port()
     settings = Settings(
         gateway={"port": free_port()},

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from host_memory import HostMemory
 from numpy.typing import NDArray
+from ports import free_port
 from tritonclient.grpc import InferenceServerClient
 
 from isocenter.settings import Settings, TritonSettings
@@ -54,7 +55,7 @@ def volume() -> NDArray[np.int16]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, free_port: Callable[[], int]) -> Settings:
+def settings(tmp_path: Path) -> Settings:
     """For a Triton of one test's own."""
     return Settings(
         data_dir=tmp_path,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from model_site import ABOVE_HU, NAME, ModelSite, mask_ml, written
+from ports import free_port
 from threshold_bundle import compute_without_monai, threshold_bundle
 from trivial_app import Workers, ended, until
 
@@ -39,7 +40,7 @@ class Site(ModelSite):
 
 
 @pytest.fixture
-def site(orthanc: OrthancSettings, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Site]:
+def site(orthanc: OrthancSettings, tmp_path: Path) -> Iterator[Site]:
     grpc = free_port()
     server = Settings(
         data_dir=tmp_path / "data",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,17 +22,11 @@ FREE_FOR_ALL = "dynamic_batching { default_queue_policy { allow_timeout_override
 PLAIN = ""  # no scheduler configured, as in most repositories
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """One instance with the shipped queue, one without priority levels, one without any scheduler."""
     folder = tmp_path_factory.mktemp("priority")
-    settings = settings_with(folder, _free_port, "levels", "no_levels", "plain")
+    settings = settings_with(folder, "levels", "no_levels", "plain")
     for name, batching in (("no_levels", FREE_FOR_ALL), ("plain", PLAIN)):
         config = folder / "models" / name / "config.pbtxt"
         config.write_text(config.read_text().replace(batching_of("self_test"), batching))

@@ -8,12 +8,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
+from ports import free_port
 from pydicom import dcmread
 from pynetdicom import AE, evt
 
@@ -416,7 +416,7 @@ def test_the_doctor_looks_for_the_folders_that_results_go_to(
     "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
 )
 def test_the_doctor_asks_other_systems_and_sends_them_nothing(
-    site: Path, free_port: Callable[[], int], capfd: pytest.CaptureFixture[str]
+    site: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     called: list[str] = []
     node = AE(ae_title="VNA")

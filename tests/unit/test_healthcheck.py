@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from isocenter.cli.main import main
 from isocenter.settings import Settings
@@ -162,7 +163,7 @@ def test_a_worker_of_whose_queues_nobody_takes_jobs_is_not_well(
 
 
 def test_the_gateway_is_asked_under_a_name_that_it_answers_to(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, str | None]] = []
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from ports import free_port
 from served import served
 from starlette.applications import Starlette
 from threshold_bundle import threshold_bundle
@@ -93,7 +93,7 @@ def test_what_is_told_says_what_to_do(hang: Hang, said: str) -> None:
     assert hang.said("liver", "2") == said
 
 
-def test_health_and_the_status_page_tell_it_and_stay_up(tmp_path: Path, free_port: Callable[[], int]) -> None:
+def test_health_and_the_status_page_tell_it_and_stay_up(tmp_path: Path) -> None:
     Servings(tmp_path).write("liver", Serving(active="1", shadow="2"))
     hung = HungShadows(tmp_path)
     nobody = SimpleNamespace(list=lambda *_: [], newest=lambda *_: [], status=lambda: {"away": ""})

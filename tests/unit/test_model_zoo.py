@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from isocenter.bundles.model_zoo import fetched
 from isocenter.cli import main
@@ -146,9 +146,7 @@ def test_a_name_that_the_zoo_does_not_have(zoo: Callable[[dict[str, bytes]], str
 def test_without_a_network_it_is_said_what_was_tried_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+    port = free_port()
     monkeypatch.chdir(tmp_path)
 
     def imported(what: str, index: str | None) -> tuple[int, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ports import free_port
 from pydicom import dcmread
 from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
@@ -974,7 +975,7 @@ def test_the_command_refuses_wrong_rules(
     assert problem["where"] == "isocenter.yaml:1:57"
 
 
-def test_the_api_explains_a_study_of_the_archive(site: Path, free_port: Callable[[], int]) -> None:
+def test_the_api_explains_a_study_of_the_archive(site: Path) -> None:
     from isocenter.gateway.rules_api import RulesAPI
 
     def study_of(study_uid: str) -> list[Series]:

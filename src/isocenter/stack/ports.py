@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,10 @@ from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError
 
 __all__ = ["Port", "any_for_triton", "in_use", "moved", "needed", "require_free"]
+
+# Below those that Linux gives to outgoing connections (from 32768 on): Triton opens its ports after seconds, and any
+# connection could have taken one of those by then.
+_CHOSEN_FROM = range(20_000, 32_768)
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,11 @@ def moved(settings: Settings) -> Settings:
 
 
 def any_for_triton(settings: Settings) -> Settings:
-    """The same with ports for Triton that the system has to give: two that start at once get others."""
-    with ExitStack() as taken:
-        numbers = []
-        for _ in range(3):
-            host = settings.triton.host
-            probe = taken.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
-            probe.bind((host, 0))
-            numbers.append(probe.getsockname()[1])
-    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), numbers, strict=True))
+    """The same with three ports for Triton that nothing listens on: several that start at once get others each."""
+    free = (
+        number
+        for number in random.sample(_CHOSEN_FROM, len(_CHOSEN_FROM))
+        if not in_use(Port("triton", "", settings.triton.host, number))
+    )
+    ports = dict(zip(("http_port", "grpc_port", "metrics_port"), free, strict=False))
     return settings.model_copy(update={"triton": settings.triton.model_copy(update=ports)})
