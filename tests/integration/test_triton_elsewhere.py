@@ -17,10 +17,11 @@ from trivial_app import Workers, ended, until
 
 from isocenter.cli import main
 from isocenter.jobs import Jobs
-from isocenter.model_loading import load_missing
+from isocenter.model_loading import load_missing, not_loaded
 from isocenter.serving import Servings
 from isocenter.settings import OrthancSettings, Settings, TritonSettings
 from isocenter.stack.triton import running_triton
+from isocenter_operators.errors import InferenceUnavailable
 from isocenter_operators.inference.triton import TritonClient
 
 pytestmark = pytest.mark.integration
@@ -70,6 +71,10 @@ def site(orthanc: OrthancSettings, tmp_path: Path) -> Iterator[Site]:
         jobs.close()
 
 
+def weights_of(site: Site, version: str) -> Path:
+    return site.version(version) / "bundle" / "models" / "model.pt"
+
+
 def test_what_is_imported_is_loaded_there_and_chosen_between(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,15 +111,47 @@ def test_what_is_imported_is_loaded_there_and_chosen_between(
             assert ended(site.jobs, waiting).state == "done"
             site.command(capsys, "rollback", NAME)
             assert (site.served("1"), site.served("2")) == (True, False)
+            site.command(capsys, "shadow", NAME, "2")
 
-        # Started again by whoever started it, without a word of what was loaded.
+        # Started again by whoever started it, without a word of what was loaded; and the shadow's weights are gone.
+        weights_of(site, "2").unlink()
         with running_triton(site.server, []):
             assert not site.served()
             assert site.done("fourth").models == {NAME: "1"}
+            assert (site.served("1"), site.served("2")) == (True, False)
             site.command(capsys, "remove", NAME)
             assert not site.served()
     finally:
         workers.end()
+
+
+def test_a_version_that_can_not_be_loaded_any_more_keeps_no_other_out(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the Triton that `isocenter up` starts, which is started with all of them."""
+    first = threshold_bundle(tmp_path / "first", ABOVE_HU["1"])
+    site.command(capsys, "import", str(first), "--name", NAME)
+    compute_without_monai(site.version("1"), ABOVE_HU["1"])
+    site.added(capsys, ABOVE_HU["2"], version="1.1.0")
+    with running_triton(site.server, [NAME]):
+        site.command(capsys, "shadow", NAME, "2")
+    weights = weights_of(site, "2")
+    weights.rename(weights.with_suffix(".away"))
+
+    with running_triton(site.server, [NAME]):
+        assert not site.served("1")
+        (said,) = not_loaded(site.server, [NAME])
+        assert said.startswith(f"version 2 of the model {NAME} can not be loaded: ")
+        assert str(weights) in said
+        load_missing(site.server, {NAME: "1"})
+        assert (site.served("1"), site.served("2")) == (True, False)
+        assert "version 2 of bone can not be loaded" in caplog.text
+        with pytest.raises(InferenceUnavailable, match=weights.name):
+            load_missing(site.server, {NAME: "2"})
+        assert site.served("1")
+        weights.with_suffix(".away").rename(weights)
+        load_missing(site.server, {NAME: "2"})
+        assert (site.served("1"), site.served("2")) == (True, True)
 
 
 def test_several_that_miss_it_have_it_loaded_once(

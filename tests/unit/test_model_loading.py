@@ -38,7 +38,7 @@ def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
 def test_a_model_is_taken_out_and_put_back_where_the_server_chooses_for_itself_what_it_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(_: ModelControl) -> None:
+    def refuses(*_: object) -> None:
         raise InferenceUnavailable("explicit model load / unload is not allowed if polling is enabled")
 
     monkeypatch.setattr(TritonClient, "versions", lambda _: {"bone": ["1"]})
@@ -61,7 +61,7 @@ def test_a_model_is_taken_out_and_put_back_where_the_server_chooses_for_itself_w
 def test_what_a_server_that_chooses_for_itself_does_not_serve_is_told_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(_: ModelControl) -> None:
+    def refuses(*_: object) -> None:
         raise InferenceUnavailable("explicit model load / unload is not allowed if polling is enabled")
 
     monkeypatch.setattr(TritonClient, "why_not_ready", lambda *_: "model 'bone' is UNAVAILABLE: no weights")

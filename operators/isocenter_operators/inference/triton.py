@@ -172,6 +172,29 @@ class TritonClient:
                 ready.append(entry.version)
         return {name: sorted(ready, key=int) for name, ready in found.items()}
 
+    def failed(self, model: str) -> dict[str, str]:
+        """The versions of the model that the server has tried to load and could not, each with the reason.
+
+        Raises InferenceUnavailable, and DeadlineExceeded where the server says nothing.
+        """
+        return {
+            version: first_line(reason)
+            for version, (state, reason) in self._states(model).items()
+            if state == "UNAVAILABLE" and reason != "unloaded"
+        }
+
+    def unloading(self, model: str) -> bool:
+        """Whether a version of the model is on its way out. Raises as `failed` does."""
+        return any(state == "UNLOADING" for state, _ in self._states(model).values())
+
+    def _states(self, model: str) -> dict[str, tuple[str, str]]:
+        """By version, each with the reason for it."""
+        try:
+            index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
+        except InferenceServerException as error:
+            raise translated(error, model, self.url, self._silent(model)) from error
+        return {entry.version: (entry.state, entry.reason) for entry in index.models if entry.name == model}
+
     def ready(self, model: str, version: str = "") -> bool:
         """See InferenceClient.ready."""
         return self.why_not_ready(model, version) is None

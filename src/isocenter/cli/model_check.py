@@ -118,12 +118,13 @@ def _served(settings: Settings, model: str, version: str) -> Iterator[Settings]:
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import running_triton
 
-    load_missing(settings, {model: version})
     if not settings.triton.embedded or serves(settings, {model: version}):
+        load_missing(settings, {model: version})
         yield settings
         return
     own = any_for_triton(settings)
     with running_triton(own, (model,)):
+        load_missing(own, {model: version})
         yield own
 
 

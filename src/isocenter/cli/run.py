@@ -114,13 +114,20 @@ def triton_for(settings: Settings, app: AppManifest) -> Iterator[Callable[[], st
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import starting_triton
 
-    load_missing(settings, app.models)
     if not app.models or not settings.triton.embedded or serves(settings, app.models):
+        load_missing(settings, app.models)
         yield lambda: settings.triton.endpoint
         return
     say("starting Triton for this run")
-    with starting_triton(any_for_triton(settings), tuple(app.models)) as address:
-        yield address
+    own = any_for_triton(settings)
+    with starting_triton(own, tuple(app.models)) as address:
+
+        def served() -> str:
+            url = address()
+            load_missing(own, app.models)
+            return url
+
+        yield served
 
 
 def serves(settings: Settings, models: Mapping[str, str]) -> bool:

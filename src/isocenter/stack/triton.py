@@ -27,6 +27,7 @@ __all__ = ["running_triton", "starting_triton", "triton_child"]
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
 _EXIT_WITHIN_S = 5  # where nobody is left to end it at once
 _STUB_WITHIN_S = 120  # a first `import torch` from a cold disk
+_IS_UNAVAILABLE = " is UNAVAILABLE: "  # as TritonClient says that a model could not be loaded
 
 
 def triton_child(
@@ -151,7 +152,8 @@ def _missing(settings: Settings, models: Sequence[str]) -> str | None:
     url = settings.triton.grpc_url
     with TritonClient(url, shared_memory=False, control_deadline_s=0.4) as client:
         for model in models:
-            if (reason := client.why_not_ready(model)) is not None:
+            reason = client.why_not_ready(model)
+            if reason is not None and not (_IS_UNAVAILABLE in reason and _is_imported(settings, model)):
                 return reason
         try:
             report = self_test(client, deadline_s=1.0)
@@ -160,6 +162,11 @@ def _missing(settings: Settings, models: Sequence[str]) -> str | None:
     if settings.triton.device == "cuda" and report.device != "cuda":
         return f"triton.device is cuda, but torch {report.torch} in Triton's models sees no GPU"
     return None
+
+
+def _is_imported(settings: Settings, model: str) -> bool:
+    """Whether it is the site's own: where it can not be loaded, its jobs wait and say why, and all others run."""
+    return (settings.data_dir / "models" / model / "config.pbtxt").is_file()
 
 
 @contextmanager
@@ -234,7 +241,7 @@ def _wait(child: Child, process: subprocess.Popen[bytes]) -> None:
         if missing is None:
             return
         # The endpoints open when every model was tried, so a model that is not ready by then never will be.
-        if " is UNAVAILABLE: " in missing or time.monotonic() > give_up:
+        if _IS_UNAVAILABLE in missing or time.monotonic() > give_up:
             raise InferenceUnavailable(f"Triton did not come up: {missing}; its log is {child.log}")
         time.sleep(0.1)
 

@@ -140,7 +140,7 @@ class ModelVersions:
     def put_back(self) -> Change:
         """Load what was taken out of service."""
         with self._servings.changing(self.model), self._measured() as measured:
-            told = self.live and self._tell(ModelControl.load)
+            told = self.live and self._tell(self._load_in_any_case)
             self._servings.write(self.model, self.serving.model_copy(update={"loaded": True}))
         return self._as_told(measured[0], told)
 
@@ -177,9 +177,21 @@ class ModelVersions:
     def _load(self, config: Path, text: str) -> None:
         """Where the server goes on as it is, it is not asked to do anything: what one elsewhere has is not known."""
         changed = rewrite(config, text) or not self.settings.triton.embedded
-        if changed and self.serving.loaded and self.live:
-            self._tell(ModelControl.load)  # whether it serves a version is asked then
+        if not self.serving.loaded or not self.live:
+            return
+        if changed or self._failed():
+            # Whether it serves a version is asked then.
+            self._tell(ModelControl.load if changed else self._load_in_any_case)
             self._await_end()
+
+    def _failed(self) -> bool:
+        """Whether there is a version to be tried again."""
+        with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
+            return bool(client.failed(self.model))
+
+    def _load_in_any_case(self, control: ModelControl) -> None:
+        imported = self.settings.data_dir / "models" / self.model / "config.pbtxt"
+        control.load(imported.read_text() if imported.is_file() else "")
 
     def _tell(self, do: Callable[[ModelControl], None]) -> bool:
         """Whether the server does as it is told: one may choose for itself what it loads."""

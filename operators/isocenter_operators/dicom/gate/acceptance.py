@@ -30,7 +30,6 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from pydicom.datadict import tag_for_keyword
 
 from isocenter_operators.dicom.gate.region import Region
 
@@ -95,6 +94,8 @@ class Only(_Stated):
     @field_validator("attributes")
     @classmethod
     def _known(cls, attributes: Mapping[str, str]) -> Mapping[str, str]:
+        from pydicom.datadict import tag_for_keyword  # half a second, and most that read manifests need none
+
         for keyword in attributes:
             if tag_for_keyword(keyword) is None:
                 raise ValueError(f"{keyword} is no keyword of DICOM's (PS3.6)")
