@@ -5,9 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 
+from isocenter.worker.stack_limit import enlarge_stack
+
 # Before anything else: NumPy starts threads when it is imported, and one that does not block these signals would get
 # them, which ends the process at once.
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+if __name__ == "__main__":
+    enlarge_stack()  # which may start the program again: before that costs a second
 
 from isocenter.worker.service import main  # noqa: E402
 

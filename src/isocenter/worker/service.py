@@ -24,7 +24,6 @@ from isocenter.settings import Settings
 from isocenter.worker.attendance import Attendance
 from isocenter.worker.heartbeat import Heartbeat
 from isocenter.worker.presence import announce, withdraw
-from isocenter.worker.stack_limit import enlarge_stack
 from isocenter.worker.sweeping import start_sweeping
 from isocenter_operators.errors import ConfigurationError, IsocenterError
 
@@ -41,7 +40,6 @@ def main() -> int:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--name", help="instead of worker.name")
     arguments = parser.parse_args()
-    enlarge_stack()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("isocenter").setLevel(logging.INFO)
     try:
