@@ -86,7 +86,7 @@ test: browser install check
 	@$(BIN)/python -m compileall -q src operators apps triton_models
 	$(BIN)/python -m pytest tests/unit -n 2 -q
 	$(BIN)/python -m pytest tests/integration tests/fuzz tests/e2e -q -n 3 --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest tests/chaos -q
+	$(BIN)/python -m pytest tests/chaos -q -n 2
 
 bench: install
 	@$(BIN)/python benchmarks
