@@ -88,6 +88,7 @@ def _from_record(found: importlib.metadata.Distribution) -> Distribution:
     files: dict[str, Path | bytes] = {}
     links: dict[str, str] = {}
     digests: dict[str, str] = {}
+    name = found.name  # which reads all of its metadata, each time
     for listed in found.files or ():
         path = PurePosixPath(listed)
         if not _is_wanted(path):
@@ -99,12 +100,12 @@ def _from_record(found: importlib.metadata.Distribution) -> Distribution:
             digests[str(path)] = _sha256(here)
             # Not of metadata: that of Holoscan's wheel is not what its own RECORD says.
             if listed.hash and listed.hash.mode == "sha256" and not _is_metadata(path):
-                _expect(found.name, here, digests[str(path)], listed.hash.value)
+                _expect(name, here, digests[str(path)], listed.hash.value)
             files[str(path)] = here
         elif path.suffix != ".pth":  # Holoscan's wheel removes its own once it is done
             raise InputError(
-                f"{found.name}: {here} is listed in its RECORD and not there; install it anew: "
-                f"pip install --force-reinstall --no-deps {found.name}=={found.version}",
+                f"{name}: {here} is listed in its RECORD and not there; install it anew: "
+                f"pip install --force-reinstall --no-deps {name}=={found.version}",
                 path=str(here),
             )
     return _distribution(found.metadata, files, links, digests)
