@@ -178,7 +178,7 @@ class TritonClient:
         Raises InferenceUnavailable, and DeadlineExceeded where the server says nothing.
         """
         return {
-            version: first_line(reason)
+            version: _why(reason)
             for version, (state, reason) in self._states(model).items()
             if state == "UNAVAILABLE" and reason != "unloaded"
         }
@@ -211,8 +211,8 @@ class TritonClient:
             return str(self._closed(model))
         for entry in index.models:
             if entry.name == model and version in ("", entry.version):
-                reason = first_line(entry.reason)
-                return f"model {model!r} on Triton at {self.url} is {entry.state or 'not loaded'}: {reason}"
+                reason, state = _why(entry.reason), entry.state or "not loaded"
+                return f"model {model!r} on Triton at {self.url} is {state}: {reason}"
         which = f"{model!r} of version {version}" if version else repr(model)
         return f"Triton at {self.url} has no model {which} in its repository"
 
@@ -395,3 +395,8 @@ def _take_back(pool: RegionPool, region: Region, answer: Future[triton_grpc.Infe
 
 def _cuda_is_faster(endpoint: Endpoint, cuda: Cuda) -> bool:
     return is_faster(TritonClient(endpoint, shared_memory=False, cuda=cuda), TritonClient(endpoint))
+
+
+def _why(reason: str) -> str:
+    """What the model said when it could not be loaded, without what the Python backend puts before that."""
+    return first_line(reason).removeprefix("Internal: ").removeprefix("TritonModelException: ")
