@@ -146,12 +146,23 @@ def test_a_version_that_can_not_be_loaded_any_more_keeps_no_other_out(
         load_missing(site.server, {NAME: "1"})
         assert (site.served("1"), site.served("2")) == (True, False)
         assert "version 2 of bone can not be loaded" in caplog.text
-        with pytest.raises(InferenceUnavailable, match=weights.name):
+        with pytest.raises(InferenceUnavailable, match=rf"{weights.name}.*`isocenter models load bone` tries it"):
             load_missing(site.server, {NAME: "2"})
+        assert weights.name in site.command(capsys, "shadow", NAME, "2", code=1)
+        assert "without version 2" in site.command(capsys, "load", NAME)["served"]
+        site.command(capsys, "shadow", NAME, "off")
+        assert not_loaded(site.server, [NAME]) == []
         assert site.served("1")
+
         weights.with_suffix(".away").rename(weights)
-        load_missing(site.server, {NAME: "2"})
+        site.command(capsys, "shadow", NAME, "2")
         assert (site.served("1"), site.served("2")) == (True, True)
+        # An active version that is broken is left behind, too.
+        weights_of(site, "1").unlink()
+    with running_triton(site.server, [NAME]):
+        assert not site.served("2")
+        site.command(capsys, "promote", NAME, "2")
+        assert (site.served("1"), site.served("2")) == (False, True)
 
 
 def test_several_that_miss_it_have_it_loaded_once(

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-from google.protobuf import text_format
-from google.protobuf.json_format import MessageToJson
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
 from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable, InputError
@@ -85,18 +82,13 @@ class ModelControl:
         except InferenceServerException as error:
             raise translated(error, self.model, self.url, self._silent(self._deadline_s)) from error
 
-    def load(self, config: str = "") -> None:
+    def load(self) -> None:
         """Load the versions that the model's configuration names now; returns when they serve.
 
-        config: the text of a `config.pbtxt` that counts instead of the file. With it Triton loads in any case; without,
-        it does nothing where the model's files are as they were at the last time (2.51).
-
-        What is loaded already goes on serving until then, and when a version can not be loaded, after it. Where none of
-        the model is loaded and one of several versions can not be, none is.
+        What is loaded already goes on serving until then, and when a version can not be loaded, after it.
         """
-        instead = _as_json(config) if config else None
         try:
-            self._server.load_model(self.model, config=instead, client_timeout=self._load_within_s)
+            self._server.load_model(self.model, client_timeout=self._load_within_s)
         except InferenceServerException as error:
             said = translated(error, self.model, self.url, self._silent(self._load_within_s))
             if isinstance(said, InputError):  # how Triton calls a model.py that fails
@@ -116,8 +108,3 @@ class ModelControl:
 
     def _silent(self, waited_s: float) -> DeadlineExceeded:
         return DeadlineExceeded(f"Triton at {self.url} said nothing within {waited_s:g} s", model=self.model)
-
-
-def _as_json(config: str) -> str:
-    """A `config.pbtxt` as Triton takes it in a request."""
-    return str(MessageToJson(text_format.Parse(config, ModelConfig()), preserving_proto_field_name=True))

@@ -37,6 +37,7 @@ from isocenter_operators.inference.shared_memory import (
 )
 from isocenter_operators.inference.sharing import Sharing, cuda_sharing, system_sharing
 from isocenter_operators.inference.transport_trial import is_faster
+from isocenter_operators.inference.version_state import VersionState
 
 __all__ = ["TritonClient"]
 
@@ -172,28 +173,20 @@ class TritonClient:
                 ready.append(entry.version)
         return {name: sorted(ready, key=int) for name, ready in found.items()}
 
-    def failed(self, model: str) -> dict[str, str]:
-        """The versions of the model that the server has tried to load and could not, each with the reason.
+    def states(self, model: str) -> dict[str, VersionState]:
+        """Of each version of the model that the server knows of, how it stands; "" of one that was never to be loaded.
 
         Raises InferenceUnavailable, and DeadlineExceeded where the server says nothing.
         """
-        return {
-            version: _why(reason)
-            for version, (state, reason) in self._states(model).items()
-            if state == "UNAVAILABLE" and reason != "unloaded"
-        }
-
-    def unloading(self, model: str) -> bool:
-        """Whether a version of the model is on its way out. Raises as `failed` does."""
-        return any(state == "UNLOADING" for state, _ in self._states(model).values())
-
-    def _states(self, model: str) -> dict[str, tuple[str, str]]:
-        """By version, each with the reason for it."""
         try:
             index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
         except InferenceServerException as error:
             raise translated(error, model, self.url, self._silent(model)) from error
-        return {entry.version: (entry.state, entry.reason) for entry in index.models if entry.name == model}
+        return {
+            entry.version: VersionState(entry.state, _why(entry.reason))
+            for entry in index.models
+            if entry.name == model
+        }
 
     def ready(self, model: str, version: str = "") -> bool:
         """See InferenceClient.ready."""

@@ -114,7 +114,7 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
 def _served(settings: Settings, model: str, version: str) -> Iterator[Settings]:
     """Settings of a server that has the model: the running one, or one for this check only."""
     from isocenter.cli.run import serves
-    from isocenter.model_loading import load_missing
+    from isocenter.model_loading import load_missing, require_served
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import running_triton
 
@@ -125,6 +125,7 @@ def _served(settings: Settings, model: str, version: str) -> Iterator[Settings]:
     own = any_for_triton(settings)
     with running_triton(own, (model,)):
         load_missing(own, {model: version})
+        require_served(own, {model: version})
         yield own
 
 

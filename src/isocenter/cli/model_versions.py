@@ -276,6 +276,7 @@ def _tell(name: str, change: Change, as_json: bool, *lines: str) -> int:
                 **change.serving.model_dump(mode="json"),
                 "versions": list(change.serving.versions),
                 "live": change.live,
+                "served": change.served,
                 "seconds": change.seconds,
                 "memory_before_mb": change.before_mb,
                 "memory_after_mb": change.after_mb,

@@ -110,7 +110,7 @@ def run_on_folder(
 @contextmanager
 def triton_for(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str | Endpoint]]:
     """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
-    from isocenter.model_loading import load_missing
+    from isocenter.model_loading import load_missing, require_served
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import starting_triton
 
@@ -125,6 +125,7 @@ def triton_for(settings: Settings, app: AppManifest) -> Iterator[Callable[[], st
         def served() -> str:
             url = address()
             load_missing(own, app.models)
+            require_served(own, app.models)
             return url
 
         yield served

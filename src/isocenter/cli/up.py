@@ -51,7 +51,7 @@ def _tell_not_loaded(settings: Settings) -> None:
 
     try:
         for each in not_loaded(settings, Catalog.of(settings).models):
-            say(f"{each}; what needs it waits until that is mended")
+            say(f"{each}; `isocenter models load` tries it again")
     except IsocenterError as error:  # the jobs say so too, and the supervisor starts it again
         say(f"which models are loaded can not be asked: {error}")
 

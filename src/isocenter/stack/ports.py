@@ -99,7 +99,8 @@ def moved(settings: Settings) -> Settings:
 
 
 def any_for_triton(settings: Settings) -> Settings:
-    """The same with three ports for Triton that nothing listens on: several that start at once get others each."""
+    """The same with three ports for Triton that nothing listens on, chosen by chance: so that two which start at once
+    hardly ever get the same."""
     free = (
         number
         for number in random.sample(_CHOSEN_FROM, len(_CHOSEN_FROM))

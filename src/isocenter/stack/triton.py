@@ -27,7 +27,6 @@ __all__ = ["running_triton", "starting_triton", "triton_child"]
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
 _EXIT_WITHIN_S = 5  # where nobody is left to end it at once
 _STUB_WITHIN_S = 120  # a first `import torch` from a cold disk
-_IS_UNAVAILABLE = " is UNAVAILABLE: "  # as TritonClient says that a model could not be loaded
 
 
 def triton_child(
@@ -35,7 +34,8 @@ def triton_child(
 ) -> Child:
     """How the embedded Triton is started with `models` (and the model `self_test`) loaded.
 
-    It is ready when each of the models is, and tensors went to a Python model and came back whole. `wanted`: the models
+    It is ready when each of the models that came with the installation is, and tensors went to a Python model and came
+    back whole: one of the site's own that can not be loaded keeps nothing else from serving. `wanted`: the models
     that it is to have by now; those that it was started with and that are not among these may be missing, and all of
     these are loaded when it is started again.
     Raises ConfigurationError when the server, its libraries, or a model's folder is missing.
@@ -44,6 +44,7 @@ def triton_child(
     folder = settings.data_dir.resolve() / "triton"
     loaded = tuple(dict.fromkeys((SELF_TEST, *models)))
     repositories = _repositories(settings, loaded)
+    installed = [model for model in loaded if not _is_imported(settings, model)]
     backends = distribution.assemble_backends(folder / "backends")
     return Child(
         name="triton",
@@ -59,13 +60,17 @@ def triton_child(
         ),
         environment=_environment(settings, distribution),
         log=folder / "triton.log",
-        ready=lambda: _missing(settings, _still(loaded, wanted)),
+        ready=lambda: _missing(settings, _still(installed, wanted)),
         address=settings.triton.grpc_url,
         ready_within_s=_STUB_WITHIN_S,
         # It keeps nothing, and would take four seconds to say goodbye to its models.
         stop_signal=signal.SIGKILL,
         anew=None if wanted is None else lambda: triton_child(settings, wanted(), wanted=wanted),
     )
+
+
+def _is_imported(settings: Settings, model: str) -> bool:
+    return (settings.data_dir / "models" / model / "config.pbtxt").is_file()
 
 
 def _still(loaded: Sequence[str], wanted: Callable[[], Sequence[str]] | None) -> Sequence[str]:
@@ -152,8 +157,7 @@ def _missing(settings: Settings, models: Sequence[str]) -> str | None:
     url = settings.triton.grpc_url
     with TritonClient(url, shared_memory=False, control_deadline_s=0.4) as client:
         for model in models:
-            reason = client.why_not_ready(model)
-            if reason is not None and not (_IS_UNAVAILABLE in reason and _is_imported(settings, model)):
+            if (reason := client.why_not_ready(model)) is not None:
                 return reason
         try:
             report = self_test(client, deadline_s=1.0)
@@ -162,11 +166,6 @@ def _missing(settings: Settings, models: Sequence[str]) -> str | None:
     if settings.triton.device == "cuda" and report.device != "cuda":
         return f"triton.device is cuda, but torch {report.torch} in Triton's models sees no GPU"
     return None
-
-
-def _is_imported(settings: Settings, model: str) -> bool:
-    """Whether it is the site's own: where it can not be loaded, its jobs wait and say why, and all others run."""
-    return (settings.data_dir / "models" / model / "config.pbtxt").is_file()
 
 
 @contextmanager
@@ -241,7 +240,7 @@ def _wait(child: Child, process: subprocess.Popen[bytes]) -> None:
         if missing is None:
             return
         # The endpoints open when every model was tried, so a model that is not ready by then never will be.
-        if _IS_UNAVAILABLE in missing or time.monotonic() > give_up:
+        if " is UNAVAILABLE: " in missing or time.monotonic() > give_up:
             raise InferenceUnavailable(f"Triton did not come up: {missing}; its log is {child.log}")
         time.sleep(0.1)
 
