@@ -21,8 +21,9 @@ ROOT = Path(__file__).parent.parent
 # Where several workers of pytest-xdist take files, those that take minutes come first: else the last worker would end
 # long after the others.
 _LONGEST = (
-    *("test_fuzz", "test_demo", "test_serving", "test_bundle_kinds", "test_compose"),
-    *("test_jobs_commands", "test_stack", "test_results", "test_model_zoo", "test_workers", "test_packaged"),
+    *("test_fuzz", "test_jobs", "test_map_packages", "test_packaged", "test_workers", "test_serving"),
+    *("test_compose", "test_bundle_kinds", "test_results", "test_demo", "test_stack", "test_stuck_model"),
+    *("test_map_engines", "test_completion", "test_pacs"),
 )
 _SPEAK_DICOM = {"test_onward", "test_priors", "test_pacs", "test_chaos", "test_cli", "test_stack"}
 

@@ -146,7 +146,9 @@ def test_a_version_that_can_not_be_loaded_any_more_keeps_no_other_out(
         load_missing(site.server, {NAME: "1"})
         assert (site.served("1"), site.served("2")) == (True, False)
         assert "version 2 of bone can not be loaded" in caplog.text
-        with pytest.raises(InferenceUnavailable, match=rf"{weights.name}.*`isocenter models load bone` tries it"):
+        with pytest.raises(
+            InferenceUnavailable, match=rf"{weights.name}.*`isocenter models load bone` tries"
+        ):
             load_missing(site.server, {NAME: "2"})
         assert weights.name in site.command(capsys, "shadow", NAME, "2", code=1)
         assert "without version 2" in site.command(capsys, "load", NAME)["served"]

@@ -13,6 +13,7 @@ from isocenter.worker.retries import trouble_of
 from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable
 from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.triton import TritonClient
+from isocenter_operators.inference.version_state import VersionState
 
 
 def with_bone(folder: Path) -> Settings:
@@ -25,11 +26,11 @@ def with_bone(folder: Path) -> Settings:
 def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def says_nothing(_: TritonClient) -> dict[str, list[str]]:
+    def says_nothing(*_: object) -> dict[str, VersionState]:
         raise DeadlineExceeded("it said nothing within 5 s", model="")
 
     monkeypatch.setattr(TritonClient, "ready", lambda *_: False)
-    monkeypatch.setattr(TritonClient, "versions", says_nothing)
+    monkeypatch.setattr(TritonClient, "states", says_nothing)
     with pytest.raises(InferenceUnavailable, match="said nothing") as raised:
         load_missing(with_bone(tmp_path), {"bone": "1"})
     assert trouble_of(raised.value).name == "away"
@@ -65,7 +66,7 @@ def test_what_a_server_that_chooses_for_itself_does_not_serve_is_told_with_its_r
         raise InferenceUnavailable("explicit model load / unload is not allowed if polling is enabled")
 
     monkeypatch.setattr(TritonClient, "why_not_ready", lambda *_: "model 'bone' is UNAVAILABLE: no weights")
-    monkeypatch.setattr(TritonClient, "versions", lambda _: {"bone": []})
+    monkeypatch.setattr(TritonClient, "states", lambda *_: {"": VersionState("", "")})
     monkeypatch.setattr(ModelControl, "load", refuses)
     with pytest.raises(InferenceUnavailable, match="no weights; explicit model load"):
         load_missing(with_bone(tmp_path), {"bone": "1"})
