@@ -1,4 +1,4 @@
-"""Shadows whose call did not end, or whose process did: told to people until somebody has seen to it.
+"""Shadows whose call did not end, whose process did, or that could not be loaded: told until somebody has seen to it.
 
 `shadow/<model>/<version>/hang.json` in the data folder holds when it happened and how the version stands.
 """
@@ -28,15 +28,15 @@ _FILE = "hang.json"
 class Hang(BaseModel):
     """`at`: each time since a person has switched the shadow on, in seconds since 1970, the last one last.
 
-    `how`: it gave no answer by its deadline, or its process ended. `state`: "refuses" every call, as it was left in the
-    middle of one; "loaded again" since; "switched off", it is no shadow any more. `reason`: what stands in the way of
-    its being loaded again, "" where nothing does.
+    `how`: it gave no answer by its deadline, its process ended, or it could not be loaded. `state`: "refuses" every
+    call, as it was left in the middle of one; "loaded again" since; "switched off", it is no shadow any more. `reason`:
+    what stands in the way of its being loaded again, "" where nothing does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     at: tuple[float, ...] = Field(min_length=1)
-    how: Literal["hung", "crashed"] = "hung"
+    how: Literal["hung", "crashed", "could not be loaded"] = "hung"
     state: Literal["refuses", "loaded again", "switched off"] = "refuses"
     reason: str = ""
 

@@ -1,23 +1,21 @@
-"""Imported models that Triton does not serve, though they are to be in service: loaded before they are asked.
+"""Imported models on a Triton elsewhere (`triton.url`), which may have the folder they lie in as a repository.
 
-The embedded server is started with all of them; what it could not load is tried again. One elsewhere (`triton.url`) is
-started with those that its command names, so it is told to load the others, as long as it lists them:
-docker/compose.yaml gives it the volume that imports go to.
+The embedded server is started with all of them. One elsewhere is started with those that its command names, so it is
+told to load the others, as long as it lists them: docker/compose.yaml gives it the volume that imports go to.
 
-Of a model that it does not serve yet Triton loads all versions or none. One that can not be loaded any more, a shadow
-whose weights are gone, is to keep nobody from the active one: it is left out of the model's configuration then, and
-comes back into it when somebody changes what versions are for, or asks for the model to be loaded.
+Of a model that it does not serve yet Triton loads all versions or none. A shadow that can not be loaded any more, since
+its weights are gone, is to keep nobody from the others: it is switched off, as one that hangs again and again is.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from isocenter.bundles.model_config import rewrite, with_versions
+from isocenter.hung_shadows import Hang, HungShadows
 from isocenter.serving import Servings
 from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError, DeadlineExceeded, InferenceUnavailable
@@ -26,167 +24,121 @@ if TYPE_CHECKING:
     from isocenter_operators.inference.control import ModelControl
     from isocenter_operators.inference.triton import TritonClient
 
-__all__ = ["LOAD_WITHIN_S", "await_settled", "left_out", "load_missing", "not_loaded", "require_served"]
+__all__ = ["LOAD_WITHIN_S", "failed_shadow_switched_off", "load_missing"]
 
 log = logging.getLogger(__name__)
 
 LOAD_WITHIN_S = 600.0
+_LET_GO_WITHIN_S = 60.0
 _LOOK_EVERY_S = 0.1
 
 
 def load_missing(settings: Settings, models: Mapping[str, str]) -> None:
-    """Have those of these models (version by name) loaded that are to be in service, were imported here, and are not
-    served; returns when they are. Of the embedded Triton: those that it knows of. Of one elsewhere: those that it has
-    in its repository.
+    """Have those of these models (version by name) loaded that are to be in service, were imported here, and are in the
+    repository of a Triton elsewhere that does not serve them; returns when it does.
 
     Does nothing about any other. Raises InferenceUnavailable where it refuses, can not be asked or says nothing, and
     ConfigurationError where it is not known whether a model is to be in service.
     """
-    imported = {model: version for model, version in models.items() if _config(settings, model).is_file()}
+    if settings.triton.embedded:
+        return
+    imported = {
+        model: version
+        for model, version in models.items()
+        if (settings.data_dir / "models" / model / "config.pbtxt").is_file()
+    }
     if not imported:
         return
-    # Not above: what needs no model needs no gRPC either.
-    from isocenter_operators.inference.triton import TritonClient
-
     try:
-        with TritonClient(settings.triton.endpoint, shared_memory=False) as client:
-            for model, version in imported.items():
-                _load_missing(settings, client, model, version)
+        _load_missing(settings, imported)
     except DeadlineExceeded as error:
         # No call of the model's, which could be stuck in it: nothing is to be ended there.
         raise InferenceUnavailable(str(error), model=error.model) from error
 
 
-def require_served(settings: Settings, models: Mapping[str, str]) -> None:
-    """Raises InferenceUnavailable, with the reason, for the first of these (version by name) that is not served."""
+def _load_missing(settings: Settings, models: Mapping[str, str]) -> None:
+    # Not above: what needs no model needs no gRPC either.
+    from isocenter_operators.inference.control import ModelControl, chooses_for_itself
     from isocenter_operators.inference.triton import TritonClient
 
+    servings = Servings(settings.data_dir)
     with TritonClient(settings.triton.endpoint, shared_memory=False) as client:
-        for model, version in models.items():
-            if (reason := client.why_not_ready(model, version)) is not None:
-                raise InferenceUnavailable(reason, model=model, version=version)
 
-
-def not_loaded(settings: Settings, models: Iterable[str]) -> list[str]:
-    """A sentence for each version of these models that has something to do and that Triton could not load.
-
-    Raises IsocenterError where that can not be asked.
-    """
-    from isocenter_operators.inference.triton import TritonClient
-
-    servings, told = Servings(settings.data_dir), list[str]()
-    with TritonClient(settings.triton.endpoint, shared_memory=False, control_deadline_s=2.0) as client:
-        for model in models:
+        def missing(model: str) -> bool:
             serving = servings.of(model)
-            for version, state in client.states(model).items():
-                if state.failed and (serving is None or version in serving.versions):
-                    told.append(f"version {version} of the model {model} can not be loaded: {state.reason}")
-    return told
+            if (serving is not None and not serving.loaded) or client.ready(model, models[model]):
+                return False
+            return model in client.versions()
+
+        for model in filter(missing, models):
+            # Asked twice while it loads, Triton loads it twice, the second beside the first (2.51).
+            with servings.loading(model, LOAD_WITHIN_S):
+                if not missing(model):
+                    continue
+                try:
+                    with ModelControl(
+                        settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S
+                    ) as control:
+                        _load(settings, client, control)
+                except InferenceUnavailable as error:
+                    reason = client.why_not_ready(model, models[model])
+                    if reason is None:  # another had it loaded meanwhile
+                        continue
+                    if chooses_for_itself(error):
+                        raise InferenceUnavailable(f"{reason}; {error}", model=model) from error
+                    raise
 
 
-def await_settled(client: TritonClient, model: str) -> None:
-    """Until no version of the model is on its way in or out, or for ten minutes.
+def failed_shadow_switched_off(settings: Settings, client: TritonClient, model: str) -> bool:
+    """Whether it was a shadow that kept the other versions of the model out: it is none any more, which is told where
+    hung shadows are, and the model can be loaded without it.
 
-    Told to load what it lets go of just then, Triton was seen to die of a signal 11; and what it loads already it would
-    load a second time, beside the first (2.51).
+    Raises InferenceUnavailable as `TritonClient.states` does, DeadlineExceeded too.
     """
-    give_up = time.monotonic() + LOAD_WITHIN_S
+    servings = Servings(settings.data_dir)
+    config = settings.data_dir / "models" / model / "config.pbtxt"
+    try:
+        with servings.changing(model):
+            serving, states = servings.of(model), client.states(model)
+            failed = {version: state.reason for version, state in states.items() if state.failed}
+            if (
+                serving is None
+                or serving.shadow is None
+                or not serving.loaded
+                or set(failed) != {serving.shadow}
+            ):
+                return False
+            after = serving.with_shadow(None)
+            if serving.shadow in after.versions:  # it has another role besides
+                return False
+            hang = Hang(
+                at=(time.time(),),
+                how="could not be loaded",
+                state="switched off",
+                reason=failed[serving.shadow],
+            )
+            HungShadows(settings.data_dir).write(model, serving.shadow, hang)
+            servings.write(model, after)
+            rewrite(config, with_versions(config.read_text(), after.versions))
+    except ConfigurationError as error:  # also where a command changes the versions just now
+        log.warning("a shadow of %s that could not be loaded is left as it is: %s", model, error)
+        return False
+    log.warning("%s", hang.said(model, serving.shadow))
+    _await_settled(client, model)
+    return True
+
+
+def _load(settings: Settings, client: TritonClient, control: ModelControl) -> None:
+    try:
+        control.load()
+    except InferenceUnavailable:
+        if not failed_shadow_switched_off(settings, client, control.model):
+            raise
+        control.load()
+
+
+def _await_settled(client: TritonClient, model: str) -> None:
+    """Told to load what it lets go of just then, Triton was seen to die of a signal 11 (2.51)."""
+    give_up = time.monotonic() + _LET_GO_WITHIN_S
     while not all(state.settled for state in client.states(model).values()) and time.monotonic() < give_up:
         time.sleep(_LOOK_EVERY_S)
-
-
-def left_out(settings: Settings, client: TritonClient, model: str, version: str) -> dict[str, str]:
-    """The versions that can not be loaded and keep this one out, each with its reason: the model's configuration names
-    the others only from now on. Empty where that is of no use. Raises ConfigurationError where it can not be written.
-    """
-    serving = Servings(settings.data_dir).of(model)
-    states = client.states(model)
-    failed = (
-        {}
-        if serving is None
-        else {
-            each: states[each].reason for each in serving.versions if each in states and states[each].failed
-        }
-    )
-    if serving is None or not failed or version in failed:
-        return {}
-    rest = [each for each in serving.versions if each not in failed]
-    config = _config(settings, model)
-    rewrite(config, with_versions(config.read_text(), rest))
-    for each, reason in failed.items():
-        log.warning("version %s of %s can not be loaded, and is left out: %s", each, model, reason)
-    return failed
-
-
-def _load_missing(settings: Settings, client: TritonClient, model: str, version: str) -> None:
-    servings = Servings(settings.data_dir)
-
-    def missing() -> bool:
-        serving = servings.of(model)
-        if (serving is not None and not serving.loaded) or client.ready(model, version):
-            return False
-        # The embedded one is started with all that there is to be: a version that it does not know of is in no role.
-        states = client.states(model)
-        return version in states if settings.triton.embedded else bool(states)
-
-    if not missing():
-        return
-    with servings.loading(model, LOAD_WITHIN_S):
-        await_settled(client, model)
-        if missing():
-            _require_worth_it(client, model, version)
-            _load(settings, client, model, version)
-
-
-def _require_worth_it(client: TritonClient, model: str, version: str) -> None:
-    """Each try would load the versions that serve a second time, and the next job of this one comes soon."""
-    states = client.states(model)
-    known = states.get(version)
-    if known is not None and known.failed and any(state.ready for state in states.values()):
-        raise InferenceUnavailable(
-            f"version {version} of the model {model} can not be loaded: {known.reason}; "
-            f"`isocenter models load {model}` tries it again",
-            model=model,
-            version=version,
-        )
-
-
-def _load(settings: Settings, client: TritonClient, model: str, version: str) -> None:
-    from isocenter_operators.inference.control import ModelControl, chooses_for_itself
-
-    with ModelControl(settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S) as control:
-        if _loaded_without_failed(settings, client, control, version):  # as the server's start has shown
-            return
-        try:
-            control.load()
-        except InferenceUnavailable as error:
-            reason = client.why_not_ready(model, version)
-            if reason is None:  # another had it loaded meanwhile
-                return
-            if chooses_for_itself(error):
-                raise InferenceUnavailable(f"{reason}; {error}", model=model) from error
-            if not _loaded_without_failed(settings, client, control, version):
-                raise
-
-
-def _loaded_without_failed(
-    settings: Settings, client: TritonClient, control: ModelControl, version: str
-) -> bool:
-    """Whether others kept this one out, and it is served without them now."""
-    try:
-        # So that nobody takes the model out of service, or gives its versions other roles, in the middle of this.
-        with Servings(settings.data_dir).changing(control.model):
-            serving = Servings(settings.data_dir).of(control.model)
-            if serving is None or not serving.loaded:
-                return False
-            await_settled(client, control.model)
-            if not left_out(settings, client, control.model, version):
-                return False
-            control.load()
-            return True
-    except ConfigurationError as error:
-        raise InferenceUnavailable(str(error), model=control.model, version=version) from error
-
-
-def _config(settings: Settings, model: str) -> Path:
-    return settings.data_dir / "models" / model / "config.pbtxt"

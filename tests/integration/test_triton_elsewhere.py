@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,13 @@ from threshold_bundle import compute_without_monai, threshold_bundle
 from trivial_app import Workers, ended, until
 
 from isocenter.cli import main
+from isocenter.hung_shadows import HungShadows
 from isocenter.jobs import Jobs
-from isocenter.model_loading import load_missing, not_loaded
+from isocenter.model_loading import load_missing
 from isocenter.serving import Servings
 from isocenter.settings import OrthancSettings, Settings, TritonSettings
-from isocenter.stack.triton import running_triton
-from isocenter_operators.errors import InferenceUnavailable
+from isocenter.stack.supervisor import Supervisor
+from isocenter.stack.triton import running_triton, triton_child
 from isocenter_operators.inference.triton import TritonClient
 
 pytestmark = pytest.mark.integration
@@ -119,16 +121,17 @@ def test_what_is_imported_is_loaded_there_and_chosen_between(
             assert not site.served()
             assert site.done("fourth").models == {NAME: "1"}
             assert (site.served("1"), site.served("2")) == (True, False)
+            assert "could not be loaded" in HungShadows(site.settings.data_dir).told()[0]
             site.command(capsys, "remove", NAME)
             assert not site.served()
     finally:
         workers.end()
 
 
-def test_a_version_that_can_not_be_loaded_any_more_keeps_no_other_out(
-    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+def test_a_shadow_that_can_not_be_loaded_any_more_keeps_no_other_version_out(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the Triton that `isocenter up` starts, which is started with all of them."""
+    """Of the Triton that `isocenter up` starts, which is started with both."""
     first = threshold_bundle(tmp_path / "first", ABOVE_HU["1"])
     site.command(capsys, "import", str(first), "--name", NAME)
     compute_without_monai(site.version("1"), ABOVE_HU["1"])
@@ -138,33 +141,23 @@ def test_a_version_that_can_not_be_loaded_any_more_keeps_no_other_out(
     weights = weights_of(site, "2")
     weights.rename(weights.with_suffix(".away"))
 
-    with running_triton(site.server, [NAME]):
-        assert not site.served("1")
-        (said,) = not_loaded(site.server, [NAME])
-        assert said.startswith(f"version 2 of the model {NAME} can not be loaded: ")
-        assert str(weights) in said
-        load_missing(site.server, {NAME: "1"})
+    child = triton_child(site.server, [NAME], wanted=lambda: [NAME])
+    with Supervisor([child], environment=os.environ, say=lambda _: None) as stack:
+        assert stack.wait_until_ready()
         assert (site.served("1"), site.served("2")) == (True, False)
-        assert "version 2 of bone can not be loaded" in caplog.text
-        with pytest.raises(
-            InferenceUnavailable, match=rf"{weights.name}.*`isocenter models load bone` tries"
-        ):
-            load_missing(site.server, {NAME: "2"})
+        serving = Servings(site.settings.data_dir).of(NAME)
+        assert serving is not None
+        assert (serving.active, serving.shadow) == ("1", None)
+        (told,) = HungShadows(site.settings.data_dir).told()
+        assert told.startswith(f"shadow version 2 of {NAME} could not be loaded at ")
+        assert str(weights) in told
         assert weights.name in site.command(capsys, "shadow", NAME, "2", code=1)
-        assert "without version 2" in site.command(capsys, "load", NAME)["served"]
-        site.command(capsys, "shadow", NAME, "off")
-        assert not_loaded(site.server, [NAME]) == []
         assert site.served("1")
 
         weights.with_suffix(".away").rename(weights)
         site.command(capsys, "shadow", NAME, "2")
         assert (site.served("1"), site.served("2")) == (True, True)
-        # An active version that is broken is left behind, too.
-        weights_of(site, "1").unlink()
-    with running_triton(site.server, [NAME]):
-        assert not site.served("2")
-        site.command(capsys, "promote", NAME, "2")
-        assert (site.served("1"), site.served("2")) == (False, True)
+        assert HungShadows(site.settings.data_dir).told() == []
 
 
 def test_several_that_miss_it_have_it_loaded_once(

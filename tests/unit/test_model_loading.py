@@ -13,7 +13,6 @@ from isocenter.worker.retries import trouble_of
 from isocenter_operators.errors import DeadlineExceeded, InferenceUnavailable
 from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.triton import TritonClient
-from isocenter_operators.inference.version_state import VersionState
 
 
 def with_bone(folder: Path) -> Settings:
@@ -26,11 +25,11 @@ def with_bone(folder: Path) -> Settings:
 def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def says_nothing(*_: object) -> dict[str, VersionState]:
+    def says_nothing(_: TritonClient) -> dict[str, list[str]]:
         raise DeadlineExceeded("it said nothing within 5 s", model="")
 
     monkeypatch.setattr(TritonClient, "ready", lambda *_: False)
-    monkeypatch.setattr(TritonClient, "states", says_nothing)
+    monkeypatch.setattr(TritonClient, "versions", says_nothing)
     with pytest.raises(InferenceUnavailable, match="said nothing") as raised:
         load_missing(with_bone(tmp_path), {"bone": "1"})
     assert trouble_of(raised.value).name == "away"
@@ -39,7 +38,7 @@ def test_a_silent_server_is_away_and_no_call_of_a_model_is_stuck_in_it(
 def test_a_model_is_taken_out_and_put_back_where_the_server_chooses_for_itself_what_it_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(*_: object) -> None:
+    def refuses(_: ModelControl) -> None:
         raise InferenceUnavailable("explicit model load / unload is not allowed if polling is enabled")
 
     monkeypatch.setattr(TritonClient, "versions", lambda _: {"bone": ["1"]})
@@ -62,11 +61,11 @@ def test_a_model_is_taken_out_and_put_back_where_the_server_chooses_for_itself_w
 def test_what_a_server_that_chooses_for_itself_does_not_serve_is_told_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(*_: object) -> None:
+    def refuses(_: ModelControl) -> None:
         raise InferenceUnavailable("explicit model load / unload is not allowed if polling is enabled")
 
     monkeypatch.setattr(TritonClient, "why_not_ready", lambda *_: "model 'bone' is UNAVAILABLE: no weights")
-    monkeypatch.setattr(TritonClient, "states", lambda *_: {"": VersionState("", "")})
+    monkeypatch.setattr(TritonClient, "versions", lambda _: {"bone": []})
     monkeypatch.setattr(ModelControl, "load", refuses)
     with pytest.raises(InferenceUnavailable, match="no weights; explicit model load"):
         load_missing(with_bone(tmp_path), {"bone": "1"})

@@ -18,7 +18,6 @@ import httpx
 from isocenter.catalog import Catalog
 from isocenter.map_reference import is_package
 from isocenter.maps.sandbox import ENGINES, works
-from isocenter.model_loading import not_loaded
 from isocenter.pacs import Orthanc
 from isocenter.peer import FolderPeer
 from isocenter.route_models import missing_models
@@ -223,7 +222,6 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 def _service(settings: Settings) -> Iterator[Finding]:
     yield _archive(settings)
     yield _attempt("Triton serves", lambda: _reach(settings.triton.endpoint))
-    yield from _models(settings)
     missing = presence.missing(settings)
     yield Finding("worker", missing is None, missing or "takes jobs", "see logs/worker.log in data_dir")
 
@@ -232,15 +230,6 @@ def _service(settings: Settings) -> Iterator[Finding]:
         return settings.gateway.url
 
     yield _attempt("gateway", gateway, "see logs/gateway.log in data_dir")
-
-
-def _models(settings: Settings) -> Iterator[Finding]:
-    try:
-        found = not_loaded(settings, Catalog.of(settings).models)
-    except IsocenterError:  # told of Triton itself
-        return
-    advice = "see triton/triton.log in data_dir; `isocenter models load NAME` tries again"
-    yield Finding("models", not found, "; ".join(found) or "all loaded", advice, required=False)
 
 
 def _archive(settings: Settings) -> Finding:

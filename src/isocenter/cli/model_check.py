@@ -114,18 +114,16 @@ def checked(settings: Settings, app: AppManifest, model: str) -> ModelCheck:
 def _served(settings: Settings, model: str, version: str) -> Iterator[Settings]:
     """Settings of a server that has the model: the running one, or one for this check only."""
     from isocenter.cli.run import serves
-    from isocenter.model_loading import load_missing, require_served
+    from isocenter.model_loading import load_missing
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import running_triton
 
+    load_missing(settings, {model: version})
     if not settings.triton.embedded or serves(settings, {model: version}):
-        load_missing(settings, {model: version})
         yield settings
         return
     own = any_for_triton(settings)
     with running_triton(own, (model,)):
-        load_missing(own, {model: version})
-        require_served(own, {model: version})
         yield own
 
 

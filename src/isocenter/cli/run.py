@@ -110,25 +110,17 @@ def run_on_folder(
 @contextmanager
 def triton_for(settings: Settings, app: AppManifest) -> Iterator[Callable[[], str | Endpoint]]:
     """The address of a server that is there already, or of an embedded one for this run only, once it serves."""
-    from isocenter.model_loading import load_missing, require_served
+    from isocenter.model_loading import load_missing
     from isocenter.stack.ports import any_for_triton
     from isocenter.stack.triton import starting_triton
 
+    load_missing(settings, app.models)
     if not app.models or not settings.triton.embedded or serves(settings, app.models):
-        load_missing(settings, app.models)
         yield lambda: settings.triton.endpoint
         return
     say("starting Triton for this run")
-    own = any_for_triton(settings)
-    with starting_triton(own, tuple(app.models)) as address:
-
-        def served() -> str:
-            url = address()
-            load_missing(own, app.models)
-            require_served(own, app.models)
-            return url
-
-        yield served
+    with starting_triton(any_for_triton(settings), tuple(app.models)) as address:
+        yield address
 
 
 def serves(settings: Settings, models: Mapping[str, str]) -> bool:

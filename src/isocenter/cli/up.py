@@ -6,15 +6,11 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from isocenter.cli import options
 from isocenter.cli.output import print_lines, say, table
-
-if TYPE_CHECKING:
-    from isocenter.settings import Settings
 
 __all__ = ["command", "stop_on_signals"]
 
@@ -32,7 +28,6 @@ def command(config: Path | None, move_ports: bool) -> int:
     stop = stop_on_signals()
     with stack(settings, move_ports=move_ports, say=say) as started:
         if started.supervisor.wait_until_ready(stop):
-            _tell_not_loaded(started.settings)
             rows = addresses(started.settings).items()
             print_lines(
                 [f"ready after {time.monotonic() - began:.1f} s", *table(["what", "where"], rows)[1:]]
@@ -41,19 +36,6 @@ def command(config: Path | None, move_ports: bool) -> int:
             wait(started.supervisor, stop)
         say("stopping")
     return 0
-
-
-def _tell_not_loaded(settings: Settings) -> None:
-    """Of the site's own models, which keep nothing else from starting."""
-    from isocenter.catalog import Catalog
-    from isocenter.model_loading import not_loaded
-    from isocenter_operators.errors import IsocenterError
-
-    try:
-        for each in not_loaded(settings, Catalog.of(settings).models):
-            say(f"{each}; `isocenter models load` tries it again")
-    except IsocenterError as error:  # the jobs say so too, and the supervisor starts it again
-        say(f"which models are loaded can not be asked: {error}")
 
 
 def stop_on_signals() -> threading.Event:

@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from isocenter.model_loading import failed_shadow_switched_off
 from isocenter.settings import Settings
 from isocenter.stack.child import Child, end_group
 from isocenter.stack.triton_process import remove_leftovers
 from isocenter.stack.tritonserver import TritonDistribution
 from isocenter_operators.errors import ConfigurationError, InferenceUnavailable, IsocenterError
+from isocenter_operators.inference.control import ModelControl
 from isocenter_operators.inference.self_test import MODEL as SELF_TEST
 from isocenter_operators.inference.self_test import self_test
 from isocenter_operators.inference.triton import TritonClient
@@ -27,6 +29,7 @@ __all__ = ["running_triton", "starting_triton", "triton_child"]
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
 _EXIT_WITHIN_S = 5  # where nobody is left to end it at once
 _STUB_WITHIN_S = 120  # a first `import torch` from a cold disk
+_IS_UNAVAILABLE = " is UNAVAILABLE: "  # as TritonClient says that a model could not be loaded
 
 
 def triton_child(
@@ -34,8 +37,7 @@ def triton_child(
 ) -> Child:
     """How the embedded Triton is started with `models` (and the model `self_test`) loaded.
 
-    It is ready when each of the models that came with the installation is, and tensors went to a Python model and came
-    back whole: one of the site's own that can not be loaded keeps nothing else from serving. `wanted`: the models
+    It is ready when each of the models is, and tensors went to a Python model and came back whole. `wanted`: the models
     that it is to have by now; those that it was started with and that are not among these may be missing, and all of
     these are loaded when it is started again.
     Raises ConfigurationError when the server, its libraries, or a model's folder is missing.
@@ -44,7 +46,6 @@ def triton_child(
     folder = settings.data_dir.resolve() / "triton"
     loaded = tuple(dict.fromkeys((SELF_TEST, *models)))
     repositories = _repositories(settings, loaded)
-    installed = [model for model in loaded if not _is_imported(settings, model)]
     backends = distribution.assemble_backends(folder / "backends")
     return Child(
         name="triton",
@@ -60,17 +61,13 @@ def triton_child(
         ),
         environment=_environment(settings, distribution),
         log=folder / "triton.log",
-        ready=lambda: _missing(settings, _still(installed, wanted)),
+        ready=lambda: _missing(settings, _still(loaded, wanted), supervised=wanted is not None),
         address=settings.triton.grpc_url,
         ready_within_s=_STUB_WITHIN_S,
         # It keeps nothing, and would take four seconds to say goodbye to its models.
         stop_signal=signal.SIGKILL,
         anew=None if wanted is None else lambda: triton_child(settings, wanted(), wanted=wanted),
     )
-
-
-def _is_imported(settings: Settings, model: str) -> bool:
-    return (settings.data_dir / "models" / model / "config.pbtxt").is_file()
 
 
 def _still(loaded: Sequence[str], wanted: Callable[[], Sequence[str]] | None) -> Sequence[str]:
@@ -152,12 +149,18 @@ def _repositories(settings: Settings, models: Sequence[str]) -> tuple[Path, ...]
     return repositories
 
 
-def _missing(settings: Settings, models: Sequence[str]) -> str | None:
-    """None, or what is missing. Takes a few milliseconds once the server is up, so it is asked anew each time."""
+def _missing(settings: Settings, models: Sequence[str], *, supervised: bool) -> str | None:
+    """None, or what is missing. Takes a few milliseconds once the server is up, so it is asked anew each time.
+
+    Of a server that is supervised a model is loaded without the shadow that keeps its other versions out.
+    """
     url = settings.triton.grpc_url
     with TritonClient(url, shared_memory=False, control_deadline_s=0.4) as client:
         for model in models:
-            if (reason := client.why_not_ready(model)) is not None:
+            reason = client.why_not_ready(model)
+            if reason is not None and supervised and _IS_UNAVAILABLE in reason:
+                reason = _without_shadow(settings, client, model, reason)
+            if reason is not None:
                 return reason
         try:
             report = self_test(client, deadline_s=1.0)
@@ -166,6 +169,18 @@ def _missing(settings: Settings, models: Sequence[str]) -> str | None:
     if settings.triton.device == "cuda" and report.device != "cuda":
         return f"triton.device is cuda, but torch {report.torch} in Triton's models sees no GPU"
     return None
+
+
+def _without_shadow(settings: Settings, client: TritonClient, model: str, reason: str) -> str | None:
+    """None where the model serves without its shadow now; else why not, which is `reason` where it is not for that."""
+    try:
+        if not failed_shadow_switched_off(settings, client, model):
+            return reason
+        with ModelControl(settings.triton.endpoint, model, load_within_s=_STUB_WITHIN_S) as control:
+            control.load()
+    except IsocenterError as error:
+        return str(error)
+    return client.why_not_ready(model)
 
 
 @contextmanager
@@ -240,7 +255,7 @@ def _wait(child: Child, process: subprocess.Popen[bytes]) -> None:
         if missing is None:
             return
         # The endpoints open when every model was tried, so a model that is not ready by then never will be.
-        if " is UNAVAILABLE: " in missing or time.monotonic() > give_up:
+        if _IS_UNAVAILABLE in missing or time.monotonic() > give_up:
             raise InferenceUnavailable(f"Triton did not come up: {missing}; its log is {child.log}")
         time.sleep(0.1)
 

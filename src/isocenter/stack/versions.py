@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import psutil
 from isocenter.bundles.installing import remove_version, versions_of
 from isocenter.bundles.model_config import rewrite, with_instances, with_versions
 from isocenter.catalog import Catalog
-from isocenter.model_loading import LOAD_WITHIN_S, await_settled, left_out
+from isocenter.model_loading import LOAD_WITHIN_S
 from isocenter.serving import Serving, Servings
 from isocenter.settings import Settings
 from isocenter.stack.running import running
@@ -95,8 +95,7 @@ class ModelVersions:
         how: from the present roles to the others; what another command has changed meanwhile is among the present.
 
         What has no role any more is unloaded when its last call has ended. Raises ConfigurationError for a version that
-        is not there, and Unavailable where one can not be loaded; then nothing is changed. One that could not be loaded
-        before hinders no change of the others, and is tried again where nothing else is to change.
+        is not there, and Unavailable where one can not be loaded; then nothing is changed.
         """
         config = self.folder / "config.pbtxt"
         with self._servings.changing(self.model), self._measured() as measured:
@@ -104,17 +103,15 @@ class ModelVersions:
             after = how(before)
             for version in after.versions:
                 self.require(version)
-            failed = self._failed(before.versions) if after != before else frozenset()
-            wanted = [version for version in after.versions if version not in failed]
-            both = sorted({*before.versions, *wanted} - failed, key=int)
+            both = sorted({*before.versions, *after.versions}, key=int)
             try:
                 self._load(config, with_versions(text, both))
-                self._require_served(wanted)
+                self._require_served(after)
             except IsocenterError:
                 rewrite(config, text)
                 raise
             self._servings.write(self.model, after)
-            self._load(config, with_versions(text, wanted))
+            self._load(config, with_versions(text, after.versions))
         return measured[0]
 
     def scale(self, count: int, gpus: Sequence[int] = ()) -> Change:
@@ -141,18 +138,11 @@ class ModelVersions:
         return self._as_told(measured[0], told)
 
     def put_back(self) -> Change:
-        """Load what was taken out of service, and try again what could not be loaded before."""
-        config = self.settings.data_dir / "models" / self.model / "config.pbtxt"
+        """Load what was taken out of service."""
         with self._servings.changing(self.model), self._measured() as measured:
-            if config.is_file():
-                rewrite(config, with_versions(config.read_text(), self.serving.versions))
-            told, failed = self._load_what_can_be() if self.live else (False, {})
+            told = self.live and self._tell(ModelControl.load)
             self._servings.write(self.model, self.serving.model_copy(update={"loaded": True}))
-        change = self._as_told(measured[0], told)
-        without = "".join(
-            f", without version {version}, which can not be loaded: {why}" for version, why in failed.items()
-        )
-        return replace(change, served=change.served + without)
+        return self._as_told(measured[0], told)
 
     def remove(self, version: str) -> Change:
         """Delete a version. Raises ConfigurationError for one that has something to do, or that is not there, and
@@ -161,8 +151,7 @@ class ModelVersions:
         with self._servings.changing(self.model), self._measured() as measured:
             self.require(version)
             after = self.serving.without(version)
-            wanted = [each for each in after.versions if each not in self._failed(after.versions)]
-            self._load(config, with_versions(config.read_text(), wanted))
+            self._load(config, with_versions(config.read_text(), after.versions))
             self._require_let_go(version)
             if self._servings.of(self.model) is not None:
                 self._servings.write(self.model, after)
@@ -192,28 +181,6 @@ class ModelVersions:
             self._tell(ModelControl.load)  # whether it serves a version is asked then
             self._await_end()
 
-    def _load_what_can_be(self) -> tuple[bool, Mapping[str, str]]:
-        """Whether the server does as it is told; and what it could not load, each with the reason. Raises Unavailable
-        where the active version is among that."""
-        try:
-            return self._tell(ModelControl.load), {}
-        except InferenceUnavailable:
-            active = self.serving.active
-            with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
-                await_settled(client, self.model)
-                failed = left_out(self.settings, client, self.model, active)
-                if not failed:
-                    raise
-                return client.ready(self.model, active) or self._tell(ModelControl.load), failed
-
-    def _failed(self, versions: Sequence[str]) -> frozenset[str]:
-        """Those that the server could not load."""
-        if not self.live:
-            return frozenset()
-        with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
-            states = client.states(self.model)
-        return frozenset(each for each in versions if each in states and states[each].failed)
-
     def _tell(self, do: Callable[[ModelControl], None]) -> bool:
         """Whether the server does as it is told: one may choose for itself what it loads."""
         try:
@@ -228,11 +195,11 @@ class ModelVersions:
     def _as_told(self, change: Change, told: bool) -> Change:
         return change if told else replace(change, live=False, served=self._served(live=False))
 
-    def _require_served(self, versions: Sequence[str]) -> None:
+    def _require_served(self, after: Serving) -> None:
         if self.settings.triton.embedded and not (self.live and self.serving.loaded):
             return  # they are loaded at the next start
         with TritonClient(self.settings.triton.endpoint, shared_memory=False) as client:
-            for version in versions:
+            for version in after.versions:
                 reason = client.why_not_ready(self.model, version)
                 if reason is None:
                     continue

@@ -119,8 +119,6 @@ def _warm_up(settings: Settings) -> None:
 
 def _load_models(settings: Settings) -> None:
     """So that no study waits for it; what can not be loaded now is asked for again by the next job of it."""
-    if settings.triton.embedded:  # which is started with all of them, beside this
-        return
     try:
         apps = Catalog.of(settings).sound()
     except ConfigurationError as error:  # each job says so too
