@@ -100,27 +100,24 @@ def failed_shadow_switched_off(settings: Settings, client: TritonClient, model: 
     try:
         with servings.changing(model):
             serving, states = servings.of(model), client.states(model)
-            failed = {version: state.reason for version, state in states.items() if state.failed}
-            if (
-                serving is None
-                or serving.shadow is None
-                or not serving.loaded
-                or set(failed) != {serving.shadow}
-            ):
+            if serving is None or serving.shadow is None or not serving.loaded:
                 return False
+            failed = {version for version in serving.versions if version in states and states[version].failed}
             after = serving.with_shadow(None)
-            if serving.shadow in after.versions:  # it has another role besides
+            if (
+                failed != {serving.shadow} or serving.shadow in after.versions
+            ):  # which has another role besides
                 return False
             hang = Hang(
                 at=(time.time(),),
                 how="could not be loaded",
                 state="switched off",
-                reason=failed[serving.shadow],
+                reason=states[serving.shadow].reason,
             )
-            HungShadows(settings.data_dir).write(model, serving.shadow, hang)
-            servings.write(model, after)
             rewrite(config, with_versions(config.read_text(), after.versions))
-    except ConfigurationError as error:  # also where a command changes the versions just now
+            servings.write(model, after)
+            HungShadows(settings.data_dir).write(model, serving.shadow, hang)
+    except (ConfigurationError, OSError) as error:  # also where a command changes the versions just now
         log.warning("a shadow of %s that could not be loaded is left as it is: %s", model, error)
         return False
     log.warning("%s", hang.said(model, serving.shadow))
