@@ -99,9 +99,10 @@ def failed_shadow_switched_off(settings: Settings, client: TritonClient, model: 
     config = settings.data_dir / "models" / model / "config.pbtxt"
     try:
         with servings.changing(model):
-            serving, states = servings.of(model), client.states(model)
+            serving = servings.of(model)
             if serving is None or serving.shadow is None or not serving.loaded:
                 return False
+            states = client.states(model)
             failed = {version for version in serving.versions if version in states and states[version].failed}
             after = serving.with_shadow(None)
             if (
@@ -126,10 +127,12 @@ def failed_shadow_switched_off(settings: Settings, client: TritonClient, model: 
 
 
 def _load(settings: Settings, client: TritonClient, control: ModelControl) -> None:
+    from isocenter_operators.inference.control import chooses_for_itself
+
     try:
         control.load()
-    except InferenceUnavailable:
-        if not failed_shadow_switched_off(settings, client, control.model):
+    except InferenceUnavailable as error:
+        if chooses_for_itself(error) or not failed_shadow_switched_off(settings, client, control.model):
             raise
         control.load()
 
