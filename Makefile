@@ -77,12 +77,12 @@ types: $(INSTALLED)
 
 check: lint types
 
+# Compiled first: hundreds of processes are started, and where Python may not keep it each would do that anew.
 # Where Orthanc 1.12, Docker, Podman and Compose can not be had, that is said, and the tests of them are skipped.
 test: browser install check
 	@scripts/fetch_orthanc_1_12.sh || true
 	@scripts/fetch_engines.sh || true
 	@scripts/fetch_compose.sh || true
-	@# Hundreds of processes are started: else each compiles all of ours anew, where Python may not keep what it has compiled.
 	@$(BIN)/python -m compileall -q src operators apps triton_models
 	$(BIN)/python -m pytest tests/unit -n 2 -q
 	$(BIN)/python -m pytest tests/integration tests/fuzz tests/e2e -q -n 3 --dist loadfile --no-loadscope-reorder

@@ -21,7 +21,6 @@ from isocenter.settings import Settings
 from isocenter_operators.errors import ConfigurationError, DeadlineExceeded, InferenceUnavailable
 
 if TYPE_CHECKING:
-    from isocenter_operators.inference.control import ModelControl
     from isocenter_operators.inference.triton import TritonClient
 
 __all__ = ["LOAD_WITHIN_S", "failed_shadow_switched_off", "load_missing"]
@@ -54,39 +53,6 @@ def load_missing(settings: Settings, models: Mapping[str, str]) -> None:
     except DeadlineExceeded as error:
         # No call of the model's, which could be stuck in it: nothing is to be ended there.
         raise InferenceUnavailable(str(error), model=error.model) from error
-
-
-def _load_missing(settings: Settings, models: Mapping[str, str]) -> None:
-    # Not above: what needs no model needs no gRPC either.
-    from isocenter_operators.inference.control import ModelControl, chooses_for_itself
-    from isocenter_operators.inference.triton import TritonClient
-
-    servings = Servings(settings.data_dir)
-    with TritonClient(settings.triton.endpoint, shared_memory=False) as client:
-
-        def missing(model: str) -> bool:
-            serving = servings.of(model)
-            if (serving is not None and not serving.loaded) or client.ready(model, models[model]):
-                return False
-            return model in client.versions()
-
-        for model in filter(missing, models):
-            # Asked twice while it loads, Triton loads it twice, the second beside the first (2.51).
-            with servings.loading(model, LOAD_WITHIN_S):
-                if not missing(model):
-                    continue
-                try:
-                    with ModelControl(
-                        settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S
-                    ) as control:
-                        _load(settings, client, control)
-                except InferenceUnavailable as error:
-                    reason = client.why_not_ready(model, models[model])
-                    if reason is None:  # another had it loaded meanwhile
-                        continue
-                    if chooses_for_itself(error):
-                        raise InferenceUnavailable(f"{reason}; {error}", model=model) from error
-                    raise
 
 
 def failed_shadow_switched_off(settings: Settings, client: TritonClient, model: str) -> bool:
@@ -126,15 +92,41 @@ def failed_shadow_switched_off(settings: Settings, client: TritonClient, model: 
     return True
 
 
-def _load(settings: Settings, client: TritonClient, control: ModelControl) -> None:
-    from isocenter_operators.inference.control import chooses_for_itself
+def _load_missing(settings: Settings, models: Mapping[str, str]) -> None:
+    # Not above: what needs no model needs no gRPC either.
+    from isocenter_operators.inference.triton import TritonClient
 
-    try:
-        control.load()
-    except InferenceUnavailable as error:
-        if chooses_for_itself(error) or not failed_shadow_switched_off(settings, client, control.model):
-            raise
-        control.load()
+    servings = Servings(settings.data_dir)
+    with TritonClient(settings.triton.endpoint, shared_memory=False) as client:
+
+        def missing(model: str) -> bool:
+            serving = servings.of(model)
+            if (serving is not None and not serving.loaded) or client.ready(model, models[model]):
+                return False
+            return model in client.versions()
+
+        for model in filter(missing, models):
+            # Asked twice while it loads, Triton loads it twice, the second beside the first (2.51).
+            with servings.loading(model, LOAD_WITHIN_S):
+                if missing(model):
+                    _load(settings, client, model, models[model])
+
+
+def _load(settings: Settings, client: TritonClient, model: str, version: str) -> None:
+    from isocenter_operators.inference.control import ModelControl, chooses_for_itself
+
+    with ModelControl(settings.triton.endpoint, model, load_within_s=LOAD_WITHIN_S) as control:
+        try:
+            control.load()
+        except InferenceUnavailable as error:
+            reason = client.why_not_ready(model, version)
+            if reason is None:  # another had it loaded meanwhile
+                return
+            if chooses_for_itself(error):
+                raise InferenceUnavailable(f"{reason}; {error}", model=model) from error
+            if not failed_shadow_switched_off(settings, client, model):
+                raise
+            control.load()
 
 
 def _await_settled(client: TritonClient, model: str) -> None:

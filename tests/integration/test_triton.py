@@ -438,7 +438,7 @@ def test_a_killed_owner_takes_its_server_with_it(settings: Settings) -> None:
 
 
 def test_a_model_that_can_not_be_loaded_is_named(settings: Settings, tmp_path: Path) -> None:
-    repository = tmp_path / "installed"
+    repository = tmp_path / "models"
     for name in ("self_test", "broken"):
         (repository / name).mkdir(parents=True)
         config = (ROOT / "triton_models/self_test/config.pbtxt").read_text()

@@ -1,4 +1,5 @@
-"""Imported models on a Triton that Isocenter did not start, and whose repository they are, as compose.yaml has it."""
+"""Imported models on a Triton that Isocenter did not start, and whose repository they are, as compose.yaml has it; and
+what is different on the one that it starts."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ priorities.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from numpy.typing import NDArray
 from tritonclient import grpc as triton_grpc
@@ -162,12 +162,8 @@ class TritonClient:
 
         Raises InferenceUnavailable, and DeadlineExceeded where the server says nothing.
         """
-        try:
-            index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
-        except InferenceServerException as error:
-            raise translated(error, "", self.url, self._silent("")) from error
         found: dict[str, list[str]] = {}
-        for entry in index.models:
+        for entry in self._index(""):
             ready = found.setdefault(entry.name, [])
             if entry.state == "READY":
                 ready.append(entry.version)
@@ -178,15 +174,19 @@ class TritonClient:
 
         Raises InferenceUnavailable, and DeadlineExceeded where the server says nothing.
         """
-        try:
-            index = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
-        except InferenceServerException as error:
-            raise translated(error, model, self.url, self._silent(model)) from error
         return {
             entry.version: VersionState(entry.state, _why(entry.reason))
-            for entry in index.models
+            for entry in self._index(model)
             if entry.name == model
         }
+
+    def _index(self, model: str) -> Iterable[Any]:
+        """What its model repository holds. `model`: the one that an error is about."""
+        try:
+            found = self._server.get_model_repository_index(client_timeout=self._control_deadline_s)
+        except InferenceServerException as error:
+            raise translated(error, model, self.url, self._silent(model)) from error
+        return cast("Iterable[Any]", found.models)
 
     def ready(self, model: str, version: str = "") -> bool:
         """See InferenceClient.ready."""

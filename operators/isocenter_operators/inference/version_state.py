@@ -16,10 +16,6 @@ class VersionState:
     reason: str
 
     @property
-    def ready(self) -> bool:
-        return self.state == "READY"
-
-    @property
     def failed(self) -> bool:
         """It could not be loaded. What is "unloaded" was let go of: somebody wanted that, or another has failed."""
         return self.state == "UNAVAILABLE" and self.reason != "unloaded"

@@ -29,7 +29,6 @@ __all__ = ["running_triton", "starting_triton", "triton_child"]
 _SOURCE_TREE = Path(__file__).resolve().parents[3]
 _EXIT_WITHIN_S = 5  # where nobody is left to end it at once
 _STUB_WITHIN_S = 120  # a first `import torch` from a cold disk
-_IS_UNAVAILABLE = " is UNAVAILABLE: "  # as TritonClient says that a model could not be loaded
 
 
 def triton_child(
@@ -158,7 +157,7 @@ def _missing(settings: Settings, models: Sequence[str], *, supervised: bool) -> 
     with TritonClient(url, shared_memory=False, control_deadline_s=0.4) as client:
         for model in models:
             reason = client.why_not_ready(model)
-            if reason is not None and supervised and _IS_UNAVAILABLE in reason:
+            if reason is not None and supervised:
                 reason = _without_shadow(settings, client, model, reason)
             if reason is not None:
                 return reason
@@ -174,7 +173,8 @@ def _missing(settings: Settings, models: Sequence[str], *, supervised: bool) -> 
 def _without_shadow(settings: Settings, client: TritonClient, model: str, reason: str) -> str | None:
     """None where the model serves without its shadow now; else why not, which is `reason` where it is not for that."""
     try:
-        if not failed_shadow_switched_off(settings, client, model):
+        failed = any(state.failed for state in client.states(model).values())
+        if not failed or not failed_shadow_switched_off(settings, client, model):
             return reason
         with ModelControl(settings.triton.endpoint, model, load_within_s=_STUB_WITHIN_S) as control:
             control.load()
@@ -255,7 +255,7 @@ def _wait(child: Child, process: subprocess.Popen[bytes]) -> None:
         if missing is None:
             return
         # The endpoints open when every model was tried, so a model that is not ready by then never will be.
-        if _IS_UNAVAILABLE in missing or time.monotonic() > give_up:
+        if " is UNAVAILABLE: " in missing or time.monotonic() > give_up:
             raise InferenceUnavailable(f"Triton did not come up: {missing}; its log is {child.log}")
         time.sleep(0.1)
 

@@ -12,7 +12,7 @@ from isocenter.worker.stack_limit import enlarge_stack
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 if __name__ == "__main__":
-    enlarge_stack()  # which may start the program again: before that costs a second
+    enlarge_stack()  # which may start the program again: not after the imports, a worker's whole start
 
 from isocenter.worker.service import main  # noqa: E402
 
