@@ -25,6 +25,7 @@ from isocenter.serving import Servings
 from isocenter.settings import OrthancSettings, Settings, TritonSettings
 from isocenter.stack.supervisor import Supervisor
 from isocenter.stack.triton import running_triton, triton_child
+from isocenter_operators.errors import InferenceUnavailable
 from isocenter_operators.inference.triton import TritonClient
 
 pytestmark = pytest.mark.integration
@@ -142,6 +143,9 @@ def test_a_shadow_that_can_not_be_loaded_any_more_keeps_no_other_version_out(
     weights = weights_of(site, "2")
     weights.rename(weights.with_suffix(".away"))
 
+    # With nobody to look after it, as for `isocenter run`, it says which one it is, whatever that keeps out.
+    with pytest.raises(InferenceUnavailable, match=weights.name), running_triton(site.server, [NAME]):
+        pass
     child = triton_child(site.server, [NAME], wanted=lambda: [NAME])
     with Supervisor([child], environment=os.environ, say=lambda _: None) as stack:
         assert stack.wait_until_ready()

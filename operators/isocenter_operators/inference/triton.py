@@ -202,7 +202,8 @@ class TritonClient:
             return str(translated(error, model, self.url, self._silent(model)))
         except ValueError:  # gRPC's word for a closed channel
             return str(self._closed(model))
-        for entry in index.models:
+        # A version that failed has taken the others out with it: of these it is said only that they are unloaded.
+        for entry in sorted(index.models, key=lambda each: each.reason in ("", "unloaded")):
             if entry.name == model and version in ("", entry.version):
                 reason, state = _why(entry.reason), entry.state or "not loaded"
                 return f"model {model!r} on Triton at {self.url} is {state}: {reason}"
